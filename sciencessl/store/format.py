@@ -1,0 +1,196 @@
+"""The names, sizes and digests of `zpack/1`: what a writer and a reader must agree on, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from sciencessl.errors import StoreError
+from sciencessl.spec import FieldSpec
+
+FORMAT = "zpack/1"
+ROW_BYTES = 256 * 2**20
+"""Capacity P of a packed row. A power of two, so that every chunk size below divides it."""
+CHUNK_BYTES = 4 * 2**20
+"""Inner chunk of a packed row; smaller (down to `MIN_CHUNK_BYTES`) where whole rows are smaller."""
+MIN_CHUNK_BYTES = 64 * 2**10
+ARRAY_CHUNK_BYTES = 3 * 2**20
+ROW_SAMPLES = 8192
+"""Most samples in a row."""
+MIN_ROWS = 16
+"""Fewest rows of a store with that many samples: what a killed run can lose is one of them."""
+SPLITS = ("train", "val", "test")
+"""Order in which the samples of a row are laid, so that a split is one range a row and costs no list."""
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """The attributes of the root group.
+
+    Attributes:
+        domain: Name of the domain that made the store.
+        source: Name of the source inside it; keys are hashes of (source, id).
+        fields: Field name -> how it is stored.
+        rows: Number of rows R.
+        places: Samples that a row has room for (array fields).
+        settings: Preparation settings that change pixels, ids or splits.
+        plan_digest: Digest of what was to be prepared.
+        config_digest: Digest of `settings`.
+        manifest_digest: Digest of what was prepared; empty until sealed.
+        sealed: Whether the store is complete and will never be edited.
+    """
+
+    domain: str
+    source: str
+    fields: Mapping[str, FieldSpec]
+    rows: int
+    places: int
+    settings: Mapping[str, Any]
+    plan_digest: str
+    config_digest: str
+    manifest_digest: str = ""
+    sealed: bool = False
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON values for the group's attributes."""
+        values = asdict(self)
+        values["fields"] = {name: asdict(spec) for name, spec in self.fields.items()}
+        values = {"format": FORMAT, **values}
+        return {**values, "self": digest(canonical_json(values))}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], path: Path) -> StoreHeader:
+        """Read the group's attributes.
+
+        Raises:
+            StoreError: When they are not those of a `zpack/1` store.
+        """
+        values = dict(attributes)
+        own = values.pop("self", None)
+        if values.get("format") != FORMAT:
+            raise StoreError(f"{path} is a Zarr group of format {values.get('format')!r}, expected {FORMAT!r}.")
+        if own != digest(canonical_json(values)):
+            raise StoreError(f"{path}/zarr.json does not match its own digest: it was edited or damaged.")
+        del values["format"]
+        values["fields"] = {name: _field(spec) for name, spec in values["fields"].items()}
+        return cls(**values)
+
+
+def _field(values: Mapping[str, Any]) -> FieldSpec:
+    known = dict(values)
+    known["channels"] = tuple(known["channels"])
+    known["shape"] = tuple(known["shape"])
+    return FieldSpec(**known)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The commit of one row: written last, so a row without it does not exist.
+
+    Attributes:
+        row: Row number.
+        inputs_digest: Of the inputs as they were (path, size, modification time).
+        config_digest: Of the settings.
+        row_digest: Of ids, splits, columns and stored payloads; enters the manifest.
+        samples: Samples stored.
+        refused: Reason -> number of samples refused.
+        payload_bytes: Bytes of the packed payloads, before padding.
+        files: File name (relative to the store) -> digest of its bytes, for `verify`.
+    """
+
+    row: int
+    inputs_digest: str
+    config_digest: str
+    row_digest: str
+    samples: int
+    refused: Mapping[str, int]
+    payload_bytes: int
+    files: Mapping[str, str]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, with a digest of the rest so that any flipped byte shows."""
+        values = asdict(self)
+        return canonical_json({**values, "self": digest(canonical_json(values))})
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, where: str) -> Receipt:
+        """Parse and check.
+
+        Raises:
+            StoreError: When the receipt does not carry its own digest.
+        """
+        try:
+            values = json.loads(raw)
+            own = values.pop("self")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise StoreError(f"{where} is not a receipt ({error}); delete it and run prepare again.") from error
+        if own != digest(canonical_json(values)):
+            raise StoreError(f"{where} does not match its own digest: the file was changed or damaged.")
+        return cls(**values)
+
+
+def canonical_json(values: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
+
+
+def digest(*parts: bytes) -> str:
+    """Blake2b-128 of the length-prefixed parts, in hex."""
+    state = blake2b(digest_size=16)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def sample_key(source: str, identifier: str) -> bytes:
+    """The 16-byte key of a sample, blake2b-128 of (source, id): it drives order, split and augmentation."""
+    return bytes.fromhex(digest(source.encode(), identifier.encode()))
+
+
+def manifest_digest(header: StoreHeader, row_digests: Iterable[str]) -> str:
+    """Digest of format, fields, settings and rows in plan order; never of host, time, path, worker or engine."""
+    fixed = {
+        "format": FORMAT,
+        "domain": header.domain,
+        "source": header.source,
+        "fields": {name: asdict(spec) for name, spec in header.fields.items()},
+        "settings": dict(header.settings),
+    }
+    return digest(canonical_json(fixed), *(value.encode() for value in row_digests))
+
+
+def row_name(row: int) -> str:
+    """`00000123`."""
+    return f"{row:08d}"
+
+
+def rows_file(row: int) -> str:
+    """Where the per-sample columns of a row lie, relative to the store."""
+    return f"rows/{row_name(row)}.parquet"
+
+
+def receipt_file(row: int) -> str:
+    """Where the receipt of a row lies."""
+    return f"receipts/{row_name(row)}.json"
+
+
+def refused_file(row: int) -> str:
+    """Where the refusals of a row lie."""
+    return f"refused/{row_name(row)}.parquet"
+
+
+def chunk_bytes(row_payload_bytes: int) -> int:
+    """Inner chunk for rows of about that many bytes: a power of two up to 4 MiB, so that small stores stay small."""
+    needed = 1 << max(row_payload_bytes - 1, 1).bit_length()
+    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, needed))
+
+
+def array_chunk_samples(sample_bytes: int) -> int:
+    """Samples in one chunk of an array field: the power of two nearest below 3 MiB, at least one."""
+    return 1 << max(ARRAY_CHUNK_BYTES // max(sample_bytes, 1), 1).bit_length() - 1
+

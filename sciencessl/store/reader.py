@@ -1,0 +1,271 @@
+"""Reading a sealed store: payloads through windows of packed rows, columns through Parquet."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from zarr.errors import GroupNotFoundError
+
+from sciencessl.errors import StoreError, did_you_mean
+from sciencessl.store import format as zpack
+from sciencessl.store.tables import Table, list_tables, read_table
+from sciencessl.store.writer import array_chunk, padded_places
+
+WINDOW_BYTES = 8 * 2**20
+CACHE_BYTES = 256 * 2**20
+"""Most bytes of windows a reader keeps, in each process that reads."""
+
+
+def read_header(path: Path) -> zpack.StoreHeader:
+    """The header of a store, sealed or not.
+
+    Raises:
+        StoreError: When there is no store, or one of another format.
+    """
+    try:
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+    except (GroupNotFoundError, FileNotFoundError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} is no store: {_first_line(error)}. Make one with `sciencessl prepare`.") from error
+    return zpack.StoreHeader.from_attributes(dict(group.attrs), path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class SplitIndex:
+    """The samples of one split as ranges, one a row: position in the split <-> index in the store.
+
+    Memory is O(rows): no list of samples is ever made.
+    """
+
+    def __init__(self, first: np.ndarray, stop: np.ndarray) -> None:
+        """`first` and `stop` are (R,) store indices."""
+        self._first = first.astype(np.int64)
+        counts = stop.astype(np.int64) - self._first
+        self._start = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return int(self._start[-1])
+
+    def to_store(self, positions: np.ndarray) -> np.ndarray:
+        """Store indices of positions in the split, (...,) int64."""
+        row = np.searchsorted(self._start, positions, side="right") - 1
+        return cast(np.ndarray, self._first[row] + (positions - self._start[row]))
+
+    def all(self) -> np.ndarray:
+        """Every store index of the split, in order: only for what is as long as the split anyway."""
+        return self.to_store(np.arange(len(self)))
+
+
+class Store:
+    """A sealed `zpack/1` store, opened for reading. Cheap to open and to pickle: arrays open on first use.
+
+    Args:
+        path: The store's folder.
+
+    Raises:
+        StoreError: When it is no store or was never sealed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.header = read_header(self.path)
+        if not self.header.sealed:
+            raise StoreError(
+                f"{self.path} was never sealed: its preparation did not finish. Run the same `sciencessl prepare` "
+                "again; it continues where it stopped."
+            )
+        self._windows: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "header": self.header}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _windows=OrderedDict())
+
+    @cached_property
+    def _group(self) -> zarr.Group:
+        return zarr.open_group(self.path, mode="r", use_consolidated=False)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        key = f"_array:{name}"
+        if key not in self.__dict__:
+            self.__dict__[key] = self._group[name]
+        return cast("zarr.Array[Any]", self.__dict__[key])
+
+    def _index(self, name: str) -> np.ndarray:
+        key = f"_index:{name}"
+        if key not in self.__dict__:
+            self.__dict__[key] = np.asarray(self._array(f"index/{name}")[...])
+        return cast(np.ndarray, self.__dict__[key])
+
+    def __len__(self) -> int:
+        return int(self._index("row_first")[-1])
+
+    @property
+    def digest(self) -> str:
+        """The manifest digest: what runs record of the store."""
+        return self.header.manifest_digest
+
+    @property
+    def primary(self) -> str:
+        """Name of the field the encoder sees."""
+        return next(name for name, spec in self.header.fields.items() if spec.primary)
+
+    def split(self, name: str) -> SplitIndex:
+        """The samples of one split.
+
+        Raises:
+            StoreError: For a name other than train, val or test.
+        """
+        if name not in zpack.SPLITS:
+            raise StoreError(f"no split {name!r}: a store has {', '.join(zpack.SPLITS)}.")
+        bounds = self._index("split_first")
+        at = zpack.SPLITS.index(name)
+        return SplitIndex(bounds[:, at], bounds[:, at + 1])
+
+    def split_codes(self) -> np.ndarray:
+        """(N,) uint8, the position of each sample's split in `SPLITS`."""
+        bounds = self._index("split_first").astype(np.int64)
+        sizes = np.diff(bounds, axis=1)
+        return np.repeat(np.tile(np.arange(sizes.shape[1], dtype=np.uint8), len(sizes)), sizes.ravel())
+
+    def keys(self, index: np.ndarray) -> np.ndarray:
+        """(B, 16) uint8 keys of samples."""
+        return cast(np.ndarray, self._index("key")[index])
+
+    def read_window(self, name: str, row: int, lo: int, hi: int) -> np.ndarray:
+        """The only seam to the bytes: `lo` to `hi` of one row, as bytes of a packed row or samples of an array.
+
+        Raises:
+            StoreError: When a checksum does not match; names the row.
+        """
+        array = self._array(f"fields/{name}")
+        spec = self.header.fields[name]
+        try:
+            if spec.kind == "bytes":
+                return np.asarray(array[row, lo:hi])
+            first = row * padded_places(self.header.places, spec)
+            return np.asarray(array[first + lo : first + hi])
+        except (ValueError, RuntimeError) as error:
+            raise StoreError(
+                f"{self.path}: row {row} of field {name!r} is damaged ({_first_line(error)}). "
+                "Run `sciencessl store verify` to list all damage."
+            ) from error
+
+    def payloads(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
+        """Stored bytes or (C, *shape) arrays of samples, in the order asked for."""
+        wanted = np.asarray(index, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise StoreError(f"{self.path}: sample index outside 0 to {len(self) - 1}.")
+        rows = np.searchsorted(self._index("row_first"), wanted, side="right") - 1
+        if self.header.fields[name].kind == "bytes":
+            offsets = self._index(f"{name}.offset")
+            return [
+                self._bytes(name, int(row), int(offsets[i + row]), int(offsets[i + row + 1]))
+                for i, row in zip(wanted, rows, strict=True)
+            ]
+        local = wanted - self._index("row_first")[rows].astype(np.int64)
+        return [self._place(name, int(row), int(place)) for row, place in zip(rows, local, strict=True)]
+
+    def _bytes(self, name: str, row: int, start: int, stop: int) -> bytes:
+        first, last = start // WINDOW_BYTES, max(stop - 1, start) // WINDOW_BYTES
+        if first == last:
+            window = self._window(name, row, first, WINDOW_BYTES)
+            return window[start - first * WINDOW_BYTES : stop - first * WINDOW_BYTES].tobytes()
+        return self.read_window(name, row, start, stop).tobytes()
+
+    def _place(self, name: str, row: int, place: int) -> np.ndarray:
+        chunk = array_chunk(self.header.places, self.header.fields[name])
+        return cast(np.ndarray, self._window(name, row, place // chunk, chunk)[place % chunk])
+
+    def _window(self, name: str, row: int, number: int, size: int) -> np.ndarray:
+        """One aligned window, from the least-recently-used cache or from disk."""
+        key = (name, row, number)
+        if key in self._windows:
+            self._windows.move_to_end(key)
+            return self._windows[key]
+        hi = (number + 1) * size
+        if self.header.fields[name].kind == "bytes":
+            # A row is far larger than what it holds; the end of its last sample bounds the read.
+            hi = min(hi, int(self._index(f"{name}.offset")[int(self._index("row_first")[row + 1]) + row]))
+        window = self.read_window(name, row, number * size, hi)
+        self._windows[key] = window
+        while len(self._windows) > 1 and sum(w.nbytes for w in self._windows.values()) > CACHE_BYTES:
+            self._windows.popitem(last=False)
+        return window
+
+    def row_tables(self) -> Iterator[pa.Table]:
+        """The Parquet sidecar of each row, in order."""
+        for row in range(self.header.rows):
+            yield pq.read_table(self.path / zpack.rows_file(row))
+
+    def refusals(self) -> pa.Table:
+        """What was not stored: `id`, `reason`, `detail`."""
+        parts = [pq.read_table(self.path / zpack.refused_file(row)) for row in range(self.header.rows)]
+        return pa.concat_tables(parts)
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """All row columns, N rows in store order."""
+        return pa.concat_tables(list(self.row_tables()), promote_options="permissive")
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The N identifiers in store order."""
+        return cast(list[str], self.rows["id"].to_pylist())
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables beside the pixels."""
+        return list_tables(self.path)
+
+    def table(self, name: str) -> Table:
+        """One table beside the pixels, its rows aligned with the store.
+
+        Raises:
+            StoreError: When there is none of that name or its bytes do not match its digest.
+        """
+        return read_table(self.path, name)
+
+    def columns(self) -> dict[str, str]:
+        """Column name -> where it lies: `rows` or the name of a table. A table hides a row column of its name."""
+        found = {name: "rows" for name in self.rows.column_names if name not in {"key"} and "." not in name}
+        for name in self.tables:
+            found.update(dict.fromkeys(self.table(name).columns, name))
+        return found
+
+    def column(self, name: str) -> np.ndarray:
+        """One column for all N samples, in store order; missing values are None (objects) or NaN (floats).
+
+        Raises:
+            StoreError: When no row column and no table has it.
+        """
+        known = self.columns()
+        if name not in known:
+            raise StoreError(
+                f"{self.path} has no column {name!r}.{did_you_mean(name, known)} Columns: {', '.join(sorted(known))}."
+            )
+        if known[name] == "rows":
+            return cast(np.ndarray, self.rows[name].to_numpy(zero_copy_only=False))
+        return self.table(known[name]).aligned(name, self.ids)
+
+    def derived_from(self) -> dict[str, tuple[str, ...]]:
+        """Column -> columns it was derived from, as the tables declare."""
+        merged: dict[str, tuple[str, ...]] = {}
+        for name in self.tables:
+            merged.update(self.table(name).derived_from)
+        return merged
+
+    def table_digests(self) -> dict[str, str]:
+        """Table name -> its digest: with `digest`, all that a run has read."""
+        return {name: self.table(name).digest for name in self.tables}
