@@ -1,0 +1,137 @@
+"""Encoders by their timm name, freshly initialised or filled from a weight file. Nothing here uses the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from sciencessl.errors import ConfigError, DataError, RegistryError, did_you_mean
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Names of the architectures that match a shell pattern such as `regnety*`, in natural order; may be empty."""
+    return list(timm.list_models(pattern))
+
+
+def build_backbone(name: str, channels: int, rng_seed: int, pretrained_file: Path | None = None) -> nn.Module:
+    """A stock timm encoder without its classifier, on the CPU, in float32, in training mode.
+
+    The module maps (B, channels, H, W) to pooled features (B, F), and F is its attribute `num_features`. Some
+    architectures (most ViTs) accept only the image size that timm declares for them.
+
+    The initial weights are a pure function of (name, channels, rng_seed): no global generator is read or moved. They
+    are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the released
+    BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks (deepmind-research,
+    byol/README.md).
+
+    Args:
+        name: Architecture as in `list_backbones`, without a weight tag.
+        channels: Number of input channels C, at least 1.
+        rng_seed: Seed of the initial weights, 0 to 2**64 - 1.
+        pretrained_file: State dict of the same architecture, `.safetensors` or a torch file that loads with
+            `weights_only=True`. Its classifier is ignored. When it was trained on three channels and C differs, the
+            first convolution is summed over channels (C = 1) or its channels are repeated and scaled by 3 / C, which
+            keeps the response to a grey image (timm).
+
+    Raises:
+        RegistryError: When timm has no such architecture, or the name asks for weights.
+        ConfigError: When `channels` is below 1.
+        DataError: When the weight file is missing, unreadable, or of another architecture or channel count.
+    """
+    _check_name(name)
+    if channels < 1:
+        raise ConfigError(f"backbone {name!r}: channels is {channels}; it must be 1 or more, one for each band.")
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed: it would reseed the accelerators as well, which the fork leaves alone.
+        torch.default_generator.manual_seed(rng_seed)
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+    # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
+    model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    if pretrained_file is not None:
+        _load_weights(model, name, channels, Path(pretrained_file))
+    encoder: nn.Module = model
+    return encoder
+
+
+def _check_name(name: str) -> None:
+    known = timm.list_models()
+    if name in known:
+        return
+    architecture, _, tag = name.partition(".")
+    if architecture in known:
+        raise RegistryError(
+            f"backbone {name!r} asks for the weights {tag!r}, and weights are never downloaded here. "
+            f"Give the architecture {architecture!r} and the weights as a file."
+        )
+    raise RegistryError(
+        f"no backbone named {name!r} among the {len(known)} architectures of timm.{did_you_mean(name, known)} "
+        f"List them with a pattern: sciencessl backbones '{architecture[:4].lower()}*'."
+    )
+
+
+def _load_weights(model: Any, name: str, channels: int, path: Path) -> None:
+    cfg = model.pretrained_cfg
+    heads = tuple(f"{layer}." for layer in _as_names(cfg.get("classifier")))
+    state = {key: value for key, value in _read_state(path).items() if not key.startswith(heads)}
+    own = model.state_dict()
+    for key in (f"{layer}.weight" for layer in _as_names(cfg.get("first_conv"))):
+        if _is_rgb_kernel(state.get(key), own.get(key)):
+            state[key] = adapt_input_conv(channels, state[key])
+    _check_state(state, own, name, channels, path)
+    model.load_state_dict(state)
+
+
+def _as_names(layers: object) -> tuple[str, ...]:
+    if isinstance(layers, str):
+        return (layers,)
+    return tuple(layers) if isinstance(layers, (tuple, list)) else ()
+
+
+def _is_rgb_kernel(found: Tensor | None, wanted: Tensor | None) -> bool:
+    if found is None or wanted is None or found.ndim != 4 or wanted.ndim != 4:
+        return False
+    return found.shape[1] == 3 and wanted.shape[1] != 3
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DataError(f"weight file {str(path)!r} does not exist. Give a .safetensors or torch state-dict file.")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        # The cause is named, not quoted: torch's own text advises to switch its safety off.
+        raise DataError(
+            f"weight file {str(path)!r} cannot be read ({type(error).__name__}). It is damaged, or holds more than "
+            "plain tensors; such a file could run code and is never opened. Save the state dict as .safetensors."
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise DataError(
+            f"weight file {str(path)!r} is not a flat state dict of parameter name -> tensor. "
+            "Save `model.state_dict()` alone, not the checkpoint around it."
+        )
+    return loaded
+
+
+def _check_state(state: dict[str, Tensor], own: dict[str, Tensor], name: str, channels: int, path: Path) -> None:
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    parts = (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+    faults = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in parts if keys]
+    if faults:
+        raise DataError(
+            f"weight file {str(path)!r} does not fit backbone {name!r} with {channels} channels: "
+            f"{', '.join(faults)}. Give weights of the same architecture, trained on 3 or {channels} channels."
+        )

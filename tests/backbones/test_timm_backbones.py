@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sciencessl.backbones.timm_backbones import build_backbone, list_backbones
+from sciencessl.errors import ConfigError, DataError, RegistryError
+
+WIDTHS = {"regnety_002": 368, "resnet18": 512}
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("name", sorted(WIDTHS))
+def test_any_number_of_channels_gives_one_vector_a_sample(name: str, channels: int) -> None:
+    model = build_backbone(name, channels, rng_seed=0).eval()
+    with torch.no_grad():
+        features = model(torch.rand(2, channels, 64, 64))
+    assert features.shape == (2, WIDTHS[name])
+    assert model.num_features == WIDTHS[name]
+    assert torch.isfinite(features).all()
+
+
+def test_num_features_counts_a_hidden_layer_in_the_head() -> None:
+    model = build_backbone("mobilenetv3_small_050", 3, rng_seed=0).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 32, 32)).shape == (1, model.num_features)
+
+
+def test_features_are_the_mean_of_the_last_map() -> None:
+    model = build_backbone("resnet18", 3, rng_seed=1).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = model.forward_features(images).numpy().mean(axis=(2, 3))
+        np.testing.assert_allclose(model(images).numpy(), pooled, rtol=1e-5, atol=1e-7)
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    first = build_backbone("regnety_002", 3, rng_seed=7)
+    torch.rand(5)
+    assert same_weights(first, build_backbone("regnety_002", 3, rng_seed=7))
+    assert not same_weights(first, build_backbone("regnety_002", 3, rng_seed=8))
+
+
+def test_building_leaves_the_global_generators_alone() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    build_backbone("regnety_002", 3, rng_seed=7)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert random.getstate() == before[2]
+
+
+@pytest.mark.parametrize(("name", "gamma"), [("regnety_002", "conv3.bn.weight"), ("resnet18", "bn2.weight")])
+def test_each_residual_block_starts_as_its_shortcut(name: str, gamma: str) -> None:
+    last = [value for key, value in build_backbone(name, 3, rng_seed=0).named_parameters() if key.endswith(gamma)]
+    assert len(last) >= 8
+    assert all(not value.any() for value in last)
+
+
+def test_an_unknown_name_suggests_the_closest() -> None:
+    with pytest.raises(RegistryError, match=r"no backbone named 'resnet_18'.*Did you mean 'resnet18'\?.*'resn\*'"):
+        build_backbone("resnet_18", 3, rng_seed=0)
+
+
+def test_a_weight_tag_is_refused_rather_than_ignored() -> None:
+    with pytest.raises(RegistryError, match=r"'regnety_002\.pycls_in1k' asks for the weights.*never downloaded"):
+        build_backbone("regnety_002.pycls_in1k", 3, rng_seed=0)
+
+
+def test_no_channels_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="channels is 0"):
+        build_backbone("resnet18", 0, rng_seed=0)
+
+
+def test_a_pattern_lists_a_family() -> None:
+    names = list_backbones("regnety_0*")
+    assert "regnety_002" in names
+    assert all(name.startswith("regnety_0") for name in names)
+    assert list_backbones("no-such-family*") == []
+    assert len(list_backbones()) > 500
+
+
+@pytest.fixture(scope="module")
+def foreign() -> nn.Module:
+    """A three-channel classifier, as weight files from elsewhere hold it."""
+    return timm.create_model("resnet18", pretrained=False, num_classes=10)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_weight_file_replaces_the_initial_weights(foreign: nn.Module, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(foreign.state_dict(), path)
+    model = build_backbone("resnet18", 3, rng_seed=0, pretrained_file=path)
+    expected = {key: value for key, value in foreign.state_dict().items() if not key.startswith("fc.")}
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channel_counts_keep_the_response_to_grey(foreign: nn.Module, channels: int, tmp_path: Path) -> None:
+    save_file(foreign.state_dict(), tmp_path / "rgb.safetensors")
+    model = build_backbone("resnet18", channels, rng_seed=0, pretrained_file=tmp_path / "rgb.safetensors")
+    rgb = foreign.state_dict()["conv1.weight"].numpy()
+    repeated = rgb[:, [i % 3 for i in range(channels)]] * 3 / channels
+    expected = rgb.sum(axis=1, keepdims=True) if channels == 1 else repeated
+    np.testing.assert_allclose(model.state_dict()["conv1.weight"].numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_another_architecture_are_refused(foreign: nn.Module, tmp_path: Path) -> None:
+    save_file(foreign.state_dict(), tmp_path / "resnet.safetensors")
+    with pytest.raises(DataError, match=r"does not fit backbone 'regnety_002' with 3 channels.*missing.*unknown"):
+        build_backbone("regnety_002", 3, rng_seed=0, pretrained_file=tmp_path / "resnet.safetensors")
+
+
+def test_weights_of_another_channel_count_are_refused(tmp_path: Path) -> None:
+    save_file(build_backbone("resnet18", 4, rng_seed=0).state_dict(), tmp_path / "four.safetensors")
+    with pytest.raises(DataError, match=r"1 of another shape \(first: conv1.weight \(64, 4, 7, 7\) instead of"):
+        build_backbone("resnet18", 5, rng_seed=0, pretrained_file=tmp_path / "four.safetensors")
+
+
+def test_a_pickle_that_could_run_code_is_not_opened(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (marker,)
+
+    torch.save({"weight": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(DataError, match="cannot be read"):
+        build_backbone("resnet18", 3, rng_seed=0, pretrained_file=tmp_path / "trap.pt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.pt", None, "does not exist"),
+        ("broken.safetensors", b"not a tensor file", "cannot be read"),
+        ("broken.pt", b"not a tensor file", "cannot be read"),
+        ("empty.pt", b"", "cannot be read"),
+    ],
+)
+def test_unusable_weight_files_say_why(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        build_backbone("resnet18", 3, rng_seed=0, pretrained_file=tmp_path / name)
+
+
+def test_a_checkpoint_around_the_weights_is_refused(foreign: nn.Module, tmp_path: Path) -> None:
+    torch.save({"state_dict": foreign.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
+    with pytest.raises(DataError, match="not a flat state dict"):
+        build_backbone("resnet18", 3, rng_seed=0, pretrained_file=tmp_path / "checkpoint.pt")
