@@ -1,0 +1,1 @@
+"""Optimiser, parameter groups, schedules and the moving-average target. Schedules are pure functions of the step."""

@@ -1,0 +1,100 @@
+"""Schedules as pure functions of the step: target momentum, learning rate, and how epochs become steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from sciencessl.errors import ConfigError, unknown_name
+
+
+def target_momentum(step: int, total: int, base: float, kind: Literal["cosine", "constant"] = "cosine") -> float:
+    """Momentum tau of the moving-average target at a step.
+
+    Args:
+        step: k, 0 to `total` inclusive.
+        total: K, steps of the whole run, 1 or more.
+        base: tau at step 0, in [0, 1].
+        kind: `cosine`: `1 - (1 - base) * (cos(pi k / K) + 1) / 2`, rising to 1; `constant`: always `base`.
+
+    Raises:
+        ConfigError: For a value outside its range or an unknown kind.
+
+    Source: BYOL (arXiv 2006.07733).
+    """
+    _check_step(step, total)
+    if not 0.0 <= base <= 1.0:
+        raise ConfigError(f"target momentum: base is {base}; it must be in [0, 1].")
+    if kind == "constant":
+        return base
+    if kind != "cosine":
+        raise ConfigError(unknown_name("target momentum schedule", kind, ("cosine", "constant")))
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * step / total) + 1.0) / 2.0
+
+
+def warmup_cosine(step: int, warmup: int, total: int, peak: float) -> float:
+    """Learning rate at a step: linear from 0 to `peak`, then half a cosine down to 0.
+
+    `peak * k / warmup` for k < warmup, then `peak * (1 + cos(pi (k - warmup) / (K - warmup))) / 2`. Where warm-up
+    takes the whole run, the last value is `peak`.
+
+    Args:
+        step: k, 0 to `total` inclusive.
+        warmup: Steps of warm-up, 0 to `total`.
+        total: K, steps of the whole run, 1 or more.
+        peak: Highest learning rate, 0 or more.
+
+    Raises:
+        ConfigError: For a value outside its range.
+
+    Source: BYOL (arXiv 2006.07733).
+    """
+    _check_step(step, total)
+    if not 0 <= warmup <= total:
+        raise ConfigError(f"schedule: warm-up of {warmup} steps in a run of {total}; it must be 0 to {total}.")
+    if not peak >= 0:
+        raise ConfigError(f"schedule: peak learning rate is {peak}; it must be 0 or more.")
+    if step < warmup:
+        return peak * step / warmup
+    if warmup == total:
+        return peak
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def peak_learning_rate(base_lr: float, batch: int, reference: int = 256) -> float:
+    """Linear scaling rule: `base_lr * batch / reference`, both in samples a step.
+
+    Raises:
+        ConfigError: For a batch or reference below 1, or a negative base_lr.
+
+    Source: arXiv 1706.02677; BYOL (arXiv 2006.07733) uses reference 256.
+    """
+    if batch < 1 or reference < 1 or not base_lr >= 0:
+        raise ConfigError(
+            f"learning rate: base_lr {base_lr}, batch {batch}, reference {reference}; base_lr must be 0 or more and "
+            "the other two 1 or more."
+        )
+    return base_lr * batch / reference
+
+
+def epochs_to_steps(epochs: int, samples: int, batch: int) -> int:
+    """Whole steps in a number of epochs: `epochs * samples // batch`. Tickets run on across epochs, so one floor.
+
+    Raises:
+        ConfigError: For fewer than 0 epochs, or samples or batch below 1.
+
+    Source: BYOL's released code (byol/byol_experiment.py).
+    """
+    if epochs < 0 or samples < 1 or batch < 1:
+        raise ConfigError(
+            f"schedule: {epochs} epochs of {samples} samples in batches of {batch}; epochs must be 0 or more and the "
+            "other two 1 or more."
+        )
+    return epochs * samples // batch
+
+
+def _check_step(step: int, total: int) -> None:
+    if total <= 0:
+        raise ConfigError(f"schedule: a run of {total} steps; it must have 1 or more.")
+    if not 0 <= step <= total:
+        raise ConfigError(f"schedule: step {step} is outside 0 to {total}. Raise max_steps to train for longer.")

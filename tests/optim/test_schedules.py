@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sciencessl.errors import ConfigError
+from sciencessl.optim.schedules import epochs_to_steps, peak_learning_rate, target_momentum, warmup_cosine
+
+IMAGENET = 1_281_167
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.996), (25, 0.996586), (50, 0.998), (75, 0.999414), (100, 1.0)]
+)
+def test_card_number_4(step: int, expected: float) -> None:
+    assert target_momentum(step, 100, 0.996) == pytest.approx(expected, abs=5e-7)
+
+
+def test_the_last_momentum_is_exactly_one_and_constant_is_constant() -> None:
+    assert target_momentum(312784, 312784, 0.996) == 1.0
+    assert {target_momentum(step, 10, 0.99, "constant") for step in range(11)} == {0.99}
+
+
+def test_card_number_8() -> None:
+    assert epochs_to_steps(1000, IMAGENET, 4096) == 312784
+    assert epochs_to_steps(10, IMAGENET, 4096) == 3127
+
+
+def test_the_published_learning_rate() -> None:
+    peak = peak_learning_rate(0.2, 4096)
+    assert peak == pytest.approx(3.2, abs=1e-15)
+    assert warmup_cosine(0, 3127, 312784, peak) == 0.0
+    assert warmup_cosine(1, 3127, 312784, peak) == pytest.approx(3.2 / 3127, rel=1e-14)
+    assert warmup_cosine(3127, 3127, 312784, peak) == peak
+    assert warmup_cosine(312784, 3127, 312784, peak) == 0.0
+
+
+def test_cosine_halfway_and_at_a_quarter() -> None:
+    assert warmup_cosine(60, 20, 100, 2.0) == pytest.approx(1.0, abs=1e-15)
+    assert warmup_cosine(40, 20, 100, 2.0) == pytest.approx(1.0 + math.sqrt(0.5), abs=1e-14)
+    assert warmup_cosine(10, 20, 100, 2.0) == 1.0
+
+
+def test_runs_without_and_with_only_warm_up() -> None:
+    assert warmup_cosine(0, 0, 10, 2.0) == 2.0
+    assert [warmup_cosine(step, 4, 4, 2.0) for step in range(5)] == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+@given(st.integers(1, 5000), st.data())
+def test_schedules_are_monotone_within_their_range(total: int, data: st.DataObject) -> None:
+    warmup = data.draw(st.integers(0, total))
+    step = data.draw(st.integers(0, total - 1))
+    assert 0.9 <= target_momentum(step, total, 0.9) <= target_momentum(step + 1, total, 0.9) <= 1.0
+    now, after = (warmup_cosine(k, warmup, total, 3.0) for k in (step, step + 1))
+    assert 0.0 <= min(now, after) <= max(now, after) <= 3.0
+    assert (after >= now) if step < warmup else (after <= now)
+
+
+@pytest.mark.parametrize(("step", "total"), [(0, 0), (0, -1), (-1, 10), (11, 10)])
+def test_steps_outside_the_run_are_refused(step: int, total: int) -> None:
+    with pytest.raises(ConfigError):
+        target_momentum(step, total, 0.99)
+    with pytest.raises(ConfigError):
+        warmup_cosine(step, 0, total, 1.0)
+
+
+def test_other_bad_values_are_refused() -> None:
+    with pytest.raises(ConfigError, match="base"):
+        target_momentum(0, 10, 1.1)
+    with pytest.raises(ConfigError, match="Did you mean 'cosine'"):
+        target_momentum(0, 10, 0.9, "cosin")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="warm-up"):
+        warmup_cosine(0, 11, 10, 1.0)
+    with pytest.raises(ConfigError, match="peak"):
+        warmup_cosine(0, 1, 10, float("nan"))
+    with pytest.raises(ConfigError, match="batch"):
+        peak_learning_rate(0.2, 0)
+    with pytest.raises(ConfigError, match="samples"):
+        epochs_to_steps(1, 0, 4)
