@@ -26,8 +26,11 @@ API = 1
 UNLABELLED = -1
 """Class value of a row without a label. Counts have no such value: an unlabelled row of counts is all zeros."""
 
-View = Callable[["Sample", np.random.Generator], "list[Sample]"]
-"""A sample and its own generator -> one or more views of it."""
+ViewRandom = Callable[[int], np.random.Generator]
+"""View number -> the Philox generator of that view of this sample in this epoch; the same number, the same draws."""
+
+View = Callable[["Sample", ViewRandom], "list[Sample]"]
+"""A sample and its generators -> one or more views of it, each drawing from its own generator."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,28 @@ def write_atomic(path: Path, raw: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the bytes of a file that another library wrote are on the disk."""
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def visible_files(store: Path, folders: Iterable[str]) -> Iterator[str]:
+    """Files in some folders of a store, relative to it, without hidden ones (which no reader opens)."""
+    for folder in folders:
+        for path in (store / folder).rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                yield path.relative_to(store).as_posix()
+
+
+def remove_leftovers(store: Path, folders: Iterable[str]) -> None:
+    """Delete the temporary files of writers that were killed, ours and zarr's. Nobody may be writing."""
+    for folder in folders:
+        for pattern in (".*.tmp", "*.partial"):
+            for path in (store / folder).rglob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
@@ -56,10 +61,13 @@ class StoreHeader:
     sealed: bool = False
 
     def to_attributes(self) -> dict[str, Any]:
-        """JSON values for the group's attributes."""
-        values = asdict(self)
-        values["fields"] = {name: asdict(spec) for name, spec in self.fields.items()}
-        values = {"format": FORMAT, **values}
+        """JSON values for the group's attributes, with a digest of the rest so that any flipped byte shows.
+
+        Raises:
+            StoreError: When `settings` holds a value that JSON cannot say.
+        """
+        known = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values = plain({"format": FORMAT, **known})
         return {**values, "self": digest(canonical_json(values))}
 
     @classmethod
@@ -67,11 +75,13 @@ class StoreHeader:
         """Read the group's attributes.
 
         Raises:
-            StoreError: When they are not those of a `zpack/1` store.
+            StoreError: When they are not those of a `zpack/1` store, or were changed.
         """
         values = dict(attributes)
         own = values.pop("self", None)
-        if values.get("format") != FORMAT:
+        if "format" not in values:
+            raise StoreError(f"{path} is a Zarr group but no {FORMAT} store. Make one with `sciencessl prepare`.")
+        if values["format"] != FORMAT:
             raise StoreError(f"{path} is a Zarr group of format {values.get('format')!r}, expected {FORMAT!r}.")
         if own != digest(canonical_json(values)):
             raise StoreError(f"{path}/zarr.json does not match its own digest: it was edited or damaged.")
@@ -99,7 +109,7 @@ class Receipt:
         samples: Samples stored.
         refused: Reason -> number of samples refused.
         payload_bytes: Bytes of the packed payloads, before padding.
-        files: File name (relative to the store) -> digest of its bytes, for `verify`.
+        files: File name (relative to the store) -> digest of its bytes; no reader parses bytes that differ.
     """
 
     row: int
@@ -126,7 +136,7 @@ class Receipt:
         try:
             values = json.loads(raw)
             own = values.pop("self")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{where} is not a receipt ({error}); delete it and run prepare again.") from error
         if own != digest(canonical_json(values)):
             raise StoreError(f"{where} does not match its own digest: the file was changed or damaged.")
@@ -134,15 +144,47 @@ class Receipt:
 
 
 def canonical_json(values: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
+    """JSON with sorted keys and no spaces: equal values give equal bytes, in every process and on every machine.
+
+    Dataclasses become objects, NumPy scalars numbers, paths, dates and decimals text, bytes hex, sets sorted lists.
+
+    Raises:
+        StoreError: For any other type: its text could differ from one process to the next, and so would digests.
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain_value)
+    return text.encode()
 
 
-def digest(*parts: bytes) -> str:
+def _plain_value(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path | Decimal | timedelta):
+        return str(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise StoreError(
+        f"a {type(value).__name__} ({value!r}) cannot be written to a store; use numbers, text, lists or mappings."
+    )
+
+
+def plain(values: Any) -> Any:
+    """The values as JSON reads them back: mappings with text keys, lists, text, numbers."""
+    return json.loads(canonical_json(values))
+
+
+def digest(*parts: bytes | memoryview) -> str:
     """Blake2b-128 of the length-prefixed parts, in hex."""
     state = blake2b(digest_size=16)
     for part in parts:
-        state.update(len(part).to_bytes(8, "little"))
+        state.update(memoryview(part).nbytes.to_bytes(8, "little"))
         state.update(part)
     return state.hexdigest()
 
@@ -158,10 +200,51 @@ def manifest_digest(header: StoreHeader, row_digests: Iterable[str]) -> str:
         "format": FORMAT,
         "domain": header.domain,
         "source": header.source,
-        "fields": {name: asdict(spec) for name, spec in header.fields.items()},
-        "settings": dict(header.settings),
+        "fields": dict(header.fields),
+        "settings": header.settings,
     }
-    return digest(canonical_json(fixed), *(value.encode() for value in row_digests))
+    return digest(canonical_json(plain(fixed)), *(value.encode() for value in row_digests))
+
+
+def row_digest(
+    table: pa.Table, payloads: Mapping[str, Sequence[bytes | np.ndarray]], fields: Mapping[str, FieldSpec]
+) -> str:
+    """Digest of what a row holds: ids, splits, columns and payload bytes, in stored order.
+
+    Writer and `verify` both give it the table as Parquet returns it, so that what a column becomes on the way (an
+    integer beside a fraction, a NumPy scalar, a missing value) is the same on both sides. A missing value counts as
+    no value; NaN is a value.
+
+    Args:
+        table: The row's sidecar.
+        payloads: Field -> one payload a sample.
+        fields: The store's fields.
+    """
+    columns = user_columns(table.column_names, fields)
+    parts = []
+    for place, values in enumerate(table.select(["id", "split", *columns]).to_pylist()):
+        known = {name: values[name] for name in columns if values[name] is not None}
+        described = canonical_json({"id": values["id"], "split": values["split"], "columns": known})
+        stored = [part for name in sorted(payloads) for part in (name.encode(), _bytes_of(payloads[name][place]))]
+        parts.append(digest(described, *stored).encode())
+    return digest(*parts)
+
+
+def _bytes_of(payload: bytes | np.ndarray) -> bytes | memoryview:
+    # A contiguous array is hashed where it lies; reshape(-1) lets an array of no dimensions be cast too.
+    return payload if isinstance(payload, bytes) else memoryview(np.ascontiguousarray(payload).reshape(-1).view("u1"))
+
+
+def reserved_columns(fields: Mapping[str, FieldSpec]) -> set[str]:
+    """Names in a row's sidecar that are the format's own."""
+    packed = [name for name, spec in fields.items() if spec.kind == "bytes"]
+    return {"id", "key", "split"} | {f"{name}.{what}" for name in packed for what in ("offset", "size")}
+
+
+def user_columns(names: Iterable[str], fields: Mapping[str, FieldSpec]) -> list[str]:
+    """The names that are a sample's own columns."""
+    own = reserved_columns(fields)
+    return [name for name in names if name not in own]
 
 
 def row_name(row: int) -> str:
@@ -182,6 +265,12 @@ def receipt_file(row: int) -> str:
 def refused_file(row: int) -> str:
     """Where the refusals of a row lie."""
     return f"refused/{row_name(row)}.parquet"
+
+
+def shard_file(name: str, spec: FieldSpec, row: int) -> str:
+    """Where the payloads of one field of a row lie: one shard, so one file, a row."""
+    trailing = 1 if spec.kind == "bytes" else 1 + len(spec.shape)
+    return f"fields/{name}/c/{row}" + "/0" * trailing
 
 
 def chunk_bytes(row_payload_bytes: int) -> int:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
-from zarr.errors import GroupNotFoundError
 
-from sciencessl.errors import StoreError, did_you_mean
+from sciencessl.errors import StoreError, did_you_mean, unknown_name
 from sciencessl.store import format as zpack
-from sciencessl.store.tables import Table, list_tables, read_table
+from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
+from sciencessl.store.tables import Table, current_digest, list_tables, read_table, to_numpy
 from sciencessl.store.writer import array_chunk, padded_places
 
 WINDOW_BYTES = 8 * 2**20
 CACHE_BYTES = 256 * 2**20
 """Most bytes of windows a reader keeps, in each process that reads."""
+VERIFY = "Run `sciencessl store verify` to list all damage."
 
 
 def read_header(path: Path) -> zpack.StoreHeader:
@@ -32,9 +33,10 @@ def read_header(path: Path) -> zpack.StoreHeader:
     """
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
-    except (GroupNotFoundError, FileNotFoundError, ValueError, KeyError) as error:
+        attributes = dict(group.attrs)
+    except Exception as error:  # a damaged zarr.json can make its parser raise anything
         raise StoreError(f"{path} is no store: {_first_line(error)}. Make one with `sciencessl prepare`.") from error
-    return zpack.StoreHeader.from_attributes(dict(group.attrs), path)
+    return zpack.StoreHeader.from_attributes(attributes, path)
 
 
 def _first_line(error: Exception) -> str:
@@ -57,7 +59,14 @@ class SplitIndex:
         return int(self._start[-1])
 
     def to_store(self, positions: np.ndarray) -> np.ndarray:
-        """Store indices of positions in the split, (...,) int64."""
+        """Store indices of positions in the split, (...,) int64.
+
+        Raises:
+            StoreError: For a position below 0 or not below the length of the split.
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
+            raise StoreError(f"position outside the split, which has {len(self)} samples.")
         row = np.searchsorted(self._start, positions, side="right") - 1
         return cast(np.ndarray, self._first[row] + (positions - self._start[row]))
 
@@ -66,8 +75,36 @@ class SplitIndex:
         return self.to_store(np.arange(len(self)))
 
 
+class _Windows:
+    """The windows read last, up to `CACHE_BYTES` of them and at least one. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._lock = Lock()
+        self.nbytes = 0
+
+    def get(self, key: tuple[str, int, int], read: Callable[[], np.ndarray]) -> np.ndarray:
+        """The window of that key; `read` is called outside the lock, where it is not kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        window = read()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = window
+                self.nbytes += window.nbytes
+            while len(self._kept) > 1 and self.nbytes > CACHE_BYTES:
+                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
+        return window
+
+
 class Store:
     """A sealed `zpack/1` store, opened for reading. Cheap to open and to pickle: arrays open on first use.
+
+    Pixels, splits and row columns are fixed: what is read once is kept. Tables may be added and replaced while a store
+    is open, so each call looks whether a table has changed and never gives an old one; a run that needs one
+    state throughout records `table_digests()` and compares.
 
     Args:
         path: The store's folder.
@@ -84,13 +121,14 @@ class Store:
                 f"{self.path} was never sealed: its preparation did not finish. Run the same `sciencessl prepare` "
                 "again; it continues where it stopped."
             )
-        self._windows: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._windows = _Windows()
+        self._tables: dict[str, Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "header": self.header}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _windows=OrderedDict())
+        self.__dict__.update(state, _windows=_Windows(), _tables={})
 
     @cached_property
     def _group(self) -> zarr.Group:
@@ -99,13 +137,21 @@ class Store:
     def _array(self, name: str) -> zarr.Array[Any]:
         key = f"_array:{name}"
         if key not in self.__dict__:
-            self.__dict__[key] = self._group[name]
+            try:
+                self.__dict__[key] = self._group[name]
+            except Exception as error:  # damaged metadata can make zarr raise anything
+                raise StoreError(f"{self.path}: {name} cannot be opened ({_first_line(error)}). {VERIFY}") from error
         return cast("zarr.Array[Any]", self.__dict__[key])
 
     def _index(self, name: str) -> np.ndarray:
         key = f"_index:{name}"
         if key not in self.__dict__:
-            self.__dict__[key] = np.asarray(self._array(f"index/{name}")[...])
+            try:
+                self.__dict__[key] = np.asarray(self._array(f"index/{name}")[...])
+            except StoreError:
+                raise
+            except Exception as error:  # as above
+                raise StoreError(f"{self.path}: index/{name} is damaged ({_first_line(error)}). {VERIFY}") from error
         return cast(np.ndarray, self.__dict__[key])
 
     def __len__(self) -> int:
@@ -147,23 +193,31 @@ class Store:
         """The only seam to the bytes: `lo` to `hi` of one row, as bytes of a packed row or samples of an array.
 
         Raises:
-            StoreError: When a checksum does not match; names the row.
+            StoreError: When a checksum does not match or the row's file is gone; names the row.
         """
         array = self._array(f"fields/{name}")
         spec = self.header.fields[name]
+        if hi > lo and not (self.path / zpack.shard_file(name, spec, row)).exists():
+            # zarr reads a missing shard as zeros; the writer leaves none out.
+            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}")
         try:
             if spec.kind == "bytes":
                 return np.asarray(array[row, lo:hi])
             first = row * padded_places(self.header.places, spec)
             return np.asarray(array[first + lo : first + hi])
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # decoding damaged bytes can raise anything
             raise StoreError(
-                f"{self.path}: row {row} of field {name!r} is damaged ({_first_line(error)}). "
-                "Run `sciencessl store verify` to list all damage."
+                f"{self.path}: row {row} of field {name!r} is damaged ({_first_line(error)}). {VERIFY}"
             ) from error
 
     def payloads(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
-        """Stored bytes or (C, *shape) arrays of samples, in the order asked for."""
+        """Stored bytes or (C, *shape) arrays of samples, in the order asked for. The arrays are the caller's own.
+
+        Raises:
+            StoreError: For a field or an index that the store does not have, or a damaged row.
+        """
+        if name not in self.header.fields:
+            raise StoreError(f"{self.path}: {unknown_name('field', name, self.header.fields)}")
         wanted = np.asarray(index, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise StoreError(f"{self.path}: sample index outside 0 to {len(self) - 1}.")
@@ -178,7 +232,9 @@ class Store:
         return [self._place(name, int(row), int(place)) for row, place in zip(rows, local, strict=True)]
 
     def _bytes(self, name: str, row: int, start: int, stop: int) -> bytes:
-        first, last = start // WINDOW_BYTES, max(stop - 1, start) // WINDOW_BYTES
+        if start == stop:
+            return b""
+        first, last = start // WINDOW_BYTES, (stop - 1) // WINDOW_BYTES
         if first == last:
             window = self._window(name, row, first, WINDOW_BYTES)
             return window[start - first * WINDOW_BYTES : stop - first * WINDOW_BYTES].tobytes()
@@ -186,33 +242,31 @@ class Store:
 
     def _place(self, name: str, row: int, place: int) -> np.ndarray:
         chunk = array_chunk(self.header.places, self.header.fields[name])
-        return cast(np.ndarray, self._window(name, row, place // chunk, chunk)[place % chunk])
+        # A copy: a view would let the caller change the window, and keep all of it in memory.
+        return cast(np.ndarray, self._window(name, row, place // chunk, chunk)[place % chunk].copy())
 
     def _window(self, name: str, row: int, number: int, size: int) -> np.ndarray:
         """One aligned window, from the least-recently-used cache or from disk."""
-        key = (name, row, number)
-        if key in self._windows:
-            self._windows.move_to_end(key)
-            return self._windows[key]
         hi = (number + 1) * size
         if self.header.fields[name].kind == "bytes":
             # A row is far larger than what it holds; the end of its last sample bounds the read.
             hi = min(hi, int(self._index(f"{name}.offset")[int(self._index("row_first")[row + 1]) + row]))
-        window = self.read_window(name, row, number * size, hi)
-        self._windows[key] = window
-        while len(self._windows) > 1 and sum(w.nbytes for w in self._windows.values()) > CACHE_BYTES:
-            self._windows.popitem(last=False)
-        return window
+        read = partial(self.read_window, name, row, number * size, hi)
+        return self._windows.get((name, row, number), read)
 
     def row_tables(self) -> Iterator[pa.Table]:
-        """The Parquet sidecar of each row, in order."""
+        """The Parquet sidecar of each row, in order.
+
+        Raises:
+            StoreError: When a sidecar is not the file that was committed; names the row.
+        """
         for row in range(self.header.rows):
-            yield pq.read_table(self.path / zpack.rows_file(row))
+            yield read_columns(self.path, row)
 
     def refusals(self) -> pa.Table:
         """What was not stored: `id`, `reason`, `detail`."""
-        parts = [pq.read_table(self.path / zpack.refused_file(row)) for row in range(self.header.rows)]
-        return pa.concat_tables(parts)
+        receipts = [required_receipt(self.path, row) for row in range(self.header.rows)]
+        return pa.concat_tables([read_sidecar(self.path, r, zpack.refused_file(r.row)) for r in receipts])
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -230,22 +284,29 @@ class Store:
         return list_tables(self.path)
 
     def table(self, name: str) -> Table:
-        """One table beside the pixels, its rows aligned with the store.
+        """One table beside the pixels as it is now; its bytes are read again only when it was replaced.
 
         Raises:
             StoreError: When there is none of that name or its bytes do not match its digest.
         """
-        return read_table(self.path, name)
+        kept = self._tables.get(name)
+        if kept is None or kept.digest != current_digest(self.path, name):
+            self._tables[name] = read_table(self.path, name)
+        return self._tables[name]
 
     def columns(self) -> dict[str, str]:
-        """Column name -> where it lies: `rows` or the name of a table. A table hides a row column of its name."""
-        found = {name: "rows" for name in self.rows.column_names if name not in {"key"} and "." not in name}
+        """Column name -> where it lies: `rows` or the name of a table.
+
+        A table hides a row column of its name, and a column of a table that comes before it in the alphabet.
+        """
+        own = zpack.user_columns(self.rows.column_names, self.header.fields)
+        found = dict.fromkeys(["id", "split", *own], "rows")
         for name in self.tables:
             found.update(dict.fromkeys(self.table(name).columns, name))
         return found
 
     def column(self, name: str) -> np.ndarray:
-        """One column for all N samples, in store order; missing values are None (objects) or NaN (floats).
+        """One column for all N samples, in store order; missing values are None (objects) or NaN (numbers).
 
         Raises:
             StoreError: When no row column and no table has it.
@@ -256,7 +317,7 @@ class Store:
                 f"{self.path} has no column {name!r}.{did_you_mean(name, known)} Columns: {', '.join(sorted(known))}."
             )
         if known[name] == "rows":
-            return cast(np.ndarray, self.rows[name].to_numpy(zero_copy_only=False))
+            return to_numpy(self.rows[name])
         return self.table(known[name]).aligned(name, self.ids)
 
     def derived_from(self) -> dict[str, tuple[str, ...]]:

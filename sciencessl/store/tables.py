@@ -46,7 +46,7 @@ class Table:
 
     def aligned(self, column: str, ids: Sequence[str]) -> np.ndarray:
         """(N,) values in the order of `ids`; None or NaN where the table has no row."""
-        return cast(np.ndarray, self._taken(ids)[column].to_numpy(zero_copy_only=False))
+        return to_numpy(self._taken(ids)[column])
 
     def counts(self, ids: Sequence[str], columns: Sequence[str]) -> np.ndarray:
         """(N, A) float32 counts in the order of `ids`; rows or columns that the table lacks are zero."""
@@ -54,12 +54,25 @@ class Table:
         out = np.zeros((len(ids), len(columns)), dtype=np.float32)
         for position, column in enumerate(columns):
             if column in taken.column_names:
-                out[:, position] = pc.fill_null(taken[column].cast(pa.float32()), 0.0).to_numpy()
+                out[:, position] = pc.fill_null(taken[column].cast(pa.float64()), 0.0).to_numpy()
         return out
 
     def _taken(self, ids: Sequence[str]) -> pa.Table:
         where = pc.index_in(pa.array(ids, pa.string()), value_set=self.data["id"].combine_chunks())
         return self.data.take(where)
+
+
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) values; missing ones are NaN among numbers and None among anything else.
+
+    Integers with missing values become floats, or objects where a float could not hold them exactly: an identifier of
+    a catalogue is never rounded.
+    """
+    if column.null_count and pa.types.is_integer(column.type):
+        bounds = pc.min_max(column).as_py()
+        if bounds["min"] is not None and max(abs(bounds["min"]), abs(bounds["max"])) > 2**53:
+            return np.array(column.to_pylist(), dtype=object)
+    return cast(np.ndarray, column.to_numpy(zero_copy_only=False))
 
 
 def list_tables(store: Path) -> list[str]:
@@ -80,15 +93,17 @@ def write_table(
     Args:
         store: The store's folder.
         name: Table name: letters, digits, `-` and `_`.
-        data: Has a string column `id` with unique values.
+        data: Has a text column `id` with unique values; ids that the store lacks are kept and never asked for.
         schema: Label schema of the answer columns, if they are votes.
         derived_from: Column -> the columns it was computed from.
         note: Where the values come from, in words.
 
     Raises:
-        DataError: When ids are missing or repeated, or counts are negative or not finite.
+        DataError: When ids are missing or repeated, columns repeat, no column belongs to the schema, or counts are
+            negative or not finite.
     """
     _check_table(name, data, schema)
+    data = data.set_column(data.column_names.index("id"), "id", data["id"].cast(pa.string()))
     raw = parquet_bytes(data)
     described = {
         "schema": None if schema is None else schema.to_dict(),
@@ -98,7 +113,8 @@ def write_table(
     }
     # The data file carries its digest in its name: an old table.json never meets new data.
     write_atomic(store / "tables" / name / f"{described['data']}.parquet", raw)
-    write_atomic(store / "tables" / name / "table.json", canonical_json(described))
+    signed = {**described, "self": digest(canonical_json(described))}
+    write_atomic(store / "tables" / name / "table.json", canonical_json(signed))
     for stale in (store / "tables" / name).glob("*.parquet"):
         if stale.stem != described["data"]:
             stale.unlink()
@@ -112,16 +128,16 @@ def read_table(store: Path, name: str) -> Table:
         StoreError: When there is none of that name or its bytes do not match its digest.
     """
     folder = store / "tables" / name
+    raw_description = _description(store, name)
+    described = _parsed(folder, raw_description)
     try:
-        raw_description = (folder / "table.json").read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{store}: {unknown_name('table', name, list_tables(store))}") from None
-    try:
-        described: dict[str, Any] = json.loads(raw_description)
         raw = (folder / f"{described['data']}.parquet").read_bytes()
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise StoreError(f"{folder} is damaged ({error}); write the table again.") from error
-    if digest(raw) != described["data"] or canonical_json(described) != raw_description:
+    except FileNotFoundError as error:
+        if _description(store, name) != raw_description:
+            # The table was replaced between the two reads.
+            return read_table(store, name)
+        raise StoreError(f"{folder} lacks its data; write the table again.") from error
+    if digest(raw) != described["data"]:
         raise StoreError(f"{folder} does not match its digest: it was changed or damaged; write the table again.")
     schema = described["schema"]
     return Table(
@@ -134,20 +150,73 @@ def read_table(store: Path, name: str) -> Table:
     )
 
 
+def current_digest(store: Path, name: str) -> str:
+    """Digest of the table as it is described now, without reading its data.
+
+    Raises:
+        StoreError: When there is none of that name.
+    """
+    return digest(_description(store, name))
+
+
+def table_files(store: Path, name: str) -> set[str]:
+    """The files of a table, relative to the store.
+
+    Raises:
+        StoreError: When there is none of that name or its description is damaged.
+    """
+    folder = f"tables/{name}"
+    data = _parsed(store / folder, _description(store, name))["data"]
+    return {f"{folder}/table.json", f"{folder}/{data}.parquet"}
+
+
+def _description(store: Path, name: str) -> bytes:
+    try:
+        return (store / "tables" / name / "table.json").read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{store}: {unknown_name('table', name, list_tables(store))}") from None
+
+
+def _parsed(folder: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads(raw)
+        own = described.pop("self")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder}/table.json is damaged ({error}); write the table again.") from error
+    if own != digest(canonical_json(described)):
+        raise StoreError(f"{folder}/table.json does not match its own digest: it was changed or damaged; "
+                         "write the table again.")
+    return described
+
+
 def _check_table(name: str, data: pa.Table, schema: LabelSchema | None) -> None:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise DataError(f"table name {name!r}: use letters, digits, '-' and '_'.")
     if "id" not in data.column_names:
         raise DataError(f"table {name!r} has columns {data.column_names} but no 'id' to join on.")
+    if len(set(data.column_names)) < len(data.column_names):
+        raise DataError(f"table {name!r} repeats a column name: {data.column_names}.")
+    if not (pa.types.is_string(data["id"].type) or pa.types.is_large_string(data["id"].type)):
+        raise DataError(f"table {name!r}: 'id' is of type {data['id'].type}, expected text as in the store.")
     if pc.count_distinct(data["id"]).as_py() < data.num_rows:
         raise DataError(f"table {name!r}: ids repeat or are empty; each sample may have one row.")
-    for column in schema.columns if schema else ():
-        if column in data.column_names:
-            _check_counts(name, column, data)
+    if schema is None:
+        return
+    answers = [column for column in schema.columns if column in data.column_names]
+    if not answers:
+        raise DataError(
+            f"table {name!r} has none of the {len(schema.columns)} answer columns of schema {schema.name!r}, such as "
+            f"{schema.columns[0]!r}; it has {data.column_names}."
+        )
+    for column in answers:
+        _check_counts(name, column, data)
 
 
 def _check_counts(name: str, column: str, data: pa.Table) -> None:
-    values = pc.fill_null(data[column].cast(pa.float64()), 0.0).to_numpy()
+    try:
+        values = pc.fill_null(data[column].cast(pa.float64()), 0.0).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"table {name!r}, column {column!r}: vote counts are numbers from 0, got {error}.") from error
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
         first = data["id"][int(bad[0])].as_py()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from sciencessl.errors import SciencesslError
 from sciencessl.store import format as zpack
+from sciencessl.store.files import visible_files
 from sciencessl.store.reader import Store
-from sciencessl.store.seal import FILES, fixed_files, index_arrays, read_receipt
-from sciencessl.store.tables import list_tables, read_table
-from sciencessl.store.writer import PreparedSample, row_digest
-
-RESERVED = {"id", "key", "split"}
+from sciencessl.store.seal import FILES, fixed_files, index_arrays, read_sidecar, required_receipt
+from sciencessl.store.tables import list_tables, read_table, table_files
 
 
 @dataclass(frozen=True)
@@ -50,28 +48,21 @@ def _damage(store: Store, progress: Callable[[int, int], None] | None) -> Iterat
     digests = []
     for row in range(store.header.rows):
         found, damage = _check_row(store, row)
-        digests.append(found)
+        digests.extend([] if damage else [found])
         yield from damage
         if progress:
             progress(row + 1, store.header.rows)
-    if zpack.manifest_digest(store.header, digests) != store.digest:
+    if len(digests) == store.header.rows and zpack.manifest_digest(store.header, digests) != store.digest:
         yield Damage("zarr.json", "the manifest digest does not follow from the rows")
     yield from _check_index(store)
-    for name in list_tables(store.path):
-        try:
-            read_table(store.path, name)
-        except SciencesslError as error:
-            yield Damage(f"tables/{name}", str(error))
+    yield from _check_tables(store)
 
 
 def _check_files(store: Store) -> Iterator[Damage]:
     try:
-        raw = (store.path / FILES).read_bytes()
-        listed = json.loads(raw)
-        if zpack.canonical_json(listed) != raw:
-            yield Damage(FILES, "was edited or damaged")
-    except (OSError, ValueError) as error:
-        yield Damage(FILES, f"cannot be read ({error})")
+        listed = _listing(store.path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield Damage(FILES, f"is damaged or missing ({error})")
         return
     present = set(fixed_files(store.path, store.header))
     for name in sorted(present - set(listed)):
@@ -83,56 +74,72 @@ def _check_files(store: Store) -> Iterator[Damage]:
             yield Damage(name, "its bytes changed since the store was sealed")
 
 
+def _listing(path: Path) -> dict[str, str]:
+    values = json.loads((path / FILES).read_bytes())
+    listed: dict[str, str] = values["files"]
+    if zpack.digest(zpack.canonical_json(listed)) != values["self"]:
+        raise ValueError("it does not match its own digest")
+    return listed
+
+
 def _check_row(store: Store, row: int) -> tuple[str, list[Damage]]:
     """Digest of the row as it is now, and what is wrong with it."""
     where = f"row {row}"
     try:
-        receipt = read_receipt(store.path, row)
-        samples = read_row(store, row)
-    except (SciencesslError, OSError, ValueError, KeyError) as error:
+        receipt = required_receipt(store.path, row)
+        table = read_sidecar(store.path, receipt, zpack.rows_file(row))
+        payloads = {name: row_payloads(store, name, row, table) for name in store.header.fields}
+    except SciencesslError as error:
         return "", [Damage(where, str(error))]
-    if receipt is None:
-        return "", [Damage(where, "has no receipt")]
-    found = row_digest(samples)
+    found = zpack.row_digest(table, payloads, store.header.fields)
     if found != receipt.row_digest:
         return found, [Damage(where, "its samples do not match its receipt")]
     return found, []
 
 
-def read_row(store: Store, row: int) -> list[PreparedSample]:
-    """A whole row back as it was given to the writer."""
-    table = pq.read_table(store.path / zpack.rows_file(row))
-    columns = [name for name in table.column_names if name not in RESERVED and not name.endswith((".offset", ".size"))]
-    payload: dict[str, list[bytes | np.ndarray]] = {}
-    for name, spec in store.header.fields.items():
-        if not table.num_rows:
-            payload[name] = []
-        elif spec.kind == "bytes":
-            start, size = table[f"{name}.offset"].to_pylist(), table[f"{name}.size"].to_pylist()
-            whole = store.read_window(name, row, 0, start[-1] + size[-1]).tobytes()
-            payload[name] = [whole[a : a + b] for a, b in zip(start, size, strict=True)]
-        else:
-            payload[name] = list(store.read_window(name, row, 0, table.num_rows))
-    return [
-        PreparedSample(
-            id=values["id"],
-            split=values["split"],
-            payload={name: payload[name][i] for name in payload},
-            columns={name: values[name] for name in columns if values[name] is not None},
-        )
-        for i, values in enumerate(table.to_pylist())
-    ]
+def row_payloads(store: Store, name: str, row: int, table: pa.Table) -> Sequence[bytes | np.ndarray]:
+    """All payloads of one field of a row in one read, as views of it.
+
+    Args:
+        store: The store.
+        name: Field.
+        row: Row number.
+        table: The row's sidecar.
+
+    Raises:
+        StoreError: When the row is damaged.
+    """
+    if not table.num_rows:
+        return []
+    if store.header.fields[name].kind == "array":
+        return list(store.read_window(name, row, 0, table.num_rows))
+    start, size = table[f"{name}.offset"].to_pylist(), table[f"{name}.size"].to_pylist()
+    whole = store.read_window(name, row, 0, start[-1] + size[-1])
+    return [whole[a : a + b] for a, b in zip(start, size, strict=True)]
 
 
 def _check_index(store: Store) -> Iterator[Damage]:
     try:
         expected = index_arrays(list(store.row_tables()), store.header)
-    except (OSError, ValueError, KeyError) as error:
-        yield Damage("index", f"cannot be compared, the sidecars are unreadable ({error})")
+    except SciencesslError as error:
+        yield Damage("index", f"cannot be compared with the rows ({error})")
         return
     for name, values in expected.items():
         try:
             if not np.array_equal(store._index(name), values):
                 yield Damage(f"index/{name}", "does not follow from the rows")
-        except (SciencesslError, OSError, ValueError, KeyError, RuntimeError) as error:
-            yield Damage(f"index/{name}", f"cannot be read ({str(error).splitlines()[0]})")
+        except SciencesslError as error:
+            yield Damage(f"index/{name}", str(error))
+
+
+def _check_tables(store: Store) -> Iterator[Damage]:
+    known: set[str] = set()
+    for name in list_tables(store.path):
+        try:
+            read_table(store.path, name)
+            known |= table_files(store.path, name)
+        except SciencesslError as error:
+            yield Damage(f"tables/{name}", str(error))
+            known |= set(visible_files(store.path, [f"tables/{name}"]))
+    for found in sorted(set(visible_files(store.path, ["tables"])) - known):
+        yield Damage(found, "belongs to no table: one was not written to its end, or lost its table.json")

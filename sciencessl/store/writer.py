@@ -5,22 +5,25 @@ A task owns whole rows and nothing else, so any number of threads, processes or 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from sciencessl.errors import StoreError
+from sciencessl.errors import DataError, StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store import format as zpack
-from sciencessl.store.files import parquet_bytes, write_atomic
+from sciencessl.store.files import flush_to_disk, parquet_bytes, write_atomic
 
 Payload = bytes | np.ndarray
+UNSTORABLE = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class PreparedSample:
         id: The user's identifier, unique in the store.
         split: One of `train`, `val`, `test`.
         payload: Field -> encoded bytes, or a (C, *shape) array of the field's dtype.
-        columns: Per-sample values that stay with the pixels: group, size, hashes, kept catalogue columns.
+        columns: Per-sample values that stay with the pixels: group, size, hashes, kept catalogue columns. None is
+            missing; NaN is a value, except among text, where it is missing too.
     """
 
     id: str
@@ -56,11 +60,26 @@ def create_store(path: Path, header: zpack.StoreHeader, row_payload_bytes: int) 
         path: Folder to make; its name usually ends in `.zarr`.
         header: With R rows of `places` places.
         row_payload_bytes: Expected bytes of a row, which sets the chunk size of `bytes` fields.
+
+    Raises:
+        StoreError: When a store is there already, or the header cannot be laid out.
     """
-    group = zarr.create_group(path, zarr_format=3, attributes=header.to_attributes())
-    fields = group.create_group("fields")
+    _check_header(path, header)
+    fields = zarr.open_group(path / "fields", mode="a", zarr_format=3, use_consolidated=False)
     for name, spec in header.fields.items():
         _create_field(fields, name, spec, header, row_payload_bytes)
+    # The root last: a folder without it is no store yet, and creating it again does the same.
+    zarr.create_group(path, zarr_format=3, attributes=header.to_attributes())
+
+
+def _check_header(path: Path, header: zpack.StoreHeader) -> None:
+    if (path / "zarr.json").exists():
+        raise StoreError(f"{path} is there already; go on with it, or choose another name.")
+    if header.sealed or header.manifest_digest:
+        raise StoreError(f"{path}: the header of a new store says that it is sealed; only `seal` may say so.")
+    arrays = [name for name, spec in header.fields.items() if spec.kind == "array"]
+    if header.rows < 1 or (arrays and header.places < 1):
+        raise StoreError(f"{path}: {header.rows} rows of {header.places} places hold nothing; both start at 1.")
 
 
 def _create_field(
@@ -79,7 +98,7 @@ def _create_field(
         dtype, fill = spec.dtype, 0
     group.create_array(
         name, shape=shape, chunks=chunks, shards=shards, dtype=dtype, fill_value=fill,
-        serializer=BytesCodec(), compressors=[Crc32cCodec()],
+        serializer=BytesCodec(endian="little"), compressors=[Crc32cCodec()], overwrite=True,
     )
 
 
@@ -107,70 +126,113 @@ def write_row(
 
     Samples are laid by (split, key): inside a split the order is that of a keyed hash, and each split is one range.
 
+    A row may be written again as long as the store is not sealed; the new row replaces the old one as a whole.
+
     Raises:
-        StoreError: When the payloads do not fit the row or an array has another shape or dtype than its field.
+        StoreError: When the store is sealed or was made from another header, when the payloads do not fit the row,
+            or when an array has another shape or dtype than its field.
+        DataError: When an id, a split or a column cannot be stored.
         OSError: As the file system says; without a receipt the row does not exist and is written again.
     """
-    keyed = sorted(
-        ((zpack.SPLITS.index(s.split), zpack.sample_key(header.source, s.id), s) for s in samples),
-        key=lambda entry: entry[:2],
-    )
-    ordered = [sample for _, _, sample in keyed]
-    group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    sizes = {name: _write_field(group, name, spec, header, row, ordered) for name, spec in header.fields.items()}
-    table = _row_table(ordered, [key for _, key, _ in keyed], sizes, header)
-    files = {}
-    for name, content in (
-        (zpack.rows_file(row), table),
-        (zpack.refused_file(row), _refused_table(refusals)),
-    ):
-        raw = parquet_bytes(content)
-        write_atomic(path / name, raw)
-        files[name] = zpack.digest(raw)
+    group = _open_unsealed(path, header)
+    _check_row(header, row, samples)
+    ordered, keys = _in_stored_order(header.source, samples)
+    # Before the first byte changes: from here to the new receipt the row does not exist.
+    (path / zpack.receipt_file(row)).unlink(missing_ok=True)
+    sizes = {name: _write_field(path, group, name, header, row, ordered) for name in header.fields}
+    raw = {
+        zpack.rows_file(row): parquet_bytes(_row_table(row, ordered, keys, sizes, header)),
+        zpack.refused_file(row): parquet_bytes(_refused_table(refusals)),
+    }
+    for name, content in raw.items():
+        write_atomic(path / name, content)
+    stored = pq.read_table(pa.BufferReader(raw[zpack.rows_file(row)]))
+    payloads = {name: [sample.payload[name] for sample in ordered] for name in header.fields}
     receipt = zpack.Receipt(
         row=row,
         inputs_digest=inputs_digest,
         config_digest=header.config_digest,
-        row_digest=row_digest(ordered),
+        row_digest=zpack.row_digest(stored, payloads, header.fields),
         samples=len(ordered),
-        refused=_count([r.reason for r in refusals]),
-        payload_bytes=int(sum(int(size.sum()) for size in sizes.values())),
-        files=files,
+        refused=dict(sorted(Counter(r.reason for r in refusals).items())),
+        payload_bytes=sum(int(size.sum()) for size in sizes.values()),
+        files={name: zpack.digest(content) for name, content in raw.items()},
     )
     write_atomic(path / zpack.receipt_file(row), receipt.to_bytes())
     return receipt
 
 
-def _count(reasons: Sequence[str]) -> dict[str, int]:
-    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+def _open_unsealed(path: Path, header: zpack.StoreHeader) -> zarr.Group:
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    found = zpack.StoreHeader.from_attributes(dict(group.attrs), path)
+    if found.sealed:
+        raise StoreError(f"{path} is sealed and never edited; prepare into another store, or add a table.")
+    if found.to_attributes() != header.to_attributes():
+        raise StoreError(f"{path} was made with other fields, rows or settings; prepare into another store.")
+    return group
 
 
-def row_digest(samples: Sequence[PreparedSample]) -> str:
-    """Digest of what a row holds: ids, splits, columns and payload bytes in stored order."""
-    parts = []
+def _check_row(header: zpack.StoreHeader, row: int, samples: Sequence[PreparedSample]) -> None:
+    if not 0 <= row < header.rows:
+        raise StoreError(f"row {row}: the store has rows 0 to {header.rows - 1}.")
+    arrays = [name for name, spec in header.fields.items() if spec.kind == "array"]
+    if arrays and len(samples) > header.places:
+        raise StoreError(f"row {row}: {len(samples)} samples, but a row of field {arrays[0]!r} has {header.places} "
+                         "places; give the store more rows or more places.")
     for sample in samples:
-        columns = {name: value for name, value in sample.columns.items() if value is not None}
-        described = {"id": sample.id, "split": sample.split, "columns": columns}
-        payload = [name.encode() + b"\0" + _raw(value) for name, value in sorted(sample.payload.items())]
-        parts.append(zpack.digest(zpack.canonical_json(described), *payload).encode())
-    return zpack.digest(*parts)
+        _check_sample(header, sample)
 
 
-def _raw(value: Payload) -> bytes:
-    return value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes()
+def _check_sample(header: zpack.StoreHeader, sample: PreparedSample) -> None:
+    if sample.split not in zpack.SPLITS:
+        raise DataError(f"sample {sample.id!r}: split {sample.split!r}, expected one of {', '.join(zpack.SPLITS)}.")
+    if not sample.id or not _is_unicode(sample.id):
+        raise DataError(f"sample {sample.id!r}: an id is text of at least one character, in valid Unicode; rename it.")
+    if set(sample.payload) != set(header.fields):
+        raise StoreError(
+            f"sample {sample.id!r}: payload for {sorted(sample.payload)}, the store's fields are {sorted(header.fields)}."
+        )
+    taken = zpack.reserved_columns(header.fields) & set(sample.columns)
+    if taken:
+        raise DataError(f"sample {sample.id!r}: the store keeps column names {sorted(taken)} for itself; rename them.")
+
+
+def _is_unicode(text: str) -> bool:
+    # File names that are not UTF-8 reach Python as lone surrogates, which neither JSON nor Parquet can hold.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _in_stored_order(source: str, samples: Sequence[PreparedSample]) -> tuple[list[PreparedSample], list[bytes]]:
+    keyed = sorted(
+        ((zpack.SPLITS.index(s.split), zpack.sample_key(source, s.id), s) for s in samples),
+        key=lambda entry: entry[:2],
+    )
+    return [sample for _, _, sample in keyed], [key for _, key, _ in keyed]
 
 
 def _write_field(
-    group: zarr.Group, name: str, spec: FieldSpec, header: zpack.StoreHeader, row: int,
-    samples: Sequence[PreparedSample],
+    path: Path, group: zarr.Group, name: str, header: zpack.StoreHeader, row: int, samples: Sequence[PreparedSample]
 ) -> np.ndarray:
     """Write the payloads of one field and return the stored size of each sample in bytes."""
-    array = group[f"fields/{name}"]
-    assert isinstance(array, zarr.Array)
+    spec = header.fields[name]
+    shard = path / zpack.shard_file(name, spec, row)
+    # Without the remains of an earlier attempt, so that a longer or damaged one leaves no trace.
+    shard.unlink(missing_ok=True)
     if not samples:
         return np.zeros(0, dtype=np.uint64)
-    if spec.kind == "array":
-        return _write_array(array, name, spec, header, row, samples)
+    array = cast("zarr.Array[Any]", group[f"fields/{name}"])
+    # Chunks of zeros are written like any other: a missing shard is then always damage, never a black image.
+    array = array.with_config({"write_empty_chunks": True})
+    write = _write_array if spec.kind == "array" else _write_bytes
+    sizes = write(array, name, header, row, samples)
+    if sizes.any():
+        flush_to_disk(shard)
+    return sizes
+
+
+def _write_bytes(
+    array: zarr.Array[Any], name: str, header: zpack.StoreHeader, row: int, samples: Sequence[PreparedSample]
+) -> np.ndarray:
     payloads = [_encoded(sample, name) for sample in samples]
     sizes = np.array([len(p) for p in payloads], dtype=np.uint64)
     total = int(sizes.sum())
@@ -179,6 +241,8 @@ def _write_field(
             f"row {row}: {len(samples)} samples take {total / 2**20:.0f} MiB, but a row holds "
             f"{zpack.ROW_BYTES // 2**20} MiB; prepare with a smaller resize_px or fewer samples a row."
         )
+    if not total:
+        return sizes
     chunk = array.chunks[1]
     buffer = np.zeros(-(-total // chunk) * chunk, dtype=np.uint8)
     buffer[:total] = np.frombuffer(b"".join(payloads), dtype=np.uint8)
@@ -194,9 +258,9 @@ def _encoded(sample: PreparedSample, name: str) -> bytes:
 
 
 def _write_array(
-    array: zarr.Array[Any], name: str, spec: FieldSpec, header: zpack.StoreHeader, row: int,
-    samples: Sequence[PreparedSample],
+    array: zarr.Array[Any], name: str, header: zpack.StoreHeader, row: int, samples: Sequence[PreparedSample]
 ) -> np.ndarray:
+    spec = header.fields[name]
     expected = (len(spec.channels), *spec.shape)
     for sample in samples:
         value = sample.payload[name]
@@ -210,7 +274,7 @@ def _write_array(
 
 
 def _row_table(
-    samples: Sequence[PreparedSample], keys: Sequence[bytes], sizes: Mapping[str, np.ndarray],
+    row: int, samples: Sequence[PreparedSample], keys: Sequence[bytes], sizes: Mapping[str, np.ndarray],
     header: zpack.StoreHeader,
 ) -> pa.Table:
     columns: dict[str, Any] = {
@@ -223,8 +287,23 @@ def _row_table(
             columns[f"{name}.offset"] = pa.array(np.cumsum(size) - size, pa.uint64())
             columns[f"{name}.size"] = pa.array(size, pa.uint64())
     for name in sorted({name for sample in samples for name in sample.columns}):
-        columns[name] = pa.array([sample.columns.get(name) for sample in samples])
+        columns[name] = _column(row, name, [sample.columns.get(name) for sample in samples])
     return pa.table(columns)
+
+
+def _column(row: int, name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except UNSTORABLE:
+        try:
+            # Catalogues mark missing text with NaN; read so, what is left may well have one type.
+            return pa.array(values, from_pandas=True)
+        except UNSTORABLE as error:
+            types = sorted({type(value).__name__ for value in values if value is not None})
+            raise DataError(
+                f"row {row}: column {name!r} mixes values of types {', '.join(types)} that no one type holds "
+                f"({error}); give the column one type, text if need be."
+            ) from error
 
 
 def _refused_table(refusals: Sequence[Refusal]) -> pa.Table:

@@ -1,0 +1,48 @@
+"""Galaxy surveys: stamps with volunteer votes or classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sciencessl.domains.galaxy.schema import load_schema, schema_names
+from sciencessl.domains.galaxy.sources import GalaxyPrepare, add_simulated_votes
+from sciencessl.domains.galaxy.tasks import TASKS
+from sciencessl.domains.galaxy.views import FIELD, GalaxyViews, galaxy_views
+from sciencessl.samples import Sample
+from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
+
+
+def _display(sample: Sample) -> np.ndarray:
+    from sciencessl.views.pair import display_rgb
+
+    return display_rgb(FIELD)(sample)
+
+
+def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
+    from sciencessl.domains.galaxy.synthetic import synthetic_survey
+
+    return synthetic_survey(folder, rng, n)
+
+
+SPEC = DomainSpec(
+    name="galaxy",
+    title="galaxy surveys: stamps with volunteer votes or classes",
+    fields={FIELD: FieldSpec("bytes", ("r", "g", "b"), scale_unit="arcsec/px")},
+    columns=(
+        ColumnSpec("ra", "float64", "position", "deg", "right ascension, ICRS"),
+        ColumnSpec("dec", "float64", "position", "deg", "declination, ICRS"),
+        ColumnSpec("class", "str", "label", description="morphological class"),
+    ),
+    labels={name: load_schema(name) for name in schema_names()},
+    views=galaxy_views,
+    display=_display,
+    synthetic=_synthetic,
+    sources={"images": "sciencessl.data_prep.ingest:images"},
+    train_options=GalaxyViews,
+    prepare_options=GalaxyPrepare,
+    after_prepare=add_simulated_votes,
+    tasks=TASKS,
+)
+"""What the engine knows of galaxy surveys."""

@@ -1,0 +1,83 @@
+"""Views of galaxies: any rotation, flips, crop, mild brightness; no hue, since colour is a measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sciencessl.errors import ConfigError
+from sciencessl.spec import View
+
+FIELD = "image"
+
+
+@dataclass(frozen=True)
+class GalaxyViews:
+    """Settings of the views of galaxies. Defaults follow the hybrid card's crop and flips; the rest is ours.
+
+    Attributes:
+        size: Side of a view in pixels.
+        area: Smallest and largest window area, as a fraction of the stamp.
+        aspect: Smallest and largest width over height of the window.
+        parity_safe: No mirror flips, for labels that tell clockwise from anticlockwise.
+        brightness: Additive, as a fraction of the range of uint8 stamps; float flux is never shifted.
+        contrast: Around the mean of each channel, as a fraction; for flux it is a change of exposure.
+        greyscale: Probability of dropping colour (stamps of three 8-bit channels only).
+        blur: Probability of a blur, as by worse seeing, sigma 0.1 to 1.5 pixels.
+        evaluation_window: Side of the centred window that is evaluated, as a fraction of the stamp.
+    """
+
+    size: int = 64
+    area: tuple[float, float] = (0.3, 0.85)
+    aspect: tuple[float, float] = (0.8, 1.25)
+    parity_safe: bool = False
+    brightness: float = 0.2
+    contrast: float = 0.4
+    greyscale: float = 0.3
+    blur: float = 0.3
+    evaluation_window: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.size < 8:
+            raise ConfigError(f"views.size is {self.size}; it must be 8 pixels or more. 64 suits a small encoder.")
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"views.area is {self.area}; it must be two fractions in (0, 1], the smaller first.")
+        if not 0 < self.evaluation_window <= 1:
+            raise ConfigError(f"views.evaluation_window is {self.evaluation_window}; it must be in (0, 1].")
+
+
+def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
+    """Two training views from the same distribution, and the centred window for evaluation."""
+    from sciencessl.views.affine import centre_window
+    from sciencessl.views.pair import evaluation_views, train_views
+
+    train = train_views(FIELD, [_Pipeline(settings), _Pipeline(settings)])
+    evaluate = evaluation_views(FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size))
+    return train, evaluate
+
+
+class _Pipeline:
+    """8-bit stamps and float flux differ in what may be done to their values; the image decides."""
+
+    def __init__(self, settings: GalaxyViews) -> None:
+        from sciencessl.views import operations as op
+        from sciencessl.views.affine import RotatedCrop
+        from sciencessl.views.pipeline import Pipeline
+
+        def build(brightness: float, greyscale: float) -> Pipeline:
+            return Pipeline([
+                RotatedCrop(settings.size, settings.area, settings.aspect, flips=not settings.parity_safe),
+                op.ByolColourJitter(brightness, settings.contrast, saturation=0.0, hue=0.0, p=0.8),
+                op.Greyscale(p=greyscale),
+                op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 1.5), p=settings.blur),
+            ])
+
+        self._stamp = build(settings.brightness, settings.greyscale)
+        self._grey = build(settings.brightness, 0.0)
+        self._flux = build(0.0, 0.0)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if image.dtype != "uint8":
+            return self._flux(image, rng)
+        return (self._stamp if image.shape[2] == 3 else self._grey)(image, rng)

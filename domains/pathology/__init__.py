@@ -1,0 +1,52 @@
+"""Pathology: tissue tiles with a class, grouped by patient or source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sciencessl.domains.pathology.tasks import TASKS
+from sciencessl.domains.pathology.views import FIELD, PathologyViews, pathology_views
+from sciencessl.samples import Sample
+from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
+
+
+@dataclass(frozen=True)
+class PathologyPrepare:
+    """Image tiles need no settings beyond those of every source."""
+
+
+def _display(sample: Sample) -> np.ndarray:
+    from sciencessl.views.pair import display_rgb
+
+    return display_rgb(FIELD)(sample)
+
+
+def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
+    from sciencessl.domains.pathology.synthetic import synthetic_tiles
+
+    return synthetic_tiles(folder, rng, n)
+
+
+SPEC = DomainSpec(
+    name="pathology",
+    title="pathology: tissue tiles with a class, grouped by patient or source",
+    fields={FIELD: FieldSpec("bytes", ("r", "g", "b"), scale_unit="um/px")},
+    columns=(
+        ColumnSpec("patient", "str", "group", description="whom the tissue is from; never straddles splits"),
+        ColumnSpec("mpp", "float64", "quality", "um/px", "pixel scale of the tile"),
+        ColumnSpec("class", "str", "label", description="tissue class"),
+    ),
+    group="patient",
+    identity=("patient",),
+    views=pathology_views,
+    display=_display,
+    synthetic=_synthetic,
+    sources={"images": "sciencessl.data_prep.ingest:images"},
+    train_options=PathologyViews,
+    prepare_options=PathologyPrepare,
+    tasks=TASKS,
+)
+"""What the engine knows of tissue tiles."""

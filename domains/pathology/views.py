@@ -1,0 +1,67 @@
+"""Views of tissue tiles: any rotation, flips, crop, colour jitter as for stain, greyscale, blur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sciencessl.errors import ConfigError
+from sciencessl.spec import View
+
+FIELD = "tile"
+
+
+@dataclass(frozen=True)
+class PathologyViews:
+    """Settings of the views of tissue tiles.
+
+    Crop aside, the values are those of the PTCGA200 pretraining (pathology card, arXiv 2303.15693: jitter 0.4, 0.4,
+    0.4, 0.1 at p 0.8, greyscale 0.2, blur 0.5); any angle instead of upright crops is ours, since a tile has no up.
+
+    Attributes:
+        size: Side of a view in pixels.
+        area: Smallest and largest window area, as a fraction of the tile.
+        brightness: Additive, as a fraction of the range.
+        contrast: Around the mean of each channel.
+        saturation: Of colour.
+        hue: Of colour, in turns.
+        greyscale: Probability of dropping colour.
+        blur: Probability of a blur, sigma 0.1 to 2 pixels.
+        evaluation_window: Side of the centred window that is evaluated, as a fraction of the tile.
+    """
+
+    size: int = 64
+    area: tuple[float, float] = (0.2, 1.0)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    greyscale: float = 0.2
+    blur: float = 0.5
+    evaluation_window: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 8:
+            raise ConfigError(f"views.size is {self.size}; it must be 8 pixels or more. 64 suits a small encoder.")
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"views.area is {self.area}; it must be two fractions in (0, 1], the smaller first.")
+        if not 0 < self.evaluation_window <= 1:
+            raise ConfigError(f"views.evaluation_window is {self.evaluation_window}; it must be in (0, 1].")
+
+
+def pathology_views(settings: PathologyViews) -> tuple[View, View]:
+    """Two training views from the same distribution, and the centred window for evaluation."""
+    from sciencessl.views import operations as op
+    from sciencessl.views.affine import RotatedCrop, centre_window
+    from sciencessl.views.pair import evaluation_views, train_views
+    from sciencessl.views.pipeline import Pipeline
+
+    def pipeline() -> Pipeline:
+        return Pipeline([
+            RotatedCrop(settings.size, settings.area),
+            op.ByolColourJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue, p=0.8),
+            op.Greyscale(p=settings.greyscale),
+            op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 2.0), p=settings.blur),
+        ])
+
+    evaluate = evaluation_views(FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size))
+    return train_views(FIELD, [pipeline(), pipeline()]), evaluate

@@ -1,0 +1,46 @@
+"""Uncurated web images: photos of any size, with class folders where there are labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sciencessl.domains.web.tasks import TASKS
+from sciencessl.domains.web.views import FIELD, WebViews, web_views
+from sciencessl.samples import Sample
+from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
+
+
+@dataclass(frozen=True)
+class WebPrepare:
+    """Photos need no settings beyond those of every source."""
+
+
+def _display(sample: Sample) -> np.ndarray:
+    from sciencessl.views.pair import display_rgb
+
+    return display_rgb(FIELD)(sample)
+
+
+def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
+    from sciencessl.domains.web.synthetic import synthetic_photos
+
+    return synthetic_photos(folder, rng, n)
+
+
+SPEC = DomainSpec(
+    name="web",
+    title="uncurated web images: photos of any size",
+    fields={FIELD: FieldSpec("bytes", ("r", "g", "b"))},
+    columns=(ColumnSpec("class", "str", "label", description="class folder, where there is one"),),
+    views=web_views,
+    display=_display,
+    synthetic=_synthetic,
+    sources={"images": "sciencessl.data_prep.ingest:images"},
+    train_options=WebViews,
+    prepare_options=WebPrepare,
+    tasks=TASKS,
+)
+"""What the engine knows of web photos."""

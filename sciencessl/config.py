@@ -1,0 +1,358 @@
+"""Settings: frozen dataclasses are the only truth; YAML layers and flags fill them, and each value knows its layer.
+
+Layers, later ones win: defaults -> scale -> method -> domain -> user files -> flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from sciencessl import registry
+from sciencessl.errors import ConfigError, did_you_mean, unknown_name
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule.
+
+    Attributes:
+        name: `lars` as in the BYOL paper, or `adamw` for small batches.
+        base_lr: Learning rate for a batch of 256; the peak is base_lr * batch / 256.
+        weight_decay: Of weights; biases and norm parameters have none.
+        momentum: Of LARS; first beta of AdamW.
+        warmup: Fraction of the run in which the learning rate rises, 0 to 1.
+    """
+
+    name: Literal["lars", "adamw"] = "lars"
+    base_lr: float = 0.2
+    weight_decay: float = 1.5e-6
+    momentum: float = 0.9
+    warmup: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0", "the BYOL paper uses 0.2 with lars")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)", "the usual value is 0.9")
+        _require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a fraction in [0, 1]", "the usual value is 0.01")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where and how it is computed. `auto` is measured once, at the start of a new run, and stored resolved.
+
+    Attributes:
+        precision: `float32`, `bfloat16` (autocast) or `auto`.
+        memory_format: `contiguous`, `channels_last` or `auto`.
+        device: `cpu`, `cuda` or `auto`.
+        threads: Threads of torch on the CPU; 0 means all cores.
+        workers: Loader processes; -1 means one less than the cores, at least 1, at most 8.
+    """
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    workers: int = -1
+
+    def __post_init__(self) -> None:
+        _require(self.threads >= 0, "compute.threads", self.threads, "0 or more", "0 means all cores")
+        _require(self.workers >= -1, "compute.workers", self.workers, "-1 or more", "-1 chooses")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """How often what is written, in steps.
+
+    Attributes:
+        every: Metrics.
+        monitor_every: Collapse gauge.
+        checkpoint_every: Checkpoints; the last two are kept.
+    """
+
+    every: int = 10
+    monitor_every: int = 50
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            _require(value >= 1, f"log.{entry.name}", value, "1 step or more", "the default is a good start")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One pretraining run.
+
+    Attributes:
+        data: Folder of the sealed store.
+        method: Name of a method, or FILE.py:NAME.
+        backbone: timm architecture; empty means the domain's own.
+        labels: Questions of the store's vote table, or class columns, that the label term learns from.
+        label_weight: Weight w of the label term, relative to the pair loss.
+        seed: Of weights, order and augmentation.
+        batch: Samples of one optimiser step.
+        accumulate: Micro-batches that a step is computed in; divides `batch`.
+        epochs: Length of the run in passes over split=train. One of epochs, steps and minutes is given.
+        steps: Length in optimiser steps.
+        minutes: Length in minutes, turned into steps by a short measurement at the start.
+        slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
+        init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
+    """
+
+    data: str
+    method: str = "byol"
+    backbone: str = ""
+    labels: tuple[str, ...] = ()
+    label_weight: float = 1.0
+    seed: int = 0
+    batch: int = 256
+    accumulate: int = 1
+    epochs: float = 0.0
+    steps: int = 0
+    minutes: float = 0.0
+    slots: int = 0
+    init_from: str = ""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.data), "data", self.data, "the folder of a store", "make one with `sciencessl prepare`")
+        _require(self.batch >= 2, "batch", self.batch, "2 or more", "batch statistics need more than one sample")
+        _require(
+            self.accumulate >= 1 and self.batch % self.accumulate == 0, "accumulate", self.accumulate,
+            f"a divisor of batch={self.batch}", "use 1, 2 or 4 with a batch that is a power of two",
+        )
+        _require(self.label_weight >= 0, "label_weight", self.label_weight, "0 or more", "1.0 is the default")
+        _require(
+            self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,
+            f"0 or a divisor of batch={self.batch}", "0 chooses",
+        )
+        lengths = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
+        _require(all(v >= 0 for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one")
+        _require(
+            sum(v > 0 for v in lengths.values()) <= 1, "epochs, steps, minutes", lengths, "at most one above 0",
+            "give the run one length",
+        )
+        _require(
+            self.method != "labels_only" or bool(self.labels), "labels", self.labels, "given with method labels_only",
+            "name questions or class columns with --labels",
+        )
+
+
+def _require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}; it must be {rule}. Fix: {fix}.")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One source of settings: its name as shown to people, and its nested values."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """A run's settings with those of its method and domain.
+
+    Attributes:
+        run: The run.
+        options: An instance of the method's `Options`.
+        views: An instance of the domain's `train_options`.
+        origin: Dotted name of every setting -> the layer that set it.
+    """
+
+    run: RunConfig
+    options: Any
+    views: Any
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as saved in `config.yaml`."""
+        return {
+            **_plain(dataclasses.asdict(self.run)),
+            "options": _plain(dataclasses.asdict(self.options)),
+            "views": _plain(dataclasses.asdict(self.views)),
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def preset_layers(scale: str, method: str, domain: str, user: Sequence[str | Path]) -> list[Layer]:
+    """Layers in their fixed order. A preset without a file (a plug-in's, say) adds nothing.
+
+    Raises:
+        ConfigError: For an unknown scale, or a user file that cannot be read.
+    """
+    layers = [_scale_layer(scale)]
+    if ".py:" not in method:
+        layers += _optional(files("sciencessl.configs") / "method" / f"{method}.yaml", f"method {method}")
+    module = registry.domain_module(domain)
+    if module:
+        layers += _optional(files(module) / "preset.yaml", f"domain {domain}")
+    return layers + [_user_layer(path) for path in user]
+
+
+def scales() -> list[str]:
+    """Names of the shipped scales."""
+    return sorted(entry.name[:-5] for entry in (files("sciencessl.configs") / "scale").iterdir()
+                  if entry.name.endswith(".yaml"))
+
+
+def _scale_layer(scale: str) -> Layer:
+    if scale not in scales():
+        raise ConfigError(unknown_name("scale", scale, scales()))
+    return Layer(f"scale {scale}", _read(files("sciencessl.configs") / "scale" / f"{scale}.yaml"))
+
+
+def _optional(path: Any, name: str) -> list[Layer]:
+    return [Layer(name, _read(path))] if path.is_file() else []
+
+
+def _user_layer(path: str | Path) -> Layer:
+    name = str(path)
+    if name.startswith("recipe/"):
+        recipe = files("sciencessl.configs") / "recipe" / f"{name.removeprefix('recipe/')}.yaml"
+        if recipe.is_file():
+            return Layer(name, _read(recipe))
+    if not Path(path).is_file():
+        raise ConfigError(f"--config {path}: there is no such file or recipe.")
+    return Layer(name, _read(Path(path)))
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, expected settings as `name: value`.")
+    return values or {}
+
+
+def build_config(
+    layers: Iterable[Layer], options_type: type, views_type: type, flags: Mapping[str, Any] | None = None
+) -> FullConfig:
+    """Merge layers deeply, check every name, and build the typed settings.
+
+    Args:
+        layers: In order; later ones win.
+        options_type: The method's `Options`.
+        views_type: The domain's `train_options`.
+        flags: Dotted name -> value, as typed (text is parsed as YAML) or as a Python value.
+
+    Raises:
+        ConfigError: For an unknown name (with its layer and the closest known one), a wrong type or a broken rule.
+    """
+    stack = [*layers, Layer("flags", nest(flags or {}))]
+    known = set(leaf_names(RunConfig)) | {
+        f"{prefix}.{name}" for prefix, kind in (("options", options_type), ("views", views_type))
+        for name in leaf_names(kind)
+    }
+    origin: dict[str, str] = dict.fromkeys(sorted(known), "default")
+    merged: dict[str, Any] = {}
+    for layer in stack:
+        for name, value in flatten(layer.values, known):
+            if name not in known:
+                raise ConfigError(f"{layer.name}: no setting named {name!r}.{did_you_mean(name, known)}")
+            origin[name] = layer.name
+            merged[name] = value
+    values = nest(merged)
+    options = parse_settings(options_type, values.pop("options", {}), "options.", origin)
+    views = parse_settings(views_type, values.pop("views", {}), "views.", origin)
+    return FullConfig(parse_settings(RunConfig, values, "", origin), options, views, origin)
+
+
+def parse_settings(kind: type, values: Mapping[str, Any], prefix: str, origin: Mapping[str, str]) -> Any:
+    """Build a settings dataclass from nested values, checking every type.
+
+    Raises:
+        ConfigError: Naming the setting, its layer, the value given and what was expected.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "settings")
+    try:
+        return parser.instantiate(parser.parse_object({"settings": dict(values)})).settings
+    except ArgumentError as error:
+        raise _readable(error, prefix, origin) from error
+
+
+def _readable(error: Exception, prefix: str, origin: Mapping[str, str]) -> ConfigError:
+    """The parser's message about one key, in our words."""
+    text = " ".join(str(error).split())
+    match = re.search(r'key "settings\.?([\w.]*)":\s*(.*)', text)
+    if match is None:
+        return ConfigError(f"settings: {text}")
+    name = f"{prefix}{match[1]}"
+    what = re.sub(r"<class '(\w+)'>", r"\1", match[2]).replace("typing.", "").replace("Expected a", "expected")
+    return ConfigError(f"{name} (set by {origin.get(name, 'a file')}): {what}")
+
+
+def leaf_names(kind: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a dataclass."""
+    names: list[str] = []
+    for entry in dataclasses.fields(kind):
+        group: Any = entry.default_factory
+        if dataclasses.is_dataclass(group):
+            names += leaf_names(group, f"{prefix}{entry.name}.")
+        else:
+            names.append(f"{prefix}{entry.name}")
+    return names
+
+
+def flatten(values: Mapping[str, Any], known: set[str], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as (dotted name, value); a mapping that is itself a setting's value is left whole."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        full = f"{prefix}{name}"
+        if isinstance(value, Mapping) and full not in known:
+            flat += flatten(value, known, f"{full}.")
+        else:
+            flat.append((full, value))
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names -> nested mappings."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    return nested
+
+
+def save_config(config: FullConfig, path: Path) -> None:
+    """Write the resolved settings as YAML; `load_config` reads them back to an equal `FullConfig`."""
+    path.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_config(path: Path, options_type: type, views_type: type) -> FullConfig:
+    """Read what `save_config` wrote.
+
+    Raises:
+        ConfigError: When it is missing or no longer valid.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: the folder is no run, or its run never started.")
+    return build_config([Layer(str(path), _read(path))], options_type, views_type)

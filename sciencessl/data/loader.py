@@ -1,0 +1,249 @@
+"""From a sealed store to batches of views: the worker yields whole batches of its rank, in the stored dtype.
+
+Nothing that a worker holds is needed to resume: which sample comes when, and how it is augmented, is a pure function
+of (seed, epoch, step), so the state of a run is the number of tickets taken.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from sciencessl.data.order import Order, augmentation_rng
+from sciencessl.registry import resolve
+from sciencessl.samples import Batch, Sample
+from sciencessl.spec import FieldSpec, View, ViewRandom
+from sciencessl.store.reader import SplitIndex, Store
+
+FORKSERVER_PRELOAD = ["sciencessl.data.loader"]
+
+
+class Decoder:
+    """Samples of a store by index, decoded. Picklable; opens the store on first use in each process.
+
+    Args:
+        store: The sealed store.
+        decode: `module:function` of the domain: stored bytes or array and its field -> (H, W, C).
+    """
+
+    def __init__(self, store: Store, decode: str) -> None:
+        self.store = store
+        self._target = decode
+
+    @functools.cached_property
+    def _decode(self) -> Callable[[bytes | np.ndarray, FieldSpec], np.ndarray]:
+        function: Callable[[bytes | np.ndarray, FieldSpec], np.ndarray] = resolve(self._target)
+        return function
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "_target": self._target}
+
+    def __call__(self, index: np.ndarray) -> list[Sample]:
+        """Decoded samples, in the order asked for."""
+        fields = self.store.header.fields
+        payloads = {name: self.store.payloads(name, index) for name in fields}
+        return [
+            Sample(
+                fields={name: self._decode(payloads[name][i], spec) for name, spec in fields.items()},
+                index=int(position),
+            )
+            for i, position in enumerate(index)
+        ]
+
+
+@dataclass(frozen=True)
+class ViewRandomness:
+    """The generators of one sample in one epoch: call it with the number of the view."""
+
+    seed: int
+    epoch: int
+    key: int
+
+    def __call__(self, view: int) -> np.random.Generator:
+        return augmentation_rng(self.seed, self.epoch, self.key, view)
+
+
+def apply_view(view: View, sample: Sample, random: ViewRandom) -> list[Sample]:
+    """The views of a sample; an error names the sample that it came from."""
+    try:
+        return view(sample, random)
+    except Exception as error:
+        error.add_note(f"while making views of the sample at index {sample.index}")
+        raise
+
+
+def collate(views: list[list[Sample]], names: list[str]) -> list[dict[str, torch.Tensor]]:
+    """B lists of V views -> V dictionaries of (B, C, H, W) tensors in the stored dtype."""
+    count = len(views[0])
+    return [
+        {name: _stack([sample[number].fields[name] for sample in views]) for name in names} for number in range(count)
+    ]
+
+
+def _stack(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+
+
+class BatchStream(IterableDataset[Batch]):
+    """The endless stream of one rank's batches, from any step on.
+
+    Args:
+        decoder: Reads and decodes samples.
+        order: Which sample stands where.
+        split: The samples that `order` orders.
+        views: Settings -> (train views, evaluation view); picklable, called once in each worker.
+        settings: The argument of `views`.
+        labels: Name -> labels of all N samples of the store, aligned with it.
+        fields: Fields whose views are wanted.
+        start_step: First step to yield.
+        rank: Of this process.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        order: Order,
+        split: SplitIndex,
+        views: Callable[[Any], tuple[View, View]],
+        settings: Any,
+        labels: Mapping[str, np.ndarray],
+        fields: list[str],
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.order = order
+        self.split = split
+        self._views = views
+        self._settings = settings
+        self.labels = dict(labels)
+        self.fields = fields
+        self.start_step = start_step
+        self.rank = rank
+        self.world = world
+
+    @functools.cached_property
+    def _train_view(self) -> View:
+        return self._views(self._settings)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_train_view"}
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.start_step + number
+        while True:
+            yield self.batch(step)
+            step += count
+
+    def batch(self, step: int) -> Batch:
+        """The rank's part of the global batch of a step."""
+        index = self.split.to_store(self.order.rank_slice(step, self.rank, self.world))
+        epochs = self.order.epochs(step)[self.order.rank_range(self.rank, self.world)]
+        keys = self.decoder.store.keys(index)
+        views = [
+            apply_view(self._train_view, sample, ViewRandomness(self.order.seed, int(epoch), _as_int(key)))
+            for sample, epoch, key in zip(self.decoder(index), epochs, keys, strict=True)
+        ]
+        return Batch(
+            views=collate(views, self.fields),
+            labels={name: torch.from_numpy(values[index]) for name, values in self.labels.items()},
+            ids=[key.tobytes().hex() for key in keys],
+            index=index,
+        )
+
+
+def _as_int(key: np.ndarray) -> int:
+    return int.from_bytes(key.tobytes(), "little")
+
+
+def make_loader(stream: IterableDataset[Any], workers: int) -> DataLoader[Any]:
+    """A DataLoader over a stream of whole batches.
+
+    Workers come from a fork server, never from a fork of the trainer: decoders and Zarr hold threads and locks. The
+    order of batches does not depend on their number.
+    """
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=False,
+    )
+
+
+def _context() -> Any:
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(FORKSERVER_PRELOAD)
+    return context
+
+
+def _start_worker(worker: int) -> None:
+    """One core a worker: the decoder's and torch's own threads would fight with the other workers."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class EvaluationStream(IterableDataset[Batch]):
+    """Evaluation views of given samples, once, in order, in batches.
+
+    Args:
+        decoder: Reads and decodes samples.
+        index: Store indices.
+        views: As in `BatchStream`.
+        settings: The argument of `views`.
+        fields: Fields whose views are wanted.
+        batch: Samples a batch.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        index: np.ndarray,
+        views: Callable[[Any], tuple[View, View]],
+        settings: Any,
+        fields: list[str],
+        batch: int = 256,
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.index = index
+        self._views = views
+        self._settings = settings
+        self.fields = fields
+        self.size = batch
+
+    @functools.cached_property
+    def _view(self) -> View:
+        return self._views(self._settings)[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_view"}
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        for start in range(number * self.size, len(self.index), count * self.size):
+            yield self._batch(self.index[start : start + self.size])
+
+    def _batch(self, index: np.ndarray) -> Batch:
+        keys = self.decoder.store.keys(index)
+        views = [
+            apply_view(self._view, sample, ViewRandomness(0, 0, _as_int(key)))
+            for sample, key in zip(self.decoder(index), keys, strict=True)
+        ]
+        return Batch(collate(views, self.fields), {}, [key.tobytes().hex() for key in keys], index)

@@ -1,0 +1,1 @@
+"""Few-label evaluation: budgets, frozen arms, metrics, statistics, and what pretraining saw."""

@@ -1,0 +1,101 @@
+"""What pretraining saw of a task: one mark for every table, plot and report.
+
+The rule, first match first:
+
+- `unknown`: the encoder is foreign (off-the-shelf weights), so nobody can tell.
+- `own`: the run learned from the task's own column.
+- `related`: a column that the run learned from, or that chose its training samples, has an origin in common with the
+  task's column or with a column that chooses the task's samples. The origins of a column are itself and all that
+  `derived_from` leads to, transitively. So votes simulated from the task's classes are related to the task, a task on
+  a column computed from those votes is related too, and so are two columns computed from one third.
+- `transductive`: no such labels, but test samples were among the training samples, unlabelled.
+- `none`: neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["none", "transductive", "related", "own", "unknown"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What pretraining saw of a task.
+
+    Attributes:
+        level: The one word.
+        sentence: For table foot, plot and report.
+        columns: Columns behind `related` or `own`, sorted.
+        transductive: Whether test samples were among the training samples, whatever `level` says.
+    """
+
+    level: Level
+    sentence: str
+    columns: tuple[str, ...] = ()
+    transductive: bool = False
+
+
+def origins(column: str, derived_from: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The column itself and every column that it derives from, transitively; circles are harmless."""
+    found: set[str] = set()
+    waiting = [column]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(derived_from.get(name, ()))
+    return frozenset(found)
+
+
+def what_pretraining_saw(
+    run_label_columns: Mapping[str, int],
+    task_column: str,
+    derived_from: Mapping[str, Sequence[str]],
+    train_keys_seen_test: bool,
+    foreign: bool,
+    run_selected_by: Sequence[str] = (),
+    task_where: Sequence[str] = (),
+) -> Mark:
+    """Mark one run against one task, by the rule at the head of this module (design section 8).
+
+    Args:
+        run_label_columns: Column or question that the run learned from -> number of labelled training samples.
+        task_column: The task's label column.
+        derived_from: Column -> columns that it was computed from, of all tables of run and task.
+        train_keys_seen_test: Whether any key of the test samples is among the run's training keys.
+        foreign: Whether the weights come from outside, so that their training is not on record.
+        run_selected_by: Label columns that chose the run's training samples (a population selected by a label).
+        task_where: Columns that choose the task's samples.
+    """
+    also = " Test samples were among the training samples." if train_keys_seen_test else ""
+    if foreign:
+        return Mark("unknown", "Unknown: foreign weights, whose training data are not on record.", (),
+                    train_keys_seen_test)
+    if task_column in run_label_columns:
+        count = run_label_columns[task_column]
+        text = f"The task's own labels were seen in pretraining: {task_column} ({count:,} labelled samples).{also}"
+        return Mark("own", text, (task_column,), train_keys_seen_test)
+    if task_column in run_selected_by:
+        text = f"The task's own labels chose the training samples: {task_column}.{also}"
+        return Mark("own", text, (task_column,), train_keys_seen_test)
+    related = _related(run_label_columns, (task_column, *task_where), derived_from)
+    selecting = _related(run_selected_by, (task_column, *task_where), derived_from)
+    if related or selecting:
+        named = [f"{name} ({run_label_columns[name]:,} labelled samples)" for name in related]
+        named += [f"{name} (chose the training samples)" for name in selecting]
+        text = f"Related labels were seen in pretraining: {', '.join(named)}.{also}"
+        return Mark("related", text, tuple(sorted({*related, *selecting})), train_keys_seen_test)
+    if train_keys_seen_test:
+        return Mark("transductive", "Test samples were seen in pretraining, without labels.", (), True)
+    return Mark("none", "Neither test samples nor related labels were seen in pretraining.")
+
+
+def _related(
+    columns: Iterable[str], task_columns: Sequence[str], derived_from: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The columns that share an origin with any of the task's, sorted."""
+    task = frozenset().union(*(origins(column, derived_from) for column in task_columns))
+    return sorted(column for column in columns if origins(column, derived_from) & task)

@@ -1,0 +1,6 @@
+"""One file a method; names only, so that listing imports nothing."""
+
+BUILTIN = {
+    "byol": "sciencessl.methods.byol:Byol",
+    "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
+}

@@ -1,0 +1,120 @@
+"""The protocol of a method: what the step asks for, and nothing about data, devices or optimisers.
+
+A method is one file. It owns an online encoder and whatever else it needs (heads, a target, a queue), says what its
+views are compared with, and updates what is not learned by gradient in `after_step`, once an optimiser step.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Online:
+    """What the online network made of the views; one entry a view.
+
+    Attributes:
+        representations: (B, F) pooled encoder outputs y: what is evaluated, and what label heads read.
+        projections: (B, D) projector outputs z; empty without a projector.
+        predictions: (B, D) predictor outputs p; empty without a predictor.
+    """
+
+    representations: list[Tensor]
+    projections: list[Tensor]
+    predictions: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """The pair loss of one micro-batch, as sums so that micro-batches and ranks add up.
+
+    Attributes:
+        total: Scalar, sum over rows of the loss that is minimised.
+        scale: Scalar without gradient, sum over rows of what the label term is scaled by. For cosine losses it is
+            the mean negative cosine over view pairs, in [-1, 1] a row, whatever the scale of the loss.
+        rows: Number of rows B.
+    """
+
+    total: Tensor
+    scale: Tensor
+    rows: int
+
+
+class Method(nn.Module):
+    """Base of every method.
+
+    Class attributes:
+        title: One line: name, and what it changes.
+        paper: Where it was published.
+        status: `verified` (read in official code), `reconstructed` (from the paper) or `ours`.
+        n_views: Views it wants of each sample.
+        Options: Frozen dataclass of its settings.
+
+    Args:
+        encoder: Maps (B, C, H, W) to (B, F) and has the attribute `num_features`.
+        options: An `Options`.
+        generator: Draws every initial weight that the encoder does not bring.
+    """
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    status: ClassVar[str]
+    n_views: ClassVar[int] = 2
+    Options: ClassVar[type]
+
+    def __init__(self, encoder: nn.Module, options: Any, generator: torch.Generator) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.options = options
+
+    @property
+    def features(self) -> int:
+        """F, the width of a representation."""
+        return int(self.encoder.num_features)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def online(self, views: Sequence[Tensor]) -> Online:
+        """Forward the online network, with gradient. Views are forwarded one after the other: batch statistics are
+        those of one view, as in the reference."""
+
+    def target(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Forward the target network, without gradient: one (B, D) tensor a view; none where there is no target."""
+        return []
+
+    def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss | None:
+        """Compare the views; None for a method that learns from labels alone."""
+        return None
+
+    def after_step(self, step: int, total: int) -> dict[str, float]:
+        """Update what gradient does not, after the optimiser, once a step; return what should be logged.
+
+        Args:
+            step: Index k of the step just taken, from 0.
+            total: Steps K of the whole run.
+        """
+        return {}
+
+
+def mlp(in_features: int, hidden: int, out_features: int, generator: torch.Generator) -> nn.Sequential:
+    """BYOL's head: Linear (bias) - BatchNorm - ReLU - Linear (no bias, no norm).
+
+    Weights are drawn by torch's rule, U(-1/sqrt(in), 1/sqrt(in)), from `generator`. Batch norm has eps 1e-5 and
+    decay 0.9. Source: BYOL's released code (byol/utils/networks.py); the initial distribution is torch's.
+    """
+    first = _linear(in_features, hidden, True, generator)
+    last = _linear(hidden, out_features, False, generator)
+    return nn.Sequential(first, nn.BatchNorm1d(hidden, eps=1e-5, momentum=0.1), nn.ReLU(inplace=True), last)
+
+
+def _linear(in_features: int, out_features: int, bias: bool, generator: torch.Generator) -> nn.Linear:
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias)  # type: ignore[no-untyped-call]
+    bound = in_features**-0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer

@@ -1,0 +1,87 @@
+"""BYOL: predict a slow copy's projection of the other view. No negatives. Source: arXiv 2006.07733."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sciencessl.errors import ConfigError
+from sciencessl.losses.regression import negative_cosine
+from sciencessl.methods.base import Method, Online, PairLoss, mlp
+from sciencessl.optim.schedules import target_momentum
+from sciencessl.optim.target import TargetUpdater
+
+
+@dataclass(frozen=True)
+class ByolOptions:
+    """Settings of BYOL; the defaults are the paper's.
+
+    Attributes:
+        hidden: Width of the hidden layer of projector and predictor.
+        out: Width of a projection.
+        tau_base: Target momentum at step 0, in [0, 1].
+        tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays.
+    """
+
+    hidden: int = 4096
+    out: int = 256
+    tau_base: float = 0.996
+    tau_schedule: Literal["cosine", "constant"] = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.out < 1:
+            raise ConfigError(f"options.hidden is {self.hidden}, options.out is {self.out}; both must be 1 or more.")
+        if not 0.0 <= self.tau_base <= 1.0:
+            raise ConfigError(f"options.tau_base is {self.tau_base}; it must be in [0, 1]. The paper's is 0.996.")
+
+
+class Byol(Method):
+    """Online encoder, projector and predictor; target encoder and projector, a moving average of the online ones.
+
+    `L = mean_B [2 - 2 cos(q(g(f(v1))), sg z'_2) + 2 - 2 cos(q(g(f(v2))), sg z'_1)]` (equation 2, symmetrised). The
+    target starts as a copy, runs in training mode on its own batch statistics, and moves after the optimiser.
+    """
+
+    title: ClassVar[str] = "BYOL: predict the target's projection of the other view"
+    paper: ClassVar[str] = "arXiv 2006.07733"
+    status: ClassVar[str] = "verified"
+    Options: ClassVar[type] = ByolOptions
+
+    def __init__(self, encoder: nn.Module, options: ByolOptions, generator: torch.Generator) -> None:
+        super().__init__(encoder, options, generator)
+        self.projector = mlp(self.features, options.hidden, options.out, generator)
+        self.predictor = mlp(options.out, options.hidden, options.out, generator)
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self._updater = TargetUpdater(
+            [(self.target_encoder, self.encoder), (self.target_projector, self.projector)], buffers="own"
+        )
+
+    def online(self, views: Sequence[Tensor]) -> Online:
+        """y, z and p of every view."""
+        representations = [self.encoder(view) for view in views]
+        projections = [self.projector(y) for y in representations]
+        return Online(representations, projections, [self.predictor(z) for z in projections])
+
+    def target(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """z' of every view."""
+        return [self.target_projector(self.target_encoder(view)) for view in views]
+
+    def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
+        """Both directions summed; the label scale is the mean negative cosine of the two."""
+        first = negative_cosine(online.predictions[0], targets[1])
+        second = negative_cosine(online.predictions[1], targets[0])
+        # 2 - 2 cos in each direction, written on the negative cosine that the label term needs as well.
+        rows = (2.0 + 2.0 * first) + (2.0 + 2.0 * second)
+        return PairLoss(rows.sum(), (0.5 * (first + second)).detach().sum(), len(first))
+
+    def after_step(self, step: int, total: int) -> dict[str, float]:
+        """Move the target with the momentum of this step's index."""
+        tau = target_momentum(step, total, self.options.tau_base, self.options.tau_schedule)
+        self._updater.update(tau)
+        return {"tau": tau}

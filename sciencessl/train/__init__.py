@@ -1,0 +1,1 @@
+"""The step (pure), its Lightning host, the run folder and checkpoints."""

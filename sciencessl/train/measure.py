@@ -1,0 +1,81 @@
+"""Measured once at the start of a new run: precision, memory format, and what a step costs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+GAIN = 1.10
+"""What a choice must win by to replace the default: a run should not change with the noise of a measurement."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Precision and memory format, and the images a second of each candidate."""
+
+    precision: str
+    memory_format: str
+    measured: dict[str, float]
+
+
+def choose(
+    encoder: nn.Module, shape: tuple[int, ...], precision: str, memory_format: str, device: torch.device
+) -> Choice:
+    """Time forward and backward of an encoder in each allowed combination.
+
+    The default (float32, contiguous) stays unless another is faster by more than 10 %. Weights, statistics and
+    generators of `encoder` are left as they are: a copy is timed.
+
+    Args:
+        encoder: (B, C, H, W) -> (B, F).
+        shape: (B, C, H, W) of a batch of one view.
+        precision: `auto` or the only one allowed.
+        memory_format: `auto` or the only one allowed.
+        device: Where to time.
+    """
+    precisions = ["float32", "bfloat16"] if precision == "auto" else [precision]
+    formats = ["contiguous", "channels_last"] if memory_format == "auto" else [memory_format]
+    candidates = list(itertools.product(precisions, formats))
+    if len(candidates) == 1:
+        return Choice(*candidates[0], {})
+    rates = {pair: _images_per_second(encoder, shape, *pair, device) for pair in candidates}
+    best = candidates[0]
+    for pair, rate in rates.items():
+        if rate > rates[best] and rate > GAIN * rates[candidates[0]]:
+            best = pair
+    return Choice(*best, {"/".join(pair): round(rate, 1) for pair, rate in rates.items()})
+
+
+def _images_per_second(
+    encoder: nn.Module, shape: tuple[int, ...], precision: str, memory_format: str, device: torch.device
+) -> float:
+    import copy
+
+    layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+    model = copy.deepcopy(encoder).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    images = torch.zeros(shape, device=device).contiguous(memory_format=layout)
+
+    def once() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            features = model(images)
+        features.float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return shape[0] / best_time(once)
+
+
+def best_time(function: Callable[[], None], repeats: int = 3) -> float:
+    """Seconds of the fastest of `repeats` calls, after one to warm up: the least disturbed one."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,103 @@
+"""Rotation, crop and flips in one resampling: for fields where no direction is up."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+
+Range = tuple[float, float]
+
+
+class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is untyped
+    """A square window of random place, size, aspect and angle, resampled once.
+
+    Rotating first and cropping afterwards would interpolate twice; here one affine map does both, so that noise and
+    the PSF are smoothed once. Outside the image its reflection is seen. An image that would shrink more than twice is
+    first averaged down by a whole factor, since four taps would alias. Source: ours.
+
+    Args:
+        size: Side of the result in pixels.
+        area: Window area over image area, drawn uniformly.
+        aspect: Width over height of the window, drawn log-uniformly.
+        rotate: Any angle when True; otherwise upright.
+        flips: Mirror along each axis with probability 1/2.
+        shift: Largest distance of the window's centre from where it still fits, as a fraction of the slack; 1 allows
+            every place at which an upright window lies inside the image.
+    """
+
+    def __init__(
+        self, size: int, area: Range, aspect: Range = (1.0, 1.0), rotate: bool = True, flips: bool = True,
+        shift: float = 1.0,
+    ) -> None:
+        super().__init__(p=1.0)
+        self.size = size
+        self.area = area
+        self.aspect = aspect
+        self.rotate = rotate
+        self.flips = flips
+        self.shift = shift
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the window of this image."""
+        height, width = params["shape"][:2]
+        rng = self.random_generator
+        side = math.sqrt(rng.uniform(*self.area) * height * width)
+        ratio = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
+        window = (side * math.sqrt(ratio), side / math.sqrt(ratio))
+        slack = (max(width - window[0], 0.0), max(height - window[1], 0.0))
+        centre = tuple(
+            extent / 2 + self.shift * free * (rng.random() - 0.5)
+            for extent, free in zip((width, height), slack, strict=True)
+        )
+        angle = rng.uniform(0.0, 2 * math.pi) if self.rotate else 0.0
+        mirror = (rng.random() < 0.5, rng.random() < 0.5) if self.flips else (False, False)
+        return {"window": window, "centre": centre, "angle": angle, "mirror": mirror}
+
+    def apply(
+        self, img: np.ndarray, window: Range, centre: Range, angle: float, mirror: tuple[bool, bool], **params: Any
+    ) -> np.ndarray:
+        """(H, W, C) -> (size, size, C) of the same dtype."""
+        factor = max(int(min(window) / self.size), 1)
+        if factor > 1:
+            height, width = img.shape[0] // factor, img.shape[1] // factor
+            img = cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
+        out = cv2.warpAffine(
+            img, self._matrix(window, centre, angle, mirror, factor), (self.size, self.size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+        )
+        result: np.ndarray = out.reshape(self.size, self.size, -1)
+        return result
+
+    def _matrix(
+        self, window: Range, centre: Range, angle: float, mirror: tuple[bool, bool], factor: int
+    ) -> np.ndarray:
+        """Pixel of the result -> pixel of the (shrunk) image; pixel centres are at whole numbers."""
+        scale = np.array(window) / self.size * np.where(mirror, -1.0, 1.0)
+        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        linear = rotation * scale
+        middle = (self.size - 1) / 2
+        offset = np.array(centre) - 0.5 - linear @ np.array([middle, middle])
+        full = np.column_stack([linear, offset])
+        # The centre of a shrunk pixel k lies at (k + 0.5) * factor - 0.5 of the full image.
+        full[:, 2] = (full[:, 2] + 0.5) / factor - 0.5
+        full[:, :2] /= factor
+        return full
+
+
+def centre_window(image: np.ndarray, fraction: float, size: int) -> np.ndarray:
+    """The middle square of an image, (H, W, C) -> (size, size, C): what is evaluated.
+
+    Args:
+        fraction: Side of the window over the shorter side of the image, in (0, 1].
+        size: Side of the result in pixels; shrinking averages areas.
+    """
+    side = max(round(min(image.shape[:2]) * fraction), 1)
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    window = image[top : top + side, left : left + side]
+    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    resized: np.ndarray = cv2.resize(window, (size, size), interpolation=how).reshape(size, size, -1)
+    return resized
