@@ -156,7 +156,8 @@ def _draw_flux(n: int, rng: np.random.Generator) -> np.ndarray:
     mag_g = mag_r + colour + rng.normal(0, 0.05, n)
     mag_z = mag_r - 0.8 * colour + rng.normal(0, 0.05, n)
     magnitudes: np.ndarray = np.stack([mag_g, mag_r, mag_z], axis=1)
-    return 10 ** (0.4 * (22.5 - magnitudes))
+    flux: np.ndarray = 10 ** (0.4 * (22.5 - magnitudes))
+    return flux
 
 
 def _axes(centre: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,8 +182,8 @@ def _profile(r: np.ndarray, radius: np.ndarray, index: np.ndarray) -> np.ndarray
 
 
 def _unit(light: np.ndarray) -> np.ndarray:
-    total: np.ndarray = light.sum(axis=(1, 2), keepdims=True)
-    return light / total
+    scaled: np.ndarray = light / light.sum(axis=(1, 2), keepdims=True)
+    return scaled
 
 
 def _elliptical(g: Galaxies, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +210,8 @@ def _turn(x: np.ndarray, y: np.ndarray, g: Galaxies, axis: int) -> np.ndarray:
     """Coordinates along (0) and across (1) the bar, which points to where an arm starts."""
     start = g.phase / g.arms
     cos, sin = _column(np.cos(start)), _column(np.sin(start))
-    return x * cos + y * sin if axis == 0 else y * cos - x * sin
+    turned: np.ndarray = x * cos + y * sin if axis == 0 else y * cos - x * sin
+    return turned
 
 
 def _arm_pattern(g: Galaxies, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -222,7 +224,9 @@ def _arm_pattern(g: Galaxies, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np
     # Near the nucleus the crests are finer than a pixel: fade into an even disc.
     inside = np.clip((r / start - 0.7) / 0.6, 0, 1)
     # Arms shine further out than the disc, as star formation does.
-    return (inside * crest + (1 - inside) * 0.3) * np.exp(0.25 * np.minimum(r / _column(g.radius), 3.0))
+    outwards = np.exp(0.25 * np.minimum(r / _column(g.radius), 3.0))
+    pattern: np.ndarray = outwards * (inside * crest + (1 - inside) * 0.3)
+    return pattern
 
 
 def _patches(n: int, depth: float, rng: np.random.Generator) -> np.ndarray:
@@ -256,8 +260,9 @@ def _colour(g: Galaxies, old: np.ndarray, young: np.ndarray) -> np.ndarray:
 def _bins(values: np.ndarray, centres: tuple[float, ...], width: float) -> np.ndarray:
     """Soft membership of values in bins around centres: a Gaussian kernel, normalised; (N, bins)."""
     distance = (values[:, None] - np.asarray(centres)) / width
-    near: np.ndarray = np.exp(-0.5 * distance**2) + 1e-6
-    return near / near.sum(axis=1, keepdims=True)
+    near = np.exp(-0.5 * distance**2) + 1e-6
+    shares: np.ndarray = near / near.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _binary(yes: np.ndarray) -> np.ndarray:

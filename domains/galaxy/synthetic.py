@@ -46,7 +46,7 @@ def synthetic_survey(folder: Path, rng: np.random.Generator, n: int) -> Path:
     state writes the same bytes.
 
     Args:
-        folder: Where to write; made if missing.
+        folder: Where to write; made if missing. Give a new one: files of an earlier call would stay.
         rng: Source of all draws.
         n: Number of galaxies, 1 or more; classes are as equal in number as N allows.
 

@@ -64,7 +64,7 @@ def synthetic_tiles(folder: Path, rng: np.random.Generator, n: int) -> Path:
     same bytes. All numbers but the stain vectors are ours.
 
     Args:
-        folder: Where to write; made if missing.
+        folder: Where to write; made if missing. Give a new one: files of an earlier call would stay.
         rng: Source of all draws.
         n: Number of tiles, 1 or more; classes are as equal in number as N allows.
 

@@ -29,7 +29,7 @@ def synthetic_photos(folder: Path, rng: np.random.Generator, n: int) -> Path:
     are what an ingest must refuse with a reason. The same generator state writes the same bytes. All numbers are ours.
 
     Args:
-        folder: Where to write; made if missing.
+        folder: Where to write; made if missing. Give a new one: files of an earlier call would stay.
         rng: Source of all draws.
         n: Number of good photos, 1 or more; classes are as equal in number as N allows, and about 15 % of each
             class go to val and to test. The broken files come on top.
