@@ -131,6 +131,10 @@ class RunConfig:
             self.accumulate >= 1 and self.batch % self.accumulate == 0, "accumulate", self.accumulate,
             f"a divisor of batch={self.batch}", "use 1, 2 or 4 with a batch that is a power of two",
         )
+        _require(
+            self.batch // self.accumulate >= 2, "accumulate", self.accumulate, f"at most half of batch={self.batch}",
+            "batch statistics need two samples in each micro-batch",
+        )
         _require(self.label_weight >= 0, "label_weight", self.label_weight, "0 or more", "1.0 is the default")
         _require(
             self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sciencessl.losses.linear import uniform_linear
+
 
 @dataclass(frozen=True)
 class Online:
@@ -113,8 +115,8 @@ def mlp(in_features: int, hidden: int, out_features: int, generator: torch.Gener
 
 
 def _linear(in_features: int, out_features: int, bias: bool, generator: torch.Generator) -> nn.Linear:
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias)  # type: ignore[no-untyped-call]
     bound = in_features**-0.5
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    layer = uniform_linear(in_features, out_features, bound, (-bound, bound), generator)
+    if not bias:
+        layer.bias = None
     return layer

@@ -1,0 +1,182 @@
+"""The run folder: what a run writes, and what others read of it.
+
+`config.yaml overrides.txt environment.json cost.json train.log metrics.jsonl checkpoints/ exported/ report/`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sciencessl.errors import RunError
+from sciencessl.spec import InputStats
+from sciencessl.store.files import write_atomic
+
+MODEL = "exported/model.json"
+WEIGHTS = "exported/encoder.safetensors"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+COST = "cost.json"
+LIBRARIES = ("sciencessl", "torch", "timm", "lightning", "albumentations", "numpy", "zarr", "pyarrow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What it takes to use an exported encoder, and what it saw.
+
+    Attributes:
+        domain: Name of the domain.
+        method: Name of the method.
+        backbone: timm architecture.
+        field: Field of a sample that the encoder sees.
+        channels: Names of its input channels.
+        features: F.
+        stats: Input statistics.
+        views: The domain's view settings.
+        steps: Optimiser steps taken.
+        images: Source images seen.
+        seed: Of the run.
+        store: Folder of the training store, as given.
+        store_digest: Its manifest digest.
+        table_digests: Of the tables beside it, as they were read.
+        label_columns: Columns whose labels the run saw.
+        label_note: Where those labels come from, in words.
+        init_from: Where the encoder started from; empty for a fresh one.
+    """
+
+    domain: str
+    method: str
+    backbone: str
+    field: str
+    channels: tuple[str, ...]
+    features: int
+    stats: InputStats
+    views: Mapping[str, Any]
+    steps: int
+    images: int
+    seed: int
+    store: str
+    store_digest: str
+    table_digests: Mapping[str, str] = field(default_factory=dict)
+    label_columns: tuple[str, ...] = ()
+    label_note: str = ""
+    init_from: str = ""
+
+
+def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
+    """Write the encoder as safetensors, then the card that makes it count."""
+    from safetensors.torch import save_file
+
+    (run / "exported").mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    temporary = run / "exported" / ".encoder.tmp"
+    save_file(state, temporary)
+    temporary.replace(run / WEIGHTS)
+    write_atomic(run / MODEL, json.dumps(asdict(card), indent=1).encode())
+
+
+def read_model(run: Path) -> ModelCard:
+    """The card of a finished run.
+
+    Raises:
+        RunError: When the folder holds none.
+    """
+    path = run / MODEL
+    if not path.is_file():
+        begun = (run / CONFIG).is_file()
+        fix = "The run did not finish: continue it with `sciencessl pretrain --resume`." if begun else "It is no run."
+        raise RunError(f"{run} has no exported model ({MODEL}). {fix}")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    stats = {name: tuple(v) if isinstance(v, list) else v for name, v in values.pop("stats").items()}
+    for name in ("channels", "label_columns"):
+        values[name] = tuple(values[name])
+    return ModelCard(stats=InputStats(**stats), **values)
+
+
+def begin(run: Path, overwrite: bool) -> None:
+    """Make an empty run folder.
+
+    Raises:
+        RunError: When something is there already and `overwrite` is not set.
+    """
+    if run.exists() and any(run.iterdir()):
+        if not overwrite:
+            raise RunError(
+                f"{run} exists and is not empty. --resume continues that run, --overwrite deletes it, "
+                "or choose another --out."
+            )
+        if not (run / CONFIG).is_file():
+            raise RunError(f"{run} is no run folder (no {CONFIG}), so --overwrite will not delete it; remove it yourself.")
+        shutil.rmtree(run)
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and threads: what one would want to know when numbers differ."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "argv": sys.argv[1:],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line.
+
+    Args:
+        run: Run folder.
+        step: Lines after this step are dropped: a resumed run writes them again, the same.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.path = run / METRICS
+        kept = [row for row in read_metrics(run) if row["step"] <= step]
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(dict(row)) + "\n")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines of `metrics.jsonl`; a torn last line is left out."""
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric, where it was logged."""
+    found = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
