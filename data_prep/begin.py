@@ -1,0 +1,164 @@
+"""Beginning, resuming or refusing a store: what lies at the output decides, and nothing foreign is ever deleted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from sciencessl.data_prep.plan import Plan, inputs_digest
+from sciencessl.data_prep.source import Input, Source, Task
+from sciencessl.errors import StoreError
+from sciencessl.store import format as zpack
+from sciencessl.store.reader import read_header
+from sciencessl.store.seal import read_receipt
+from sciencessl.store.writer import Refusal, create_store
+
+
+@contextmanager
+def clear_os_errors(out: Path) -> Iterator[None]:
+    """Turn an error of the file system into a `StoreError` that says what is kept and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error.strerror or error}. Rows with a receipt are complete and stay; make room or "
+            "fix permissions and run the same command again to go on."
+        ) from error
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a `zpack` store, finished, begun or damaged."""
+    try:
+        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
+        return str(attributes["format"]).startswith("zpack/")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def begin(out: Path, plan: Plan, overwrite: bool) -> zpack.StoreHeader:
+    """Make the store, or find the one that this plan began.
+
+    Args:
+        out: Folder of the store; absent, empty, or a store.
+        plan: What is to be prepared.
+        overwrite: Delete a store that lies there first, whatever is in it.
+
+    Returns:
+        The header found or made; its `sealed` says whether the store is finished.
+
+    Raises:
+        StoreError: For a folder that is no store, or a store of another plan; says what differs.
+    """
+    occupied = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if occupied and not is_store(out):
+        raise StoreError(
+            f"{out} exists and is no store, so it is left alone. Choose another --out; --overwrite deletes stores only."
+        )
+    if occupied and not overwrite:
+        header = read_header(out)
+        differing = differences(out, header, plan)
+        if differing:
+            raise StoreError(
+                f"{out} was prepared from something else: {'; '.join(differing)}. Choose another --out, or pass "
+                "--overwrite to delete it and start anew."
+            )
+        if header.sealed or any((out / "receipts").glob("*.json")):
+            return header
+    # Laid beside and renamed: a kill never leaves half a header, and what is deleted here is always a store.
+    fresh = out.with_name(f".{out.name}.begin")
+    shutil.rmtree(fresh, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    create_store(fresh, plan.header, plan.row_bytes)
+    if occupied:
+        shutil.rmtree(out)
+    fresh.rename(out)
+    return plan.header
+
+
+def differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
+    """How a store's plan differs from a new one, in words; empty when it does not."""
+    if header.plan_digest == plan.header.plan_digest and header.config_digest == plan.header.config_digest:
+        return []
+    found = []
+    for name in ("domain", "source"):
+        old, new = getattr(header, name), getattr(plan.header, name)
+        found += [f"{name} {old!r} instead of {new!r}"] if old != new else []
+    for name in sorted({*header.settings, *plan.header.settings}):
+        old, new = header.settings.get(name), plan.header.settings.get(name)
+        found += [f"{name} was {old}, is {new}"] if old != new else []
+    if dict(header.fields) != dict(plan.header.fields):
+        found.append("fields differ")
+    found += _id_differences(out, header, plan)
+    return found or ["paths, splits, groups or kept columns of some samples changed"]
+
+
+def _id_differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
+    old: set[str] = set()
+    for row in range(header.rows):
+        for name in (zpack.rows_file(row), zpack.refused_file(row)):
+            if (out / name).is_file():
+                old.update(pq.read_table(out / name, columns=["id"])["id"].to_pylist())
+    new = {entry.id for task in plan.tasks for entry in task.inputs}
+    # A store that is only begun does not know all of its ids.
+    counts = {"added": len(new - old) if header.sealed else 0, "removed": len(old - new)}
+    return [f"{count} ids {what}" for what, count in counts.items() if count]
+
+
+def is_done(out: Path, task: Task, config_digest: str, source: Source, verify_inputs: bool) -> bool:
+    """Whether a row is committed and its inputs are what they were: by size and time, or by content.
+
+    A damaged receipt commits nothing.
+    """
+    try:
+        receipt = read_receipt(out, task.row)
+    except StoreError:
+        return False
+    if receipt is None or receipt.config_digest != config_digest:
+        return False
+    if not verify_inputs:
+        return receipt.inputs_digest == inputs_digest(task.inputs)
+    return _same_content(out, task, source)
+
+
+def _same_content(out: Path, task: Task, source: Source) -> bool:
+    rows = pq.read_table(out / zpack.rows_file(task.row))
+    stored: dict[str, str] = {}
+    if rows.num_rows:
+        stored = dict(zip(rows["file"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
+    refused = dict(_refusals(out, task.row))
+    return all(
+        source.fingerprint(entry) == stored[entry.file] if entry.file in stored
+        else _refused_again(source, entry, refused)
+        for entry in task.inputs
+    )
+
+
+def _refusals(out: Path, row: int) -> Iterator[tuple[str, str]]:
+    table = pq.read_table(out / zpack.refused_file(row))
+    yield from zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+
+
+def _refused_again(source: Source, entry: Input, refused: dict[str, str]) -> bool:
+    items = list(source.read(Task(0, (entry,))))
+    return bool(items) and all(isinstance(i, Refusal) and refused.get(i.id) == i.reason for i in items)
+
+
+def require_unchanged(out: Path, plan: Plan, done: Callable[[Task], bool], verify_inputs: bool) -> None:
+    """Refuse to call a sealed store up to date when its inputs are not what they were.
+
+    Raises:
+        StoreError: Naming how many rows and an input of the first.
+    """
+    changed = [task for task in plan.tasks if not done(task)]
+    if changed:
+        how = "other contents" if verify_inputs else "another size or modification time"
+        hint = "" if verify_inputs else " If only times changed, --verify-inputs compares contents."
+        raise StoreError(
+            f"{out} is sealed, but files of {len(changed)} of its {len(plan.tasks)} rows have {how} now (the first row "
+            f"holds {changed[0].inputs[0].file!r}).{hint} Choose another --out, or pass --overwrite to start anew."
+        )

@@ -1,0 +1,255 @@
+"""Catalogues: CSV, Parquet and FITS tables read without losing a digit of an identifier, and folder names as one."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from sciencessl.data_prep.listing import CATALOGUE_NAMES, TABLE_SUFFIXES, Listing, Reader, has_suffix
+from sciencessl.data_prep.split import SPLIT_NAMES
+from sciencessl.errors import ConfigError, DataError, MissingExtraError
+
+FLOAT_INTEGERS = 2**53
+"""Above this a float column cannot tell neighbouring integers apart."""
+_LEADING_ZERO = re.compile(r"^[+-]?0[0-9]")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A table of samples.
+
+    Attributes:
+        data: Columns as read; those of a CSV are all text.
+        where: The file in words, or empty when the table was made from folder names.
+        folder: Folder on disk that `file` is relative to, or None inside an archive.
+        prefix: The same folder relative to the listing's root, with a final `/` unless empty.
+        made: Column -> how it was made, for tables that were made from folder names.
+    """
+
+    data: pa.Table
+    where: str
+    folder: Path | None
+    prefix: str
+    made: dict[str, str] = field(default_factory=dict)
+
+
+def find_catalogue(listing: Listing, reader: Reader, explicit: str) -> Catalogue | None:
+    """Read the catalogue that was named, or the one that lies in the source or beside its archive.
+
+    Raises:
+        ConfigError: When the named file does not exist, or several could be meant.
+        DataError: When it cannot be read, or has no rows.
+    """
+    if explicit:
+        return _from_disk(_existing(explicit, listing), listing)
+    tops = [name for name in listing.tables if _is_top(name, listing)]
+    folders = {posixpath.dirname(name) for name in tops}
+    if len(folders) > 1:
+        raise ConfigError(f"several catalogues were found: {', '.join(sorted(tops))}. Choose one with --catalogue.")
+    if tops:
+        name = min(tops, key=_preference)
+        ref = listing.tables[name]
+        prefix = f"{posixpath.dirname(name)}/".lstrip("/")
+        if not ref.member:
+            return _from_disk(Path(ref.path), listing)
+        return _catalogue(reader.read(ref), f"{ref.path}:{ref.member}", None, prefix)
+    beside = _beside(listing)
+    return None if beside is None else _from_disk(beside, listing)
+
+
+def _preference(name: str) -> tuple[int, str]:
+    base = posixpath.basename(name).lower()
+    # A table that was given as a source by its own name comes before those that were merely found.
+    return (CATALOGUE_NAMES.index(base) if base in CATALOGUE_NAMES else -1, name)
+
+
+def _is_top(name: str, listing: Listing) -> bool:
+    """In the root, in a source's own top folder, or in the one folder that everything lies in."""
+    folder = posixpath.dirname(name)
+    return not folder or all(file.startswith(f"{folder}/") for file in listing.files)
+
+
+def _existing(explicit: str, listing: Listing) -> Path:
+    for path in (Path(explicit).expanduser(), listing.root / explicit):
+        if path.is_file():
+            return path.absolute()
+    raise ConfigError(
+        f"catalogue {explicit!r} does not exist, neither from the current folder nor in {listing.root}; expected a "
+        ".csv, .parquet or .fits file."
+    )
+
+
+def _beside(listing: Listing) -> Path | None:
+    """A table next to an archive, or in the folder of files that were given one by one."""
+    if listing.root.is_file():
+        own = [listing.root.with_suffix(suffix) for suffix in TABLE_SUFFIXES]
+        candidates = [*own, *(listing.root.parent / name for name in CATALOGUE_NAMES)]
+    else:
+        candidates = [listing.root / name for name in CATALOGUE_NAMES]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _from_disk(path: Path, listing: Listing) -> Catalogue:
+    inside = listing.root.is_dir() and path.parent.is_relative_to(listing.root)
+    prefix = path.parent.relative_to(listing.root).as_posix() if inside else "."
+    return _catalogue(path, str(path), path.parent, "" if prefix == "." else f"{prefix}/")
+
+
+def _catalogue(content: Path | bytes, where: str, folder: Path | None, prefix: str) -> Catalogue:
+    try:
+        data = read_table(content, where)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise DataError(f"catalogue {where} cannot be read: {str(error).splitlines()[0]}.") from error
+    repeated = sorted({name for name in data.column_names if data.column_names.count(name) > 1})
+    if repeated:
+        raise DataError(f"catalogue {where} has more than one column named {repeated[0]!r}; rename or drop one.")
+    if not data.num_rows:
+        raise DataError(f"catalogue {where} has columns ({', '.join(data.column_names)}) but no rows.")
+    return Catalogue(data, where, folder, prefix)
+
+
+def read_table(content: Path | bytes, where: str) -> pa.Table:
+    """Read a CSV (every column as text, empty cells as null), Parquet or FITS table by the suffix of `where`.
+
+    Raises:
+        ConfigError: For another suffix.
+        MissingExtraError: When a FITS table needs astropy and it is not installed.
+        DataError: When a FITS file holds no table.
+        pyarrow.ArrowException: When the bytes are not what the suffix says.
+    """
+    if has_suffix(where, (".csv", ".tsv", ".txt")):
+        return _read_csv(content if isinstance(content, bytes) else content.read_bytes())
+    if has_suffix(where, (".parquet", ".pq")):
+        return pq.read_table(pa.BufferReader(content) if isinstance(content, bytes) else content)
+    if has_suffix(where, (".fits", ".fit", ".fits.gz")):
+        return _read_fits(content, where)
+    raise ConfigError(f"catalogue {where}: expected a file ending in .csv, .parquet or .fits.")
+
+
+def _read_csv(raw: bytes) -> pa.Table:
+    header = raw.split(b"\n", 1)[0]
+    delimiter = max((",", ";", "\t"), key=lambda mark: (header.count(mark.encode()), mark == ","))
+    # Quoted cells may hold line ends (comments of volunteers); without the flag such a file splits in the wrong place.
+    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    names = pacsv.open_csv(io.BytesIO(raw), parse_options=parse).schema.names
+    convert = pacsv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
+    table = pacsv.read_csv(io.BytesIO(raw), parse_options=parse, convert_options=convert)
+    return table.rename_columns([name.strip() for name in table.column_names])
+
+
+def _read_fits(content: Path | bytes, where: str) -> pa.Table:
+    try:
+        from astropy.io import fits
+    except ImportError as error:
+        raise MissingExtraError(
+            f"reading the FITS table {where} needs astropy; install it with: pip install 'sciencessl[galaxy]'"
+        ) from error
+    with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False) as units:
+        tables = [unit for unit in units if isinstance(unit, fits.BinTableHDU | fits.TableHDU)]
+        tables = [unit for unit in tables if not isinstance(unit, fits.CompImageHDU)]
+        if not tables:
+            raise DataError(f"catalogue {where} is a FITS file without a table.")
+        columns = {name: _fits_column(tables[0].data[name]) for name in tables[0].columns.names}
+    return pa.table({name: values for name, values in columns.items() if values is not None})
+
+
+def _fits_column(values: Any) -> pa.Array | None:
+    """One column in native byte order; None for columns with more than one number a row."""
+    values = np.asarray(values)
+    if values.ndim != 1:
+        return None
+    if values.dtype.kind in "SU":
+        words = [str(word).strip() for word in values.astype("U")]
+        return pa.array([word or None for word in words], pa.string())
+    return pa.array(values.astype(values.dtype.newbyteorder("=")))
+
+
+def as_text(data: pa.Table, column: str, where: str = "") -> list[str | None]:
+    """A column as text without losing digits; surrounding spaces go, empty cells are None.
+
+    Raises:
+        DataError: For identifiers stored as floats that no longer tell integers apart.
+    """
+    values = data[column]
+    if pa.types.is_floating(values.type):
+        values = _whole_floats(values, column, where)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    text = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    return [word or None for word in text.to_pylist()]
+
+
+def _whole_floats(values: pa.ChunkedArray, column: str, where: str) -> pa.ChunkedArray:
+    numbers = values.cast(pa.float64()).to_numpy()
+    numbers = numbers[np.isfinite(numbers)]
+    if numbers.size and np.all(numbers == np.floor(numbers)):
+        if np.abs(numbers).max() >= FLOAT_INTEGERS:
+            raise DataError(
+                f"{where}: column {column!r} holds whole numbers of 16 or more digits as floats, so their last digits "
+                "are lost already. Write the column as text or 64-bit integers."
+            )
+        empty = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+        return empty.cast(pa.int64())
+    return values
+
+
+def tidy(data: pa.Table, column: str) -> list[Any]:
+    """A column as whole numbers, floats, booleans or text, whichever holds all of its values; empty cells are None."""
+    values = data[column]
+    if pa.types.is_boolean(values.type):
+        return list(values.to_pylist())
+    if pa.types.is_string(values.type) and any(_LEADING_ZERO.match(v) for v in values.to_pylist() if v):
+        return as_text(data, column)
+    for kind in (pa.int64(), pa.float64()):
+        if kind == pa.int64() and pa.types.is_floating(values.type):
+            continue
+        if kind == pa.float64() and pa.types.is_integer(values.type):
+            continue
+        try:
+            return list(values.cast(kind).to_pylist())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+    return as_text(data, column)
+
+
+def from_folders(listing: Listing) -> Catalogue:
+    """A table made from names: sub-folders train, val and test become `split`, the folders below them `class`.
+
+    Without such sub-folders the first folder becomes `class`, if there are two or more and no image lies beside them.
+    A folder that everything lies in is passed over, unless it is called train, val or test.
+    """
+    names = sorted(listing.files)
+    parts = _below_shared([name.split("/") for name in names])
+    columns: dict[str, list[str]] = {"file": names}
+    made: dict[str, str] = {}
+    if all(len(p) > 1 and p[0].lower() in SPLIT_NAMES for p in parts):
+        columns["split"] = [p[0] for p in parts]
+        made["split"] = f"the folders {', '.join(sorted(set(columns['split'])))}"
+        parts = [p[1:] for p in parts]
+        is_class = all(len(p) > 1 for p in parts)
+    else:
+        is_class = all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) > 1
+    if is_class:
+        columns["class"] = [p[0] for p in parts]
+        made["class"] = f"the {len(set(columns['class']))} folders that the images lie in"
+    folder = listing.root if listing.root.is_dir() else None
+    return Catalogue(pa.table(columns), "", folder, "", made)
+
+
+def _below_shared(parts: list[list[str]]) -> list[list[str]]:
+    while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1 and parts[0][0].lower() not in SPLIT_NAMES:
+        parts = [p[1:] for p in parts]
+    return parts

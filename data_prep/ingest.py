@@ -1,0 +1,147 @@
+"""The source `images`, offered by every image domain: image files or FITS stamps, a catalogue or class folders."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from sciencessl.data_prep.decode import Canonical, Refused, canonicalise, hash_bytes, hash_pixels
+from sciencessl.data_prep.listing import MAX_FILE_BYTES, Reader
+from sciencessl.data_prep.manifest import are_stamps, read_manifest
+from sciencessl.data_prep.settings import PrepareSettings
+from sciencessl.data_prep.source import Input, Item, Source, Task
+from sciencessl.data_prep.stamps import Shape, read_stamp, stamp_field
+from sciencessl.errors import ConfigError
+from sciencessl.spec import DomainSpec, FieldSpec
+from sciencessl.store.format import sample_key
+from sciencessl.store.writer import PreparedSample, Refusal
+
+NAME = "images"
+SHAPE_SAMPLE = 256
+"""Stamps looked at to learn the shape of most."""
+# Lossy and palette formats grow when they become PNG; a row is planned half full, so these need not be exact.
+EXPANSION = {".jpg": 1, ".jpeg": 1, ".jpe": 1, ".jfif": 1, ".png": 2, ".bmp": 1, ".ppm": 1, ".pgm": 1}
+OTHER_EXPANSION = 8
+
+
+def images(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
+    """Image files in folders, globs or zip archives, one sample a file.
+
+    Args:
+        spec: The domain; its primary field is filled, and narrowed to a float32 array where the files are FITS stamps.
+        sources: Folders, files, globs, `.zip` archives.
+        settings: Columns, splits, resizing.
+
+    Raises:
+        ConfigError: For columns or settings that do not fit.
+        DataError: For no images, unusable catalogues, or FITS and image files in one source.
+    """
+    reader = Reader()
+    manifest = read_manifest(spec, sources, settings, reader)
+    stamps = are_stamps(manifest.inputs)
+    field = spec.fields[spec.primary]
+    if stamps:
+        if settings.resize_px is not None:
+            raise ConfigError("prepare setting resize_px shrinks image files; FITS stamps are stored as they are.")
+        field = stamp_field(_some_shapes(manifest.inputs, reader), field)
+    pixels = {"resize_px": settings.resize_px, "jpeg_quality": settings.jpeg_quality, "min_px": settings.min_px}
+    if stamps:
+        pixels = {"min_px": settings.min_px}
+    ingest = Ingest(field, spec.primary, Canonical(settings.resize_px, settings.jpeg_quality, settings.min_px), reader)
+    inputs = [replace(entry, expected_bytes=_expected_bytes(entry, field)) for entry in manifest.inputs]
+    return Source(
+        name=NAME, fields={spec.primary: field}, inputs=inputs, settings={**manifest.settings, **pixels},
+        read=ingest.read, fingerprint=ingest.fingerprint, labels=manifest.labels, guessed=manifest.guessed,
+        close=reader.close,
+    )
+
+
+def _expected_bytes(entry: Input, field: FieldSpec) -> int:
+    if field.kind == "array":
+        return len(field.channels) * int(np.prod(field.shape)) * np.dtype(field.dtype).itemsize
+    return entry.size * EXPANSION.get(PurePosixPath(entry.file).suffix.lower(), OTHER_EXPANSION)
+
+
+def _some_shapes(inputs: Sequence[Input], reader: Reader) -> Iterator[Shape]:
+    """Shapes of up to `SHAPE_SAMPLE` stamps drawn by key: the same ones wherever and whenever it runs."""
+    drawn = sorted(inputs, key=lambda entry: sample_key(NAME, entry.id))
+    looked = 0
+    for entry in drawn:
+        if entry.handle is None or looked == SHAPE_SAMPLE:
+            continue
+        looked += 1
+        try:
+            yield read_stamp(_content(entry, reader)).shape
+        except Refused:
+            continue
+
+
+def _content(entry: Input, reader: Reader) -> bytes:
+    if entry.handle is None:
+        raise Refused("missing-file", f"{entry.file!r} was not found")
+    if entry.size > MAX_FILE_BYTES:
+        raise Refused("too-large", f"{entry.size} bytes, at most {MAX_FILE_BYTES} are read")
+    try:
+        return reader.read(entry.handle)
+    except OSError as error:
+        raise Refused("missing-file", str(error)) from error
+    except (RuntimeError, NotImplementedError) as error:
+        raise Refused("unsupported", str(error)) from error
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise Refused("corrupt", str(error)) from error
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Reads the inputs of a task one after the other.
+
+    Attributes:
+        field: The field as stored.
+        name: Its name.
+        canonical: How images are brought into one form.
+        reader: Opens files and archive members.
+    """
+
+    field: FieldSpec
+    name: str
+    canonical: Canonical
+    reader: Reader
+
+    def read(self, task: Task) -> Iterator[Item]:
+        """One sample or one refusal for each input, in order."""
+        for entry in task.inputs:
+            try:
+                yield self._sample(entry)
+            except Refused as refused:
+                yield Refusal(entry.id, refused.reason, refused.detail)
+
+    def fingerprint(self, entry: Input) -> str:
+        """The `content_hash` of an input as it is now; empty when it cannot be read."""
+        try:
+            return hash_bytes(_content(entry, self.reader))
+        except Refused:
+            return ""
+
+    def _sample(self, entry: Input) -> PreparedSample:
+        raw = _content(entry, self.reader)
+        payload, found = self._stamp(raw) if self.field.kind == "array" else self._image(raw)
+        columns: Mapping[str, Any] = {
+            **entry.columns, **found, "file": entry.file, "content_hash": hash_bytes(raw),
+        }
+        return PreparedSample(entry.id, entry.split, {self.name: payload}, columns)
+
+    def _image(self, raw: bytes) -> tuple[bytes, dict[str, Any]]:
+        image = canonicalise(raw, self.field, self.canonical)
+        return image.payload, {"width": image.width, "height": image.height, "pixel_hash": image.pixel_hash}
+
+    def _stamp(self, raw: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+        stamp = read_stamp(raw, self.canonical.min_px)
+        expected = (len(self.field.channels), *self.field.shape)
+        if stamp.shape != expected:
+            raise Refused("shape", f"{stamp.shape}, most stamps are {expected}")
+        return stamp, {"width": stamp.shape[2], "height": stamp.shape[1], "pixel_hash": hash_pixels(stamp)}

@@ -1,0 +1,229 @@
+"""Finding files: folders, single files, globs and zip archives under one root, without opening any of them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sciencessl.errors import DataError
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".j2k",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)
+FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz", ".fits.bz2")
+CATALOGUE_NAMES = ("catalogue.csv", "catalogue.parquet", "catalogue.fits", "manifest.csv")
+TABLE_SUFFIXES = (".csv", ".parquet")
+MAX_FILE_BYTES = 512 * 2**20
+"""Larger files are refused unread: no image within the pixel budget is that large."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file on disk, or a member of a zip archive: where it is, and what tells that it changed."""
+
+    path: str
+    member: str
+    size: int
+    stamp: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found under the sources.
+
+    Attributes:
+        root: Folder, or archive, that relative names start from.
+        files: Relative name (with `/`) -> image or stamp.
+        tables: Relative name -> catalogue-like file beside them.
+        others: How many further files there were.
+        partial: Whether files were picked by name or glob, so that a catalogue may list more.
+        searched: The sources in words.
+    """
+
+    root: Path
+    files: dict[str, FileRef]
+    tables: dict[str, FileRef]
+    others: int
+    partial: bool
+    searched: str
+
+
+def has_suffix(name: str, suffixes: Sequence[str]) -> bool:
+    """Whether a file name ends in one of the suffixes, in any case."""
+    return name.lower().endswith(tuple(suffixes))
+
+
+def stem(name: str) -> str:
+    """A name without its suffix; `.fits.gz` and the like count as one suffix."""
+    for suffix in sorted((*IMAGE_SUFFIXES, *FITS_SUFFIXES), key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def file_ref(path: str | Path) -> FileRef:
+    """A file on disk.
+
+    Raises:
+        OSError: When it is not there.
+    """
+    status = os.stat(path)
+    return FileRef(str(path), "", status.st_size, status.st_mtime_ns)
+
+
+@dataclass
+class _Found:
+    files: dict[str, FileRef] = field(default_factory=dict)
+    tables: dict[str, FileRef] = field(default_factory=dict)
+    others: int = 0
+
+    def add(self, name: str, ref: FileRef) -> None:
+        base = posixpath.basename(name)
+        if base.lower() in CATALOGUE_NAMES:
+            self.tables[name] = ref
+        elif has_suffix(base, (*IMAGE_SUFFIXES, *FITS_SUFFIXES)):
+            self.files[name] = ref
+        else:
+            self.others += 1
+
+
+def list_sources(sources: Sequence[str | Path]) -> Listing:
+    """List every image under folders, files, globs and zip archives.
+
+    A CSV or Parquet file stands for its folder. Names are relative to the one source, or to what all sources share.
+
+    Raises:
+        DataError: When a source does not exist, a glob matches nothing, or no image is found; says what was searched.
+    """
+    if not sources:
+        raise DataError("no source was given; name a folder, a file, a glob or a .zip archive.")
+    expanded = [_expand(str(source)) for source in sources]
+    roots = [root for root, _ in expanded]
+    shared = Path(os.path.commonpath([root.parent if len(roots) > 1 and root.is_file() else root for root in roots]))
+    found = _Found()
+    for _, picked in expanded:
+        for path in picked:
+            _walk(found, path, shared)
+    searched = ", ".join(str(source) for source in sources)
+    listing = Listing(shared, found.files, found.tables, found.others, _is_partial(expanded), searched)
+    if not listing.files:
+        raise DataError(
+            f"no images found in {searched}: looked for files ending in {' '.join((*IMAGE_SUFFIXES, *FITS_SUFFIXES))} "
+            f"and found {listing.others} other file(s). Check the path, or unpack archives other than .zip."
+        )
+    return listing
+
+
+def _is_partial(expanded: list[tuple[Path, list[Path]]]) -> bool:
+    return any(picked != [root] and not has_suffix(picked[0].name, TABLE_SUFFIXES) for root, picked in expanded)
+
+
+def _expand(source: str) -> tuple[Path, list[Path]]:
+    """The root of a source and the paths that it names."""
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
+        return path.absolute(), [path.absolute()]
+    if path.is_file():
+        return path.absolute().parent, [path.absolute()]
+    if glob.has_magic(source):
+        matched = sorted(Path(p).absolute() for p in glob.glob(str(path), recursive=True))
+        if not matched:
+            raise DataError(f"the glob {source!r} matches no file; quote it and check the folder it starts from.")
+        fixed = Path(*_before_magic(path.parts)).absolute()
+        return fixed, matched
+    raise DataError(f"source {source!r} does not exist; name a folder, a file, a glob or a .zip archive.")
+
+
+def _before_magic(parts: tuple[str, ...]) -> Iterator[str]:
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _walk(found: _Found, path: Path, root: Path) -> None:
+    if path.is_dir():
+        # A CSV that stands for its folder and the folder itself list the same files once: names are keys.
+        for file in _files_below(path):
+            _add_file(found, file, root)
+    elif path.suffix.lower() == ".zip":
+        _add_archive(found, path, "" if path == root else f"{path.relative_to(root).as_posix()}/")
+    elif has_suffix(path.name, TABLE_SUFFIXES):
+        found.tables[path.relative_to(root).as_posix()] = file_ref(path)
+        for file in _files_below(path.parent):
+            if file != path:
+                _add_file(found, file, root)
+    else:
+        _add_file(found, path, root)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files of a folder and its sub-folders, following links once; hidden names are skipped."""
+    seen: set[str] = set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        yield from (Path(base, name) for name in sorted(files) if not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _add_file(found: _Found, path: Path, root: Path) -> None:
+    try:
+        ref = file_ref(path)
+    except OSError:
+        # A dangling link: listed, so that it is refused by name when it is read.
+        ref = FileRef(str(path), "", 0, 0)
+    found.add(path.relative_to(root).as_posix(), ref)
+
+
+def _add_archive(found: _Found, path: Path, prefix: str) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} cannot be read as a zip archive ({error}); check the download.") from error
+    for info in members:
+        if not info.is_dir() and not any(_is_hidden(part) for part in info.filename.split("/")):
+            found.add(prefix + info.filename, FileRef(str(path), info.filename, info.file_size, info.CRC))
+
+
+class Reader:
+    """Reads files and archive members, from any number of threads; an archive is opened once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._archives: dict[str, zipfile.ZipFile] = {}
+
+    def read(self, ref: FileRef) -> bytes:
+        """The whole content.
+
+        Raises:
+            OSError, RuntimeError, zipfile.BadZipFile: As the file system or the archive says.
+        """
+        if not ref.member:
+            return Path(ref.path).read_bytes()
+        with self._lock:
+            if ref.path not in self._archives:
+                self._archives[ref.path] = zipfile.ZipFile(ref.path)
+        return self._archives[ref.path].read(ref.member)
+
+    def close(self) -> None:
+        """Close all archives."""
+        with self._lock:
+            for archive in self._archives.values():
+                archive.close()
+            self._archives.clear()

@@ -1,0 +1,93 @@
+"""What the engine asks of a source of data: inputs to deal out, and a way to read them.
+
+A domain names its sources in `DomainSpec.sources` as `module:function`. The engine calls
+`function(spec, sources, settings) -> Source`. One input (a file, a survey tile, a slide, a tar) may give many samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from sciencessl.spec import FieldSpec, LabelSchema
+from sciencessl.store.writer import PreparedSample, Refusal
+
+Item = PreparedSample | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One thing to read, opened once by the one task that it is dealt to.
+
+    Attributes:
+        id: Unique among the inputs; the sample's own id where an input is one sample.
+        file: Path for people, relative to the source; stored as the row column `file`.
+        size: Bytes of the file; 0 where it is missing.
+        stamp: Changes when the file changes: modification time in ns, or the CRC of an archive member.
+        split: One of `train`, `val`, `test`.
+        columns: Row columns known before reading: group and kept catalogue columns.
+        handle: What the source needs to open it; None where the file is missing.
+        samples: Most samples it can give.
+        expected_bytes: Payload bytes it is expected to take in the store.
+    """
+
+    id: str
+    file: str
+    size: int
+    stamp: int
+    split: str
+    columns: Mapping[str, Any]
+    handle: Any
+    samples: int = 1
+    expected_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """The inputs of one row, in key order."""
+
+    row: int
+    inputs: Sequence[Input]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The table `labels`: `id`, classes as text, votes as numbers, and the schema of the votes."""
+
+    data: pa.Table
+    schema: LabelSchema | None = None
+    note: str = ""
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Inputs, and how to read them.
+
+    Attributes:
+        name: The name under which keys are hashed, as in `DomainSpec.sources`.
+        fields: The fields as they are stored, narrowed from the domain's where needed.
+        inputs: All inputs, in any order.
+        settings: What changes pixels, ids or splits: enters the digests.
+        read: A task -> its samples and refusals. Never raises for one bad input. Called from several threads.
+        fingerprint: An input -> digest of its contents, equal to the row column `content_hash` of its samples.
+        labels: What becomes the table `labels`, or None.
+        guessed: Sentences that say which columns and folders were taken for what.
+        close: Releases open archives.
+    """
+
+    name: str
+    fields: Mapping[str, FieldSpec]
+    inputs: Sequence[Input]
+    settings: Mapping[str, Any]
+    read: Callable[[Task], Iterator[Item]]
+    fingerprint: Callable[[Input], str]
+    labels: Labels | None = None
+    guessed: tuple[str, ...] = ()
+    close: Callable[[], None] = field(default=_nothing)
