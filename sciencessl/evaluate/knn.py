@@ -13,7 +13,7 @@ from sciencessl.evaluate.metrics import PROBABILITY_FLOOR
 K_GRID: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200)
 """Numbers of neighbours tried, as far as the budget goes."""
 
-FIXED_K = 5
+FIXED_K = 10
 """Neighbours at ten units a class or fewer, where leave-one-out would choose noise (ours)."""
 
 _BLOCK = 1 << 22
@@ -96,7 +96,7 @@ def fit_knn(
 
     With more than ten units a class on average, every k of `K_GRID` that leaves enough neighbours is scored by the mean
     over classes of the mean log loss, each row voted on by the rows of other units only (class sizes too are counted
-    without its unit); the best wins, the larger k among equals. Otherwise k is `FIXED_K`, or all rows if they are fewer.
+    without its unit); the best wins, the larger k among equals. Otherwise k is `FIXED_K`, at most n.
 
     Args:
         features: (n, D) embeddings.
@@ -131,10 +131,10 @@ def _leave_one_unit_out(
     for rows in _blocks(n, n):
         similarity = unit_rows[rows] @ unit_rows.T
         similarity[unit_of[rows, None] == unit_of] = -np.inf
-        sizes = table.sum(axis=0) - table[unit_of[rows]]
+        others = table.sum(axis=0) - table[unit_of[rows]]
         votes = _Votes(similarity, of_class, grid[-1], temperature)
         for i, k in enumerate(grid):
-            chosen[i, rows] = votes.shares(k, sizes)[np.arange(rows.stop - rows.start), of_class[rows]]
+            chosen[i, rows] = votes.shares(k, others)[np.arange(rows.stop - rows.start), of_class[rows]]
     losses = -np.log(np.maximum(chosen, PROBABILITY_FLOOR))
     sizes = table.sum(axis=0)
     return {k: float(np.mean(np.bincount(of_class, losses[i]) / sizes)) for i, k in enumerate(grid)}

@@ -1,6 +1,6 @@
 """Intervals and tests for few-label results, over subset seeds and test units.
 
-Nothing here resamples: with the handful of seeds that anybody runs, a percentile bootstrap covers 84 % where it says
+Nothing here bootstraps: with the handful of seeds that anybody runs, a percentile bootstrap covers 84 % where it says
 95 %. The coverage of the two intervals is held by simulation in the tests.
 """
 
