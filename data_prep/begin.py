@@ -94,7 +94,7 @@ def differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
     if dict(header.fields) != dict(plan.header.fields):
         found.append("fields differ")
     found += _id_differences(out, header, plan)
-    return found or ["paths, splits, groups or kept columns of some samples changed"]
+    return found or ["paths, sizes, splits, groups or kept columns of some inputs changed"]
 
 
 def _id_differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:

@@ -19,8 +19,6 @@ from sciencessl.data_prep.listing import CATALOGUE_NAMES, TABLE_SUFFIXES, Listin
 from sciencessl.data_prep.split import SPLIT_NAMES
 from sciencessl.errors import ConfigError, DataError, MissingExtraError
 
-FLOAT_INTEGERS = 2**53
-"""Above this a float column cannot tell neighbouring integers apart."""
 _LEADING_ZERO = re.compile(r"^[+-]?0[0-9]")
 
 
@@ -42,6 +40,11 @@ class Catalogue:
     prefix: str
     made: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def described(self) -> str:
+        """The table in words, for messages."""
+        return f"catalogue {self.where}" if self.where else "the folders (there is no catalogue)"
+
 
 def find_catalogue(listing: Listing, reader: Reader, explicit: str) -> Catalogue | None:
     """Read the catalogue that was named, or the one that lies in the source or beside its archive.
@@ -52,7 +55,7 @@ def find_catalogue(listing: Listing, reader: Reader, explicit: str) -> Catalogue
     """
     if explicit:
         return _from_disk(_existing(explicit, listing), listing)
-    tops = [name for name in listing.tables if _is_top(name, listing)]
+    tops = top_tables(listing)
     folders = {posixpath.dirname(name) for name in tops}
     if len(folders) > 1:
         raise ConfigError(f"several catalogues were found: {', '.join(sorted(tops))}. Choose one with --catalogue.")
@@ -73,10 +76,13 @@ def _preference(name: str) -> tuple[int, str]:
     return (CATALOGUE_NAMES.index(base) if base in CATALOGUE_NAMES else -1, name)
 
 
-def _is_top(name: str, listing: Listing) -> bool:
-    """In the root, in a source's own top folder, or in the one folder that everything lies in."""
-    folder = posixpath.dirname(name)
-    return not folder or all(file.startswith(f"{folder}/") for file in listing.files)
+def top_tables(listing: Listing) -> list[str]:
+    """Catalogues in a source's own folder, or in the one folder that everything lies in; deeper ones do not count."""
+
+    def is_top(folder: str) -> bool:
+        return folder in listing.tops or all(file.startswith(f"{folder}/") for file in listing.files)
+
+    return [name for name in listing.tables if is_top(posixpath.dirname(name))]
 
 
 def _existing(explicit: str, listing: Listing) -> Path:
@@ -184,6 +190,8 @@ def as_text(data: pa.Table, column: str, where: str = "") -> list[str | None]:
         DataError: For identifiers stored as floats that no longer tell integers apart.
     """
     values = data[column]
+    if values.type.num_fields:
+        raise DataError(f"catalogue {where}, column {column!r} holds {values.type}; expected one value a row.")
     if pa.types.is_floating(values.type):
         values = _whole_floats(values, column, where)
     if pa.types.is_dictionary(values.type):
@@ -196,10 +204,11 @@ def _whole_floats(values: pa.ChunkedArray, column: str, where: str) -> pa.Chunke
     numbers = values.cast(pa.float64()).to_numpy()
     numbers = numbers[np.isfinite(numbers)]
     if numbers.size and np.all(numbers == np.floor(numbers)):
-        if np.abs(numbers).max() >= FLOAT_INTEGERS:
+        # From here on a float cannot tell neighbouring integers apart: 2**53 in double precision.
+        if np.abs(numbers).max() >= 2.0 ** (np.finfo(values.type.to_pandas_dtype()).nmant + 1):
             raise DataError(
-                f"{where}: column {column!r} holds whole numbers of 16 or more digits as floats, so their last digits "
-                "are lost already. Write the column as text or 64-bit integers."
+                f"catalogue {where}, column {column!r}: whole numbers are stored as floats ({values.type}) too short "
+                "for them, so their last digits are lost already. Write the column as text or 64-bit integers."
             )
         empty = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
         return empty.cast(pa.int64())
@@ -209,6 +218,8 @@ def _whole_floats(values: pa.ChunkedArray, column: str, where: str) -> pa.Chunke
 def tidy(data: pa.Table, column: str) -> list[Any]:
     """A column as whole numbers, floats, booleans or text, whichever holds all of its values; empty cells are None."""
     values = data[column]
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     if pa.types.is_boolean(values.type):
         return list(values.to_pylist())
     if pa.types.is_string(values.type) and any(_LEADING_ZERO.match(v) for v in values.to_pylist() if v):

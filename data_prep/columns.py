@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sciencessl.data_prep.catalogue import Catalogue, as_text
@@ -78,7 +78,7 @@ def require_columns(names: Sequence[str], flag: str, catalogue: Catalogue) -> No
     known = catalogue.data.column_names
     for name in names:
         if name not in known:
-            where = f"catalogue {catalogue.where}" if catalogue.where else "the folders (there is no catalogue)"
+            where = catalogue.described
             raise ConfigError(
                 f"--{flag} {name}: no such column in {where}.{did_you_mean(name, known)} Columns: {', '.join(known)}."
             )
@@ -109,9 +109,12 @@ def _guess_classes(spec: DomainSpec, known: Sequence[str], taken: set[str]) -> l
 def _sentences(found: Columns, catalogue: Catalogue, settings: PrepareSettings) -> list[str]:
     made = catalogue.made
     said = [f"catalogue: {catalogue.where}"] if catalogue.where and not settings.catalogue else []
-    say: Callable[[str, str, bool], str] = lambda what, name, given: (  # noqa: E731
-        "" if given or not name else f"{what} from {made[name]}" if name in made else f"{what} from column {name!r}"
-    )
+
+    def say(what: str, name: str, given: bool) -> str:
+        if given or not name:
+            return ""
+        return f"{what} from {made[name]}" if name in made else f"{what} from column {name!r}"
+
     said.append(say("id", found.id, bool(settings.id)) if found.id else "id from file names")
     if catalogue.where:
         said.append(say("file", found.file, bool(settings.file)) if found.file else "file by name, from the id")

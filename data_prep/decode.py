@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from sciencessl.data.decode import decode
 from sciencessl.errors import StoreError
@@ -30,6 +30,12 @@ FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 """Formats that are opened; AVIF only where Pillow was built with it. MPO comes in through JPEG."""
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0\x0cjP", b"P4", b"P5", b"P6")
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the image upright."""
 
 
 class Refused(Exception):
@@ -128,13 +134,14 @@ def _detail(error: Exception) -> str:
 def _canonical_bytes(raw: bytes, options: Canonical) -> bytes:
     with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
         _check_size(image.size, options)
+        # First of all: asking a PNG for its EXIF loads it too, and hides that it is truncated.
+        image.load()
         orientation = _orientation(image)
         as_is = _is_canonical(image, raw) and orientation == 1
-        image.load()
         if as_is and not _shrunk_size(image.size, options):
             return raw
         flat = _to_eight_bits(image)
-        upright = ImageOps.exif_transpose(flat) if orientation != 1 else flat
+        upright = flat if orientation == 1 else flat.transpose(_UPRIGHT[orientation])
         is_jpeg = image.format in ("JPEG", "MPO")
     pixels = np.asarray(upright)
     smaller = _shrunk_size((pixels.shape[1], pixels.shape[0]), options)
@@ -161,10 +168,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _is_canonical(image: Image.Image, raw: bytes) -> bool:
-    if image.mode not in ("RGB", "L") or "transparency" in image.info or getattr(image, "n_frames", 1) > 1:
+    if image.format not in ("JPEG", "PNG") or image.mode not in ("RGB", "L") or "transparency" in image.info:
         return False
-    # Byte 24 of a PNG is its bit depth: Pillow shows 16-bit RGB as 8-bit RGB.
-    return image.format == "JPEG" or (image.format == "PNG" and raw[24:25] == b"\x08")
+    # Byte 24 of a PNG is its bit depth: Pillow shows 16-bit RGB as 8-bit RGB. An animated PNG is one too.
+    return image.format == "JPEG" or (raw[24] == 8 and getattr(image, "n_frames", 1) == 1)
 
 
 def _shrunk_size(size: tuple[int, int], options: Canonical) -> tuple[int, int] | None:
@@ -175,7 +182,7 @@ def _shrunk_size(size: tuple[int, int], options: Canonical) -> tuple[int, int] |
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Mode `L` or `RGB`, keeping the EXIF orientation of the original."""
+    """Mode `L` or `RGB`."""
     if image.mode.startswith("I"):
         return _from_integers(image)
     if image.mode == "F":
@@ -185,9 +192,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         white = Image.new("RGBA", opaque.size, "white")
-        flat = Image.alpha_composite(white, opaque).convert("RGB")
-        flat.info.update(opaque.info)
-        return flat
+        return Image.alpha_composite(white, opaque).convert("RGB")
     return image.convert("RGB")
 
 
@@ -195,9 +200,7 @@ def _from_integers(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
         raise Refused("unsupported", "integer pixels outside 0 to 65535; store them as FITS stamps")
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
-    grey.info.update(image.info)
-    return grey
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _encode(pixels: np.ndarray, is_jpeg: bool, quality: int) -> bytes:

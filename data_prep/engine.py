@@ -140,8 +140,9 @@ def prepare(
         source.close()
     with clear_os_errors(Path(out)):
         _update_labels(Path(out), source.labels)
-        if spec.after_prepare is not None:
-            spec.after_prepare(Path(out), domain_options)
+    if spec.after_prepare is not None:
+        spec.after_prepare(Path(out), domain_options)
+    with clear_os_errors(Path(out)):
         return _report(Path(out), source, written, started)
 
 
@@ -189,6 +190,8 @@ def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, prog
 
 def _estimate(plan: Plan, source: Source, threads: int) -> PrepareEstimate:
     inputs = [entry for task in plan.tasks for entry in task.inputs][:ESTIMATE_INPUTS]
+    # The first file pays for loading decoders, which says nothing of the rest.
+    list(source.read(Task(0, inputs[:1])))
     started = time.monotonic()
     items = list(source.read(Task(0, inputs)))
     share = sum(entry.samples for entry in inputs) / plan.samples

@@ -99,7 +99,7 @@ def _named_schema(
     if not votes:
         missing = ", ".join(schema.questions[0].columns)
         raise ConfigError(
-            f"--schema {settings.schema}: the catalogue {catalogue.where} has no whole question of it, not even the "
+            f"--schema {settings.schema}: {catalogue.described} has no whole question of it, not even the "
             f"first ({missing}).{did_you_mean(schema.columns[0], columns)} Columns: {', '.join(columns)}."
         )
     _check_all_used(settings, votes, schema)

@@ -43,6 +43,7 @@ class Listing:
         files: Relative name (with `/`) -> image or stamp.
         tables: Relative name -> catalogue-like file beside them.
         others: How many further files there were.
+        tops: Relative names of the sources' own folders; empty text for the root.
         partial: Whether files were picked by name or glob, so that a catalogue may list more.
         searched: The sources in words.
     """
@@ -51,6 +52,7 @@ class Listing:
     files: dict[str, FileRef]
     tables: dict[str, FileRef]
     others: int
+    tops: frozenset[str]
     partial: bool
     searched: str
 
@@ -85,6 +87,8 @@ class _Found:
     others: int = 0
 
     def add(self, name: str, ref: FileRef) -> None:
+        # Names that are no valid text come with lone surrogates, which no table can hold.
+        name = name.encode("utf-8", "backslashreplace").decode()
         base = posixpath.basename(name)
         if base.lower() in CATALOGUE_NAMES:
             self.tables[name] = ref
@@ -110,9 +114,10 @@ def list_sources(sources: Sequence[str | Path]) -> Listing:
     found = _Found()
     for _, picked in expanded:
         for path in picked:
-            _walk(found, path, shared)
+            _walk(found, path, shared, named=len(picked) == 1)
     searched = ", ".join(str(source) for source in sources)
-    listing = Listing(shared, found.files, found.tables, found.others, _is_partial(expanded), searched)
+    tops = frozenset(_relative(root, shared) for root in roots)
+    listing = Listing(shared, found.files, found.tables, found.others, tops, _is_partial(expanded), searched)
     if not listing.files:
         raise DataError(
             f"no images found in {searched}: looked for files ending in {' '.join((*IMAGE_SUFFIXES, *FITS_SUFFIXES))} "
@@ -148,14 +153,19 @@ def _before_magic(parts: tuple[str, ...]) -> Iterator[str]:
         yield part
 
 
-def _walk(found: _Found, path: Path, root: Path) -> None:
+def _relative(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    return "" if name == "." else name
+
+
+def _walk(found: _Found, path: Path, root: Path, named: bool) -> None:
     if path.is_dir():
         # A CSV that stands for its folder and the folder itself list the same files once: names are keys.
         for file in _files_below(path):
             _add_file(found, file, root)
     elif path.suffix.lower() == ".zip":
-        _add_archive(found, path, "" if path == root else f"{path.relative_to(root).as_posix()}/")
-    elif has_suffix(path.name, TABLE_SUFFIXES):
+        _add_archive(found, path, "" if path == root else f"{_relative(path, root)}/")
+    elif named and has_suffix(path.name, TABLE_SUFFIXES):
         found.tables[path.relative_to(root).as_posix()] = file_ref(path)
         for file in _files_below(path.parent):
             if file != path:
@@ -167,7 +177,7 @@ def _walk(found: _Found, path: Path, root: Path) -> None:
 def _files_below(folder: Path) -> Iterator[Path]:
     """Files of a folder and its sub-folders, following links once; hidden names are skipped."""
     seen: set[str] = set()
-    for base, folders, files in os.walk(folder, followlinks=True):
+    for base, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         real = os.path.realpath(base)
         if real in seen:
             folders.clear()
@@ -175,6 +185,12 @@ def _files_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         yield from (Path(base, name) for name in sorted(files) if not _is_hidden(name))
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(
+        f"folder {error.filename} cannot be listed ({error.strerror}); fix its permissions or leave it out."
+    )
 
 
 def _is_hidden(name: str) -> bool:

@@ -61,16 +61,19 @@ def read_manifest(
         DataError: For no images, no file of the catalogue found, repeated identifiers, splits that leak, bad votes.
     """
     listing = list_sources(sources)
-    catalogue = find_catalogue(listing, reader, settings.catalogue) or from_folders(listing)
+    catalogue = find_catalogue(listing, reader, settings.catalogue)
+    deeper = sorted(listing.tables) if catalogue is None else []
+    catalogue = catalogue or from_folders(listing)
     columns = choose_columns(catalogue, spec, settings)
     located, selected = locate(catalogue, columns, listing)
     catalogue, said = _select(catalogue, located, selected, listing)
+    said += [f"{deeper[0]} lies below the source and is not used; pass --catalogue to use it"] if deeper else []
     located = [located[i] for i in selected]
     ids = _identifiers(catalogue, columns, [name for name, _ in located])
     groups = _groups(catalogue, columns, ids)
     splits = _splits(catalogue, columns, groups, settings)
     labels, votes, vote_words = make_labels(catalogue, ids, columns.classes, spec, settings)
-    kept = _kept(catalogue, columns, votes, settings)
+    kept = _kept(catalogue, columns, votes, spec, settings)
     inputs = _inputs(ids, located, splits, groups, columns, kept)
     return Manifest(
         tuple(inputs), labels, _settings(columns, sorted(kept), settings), (*columns.guessed, *said, *vote_words)
@@ -177,15 +180,17 @@ def _splits(catalogue: Catalogue, columns: Columns, groups: Sequence[str], setti
 
 
 def _kept(
-    catalogue: Catalogue, columns: Columns, votes: Sequence[str], settings: PrepareSettings
+    catalogue: Catalogue, columns: Columns, votes: Sequence[str], spec: DomainSpec, settings: PrepareSettings
 ) -> dict[str, list[Any]]:
-    if settings.keep == ("all",):
+    # Columns that the domain declares, such as positions, travel without being asked for.
+    declared = [column.name for column in spec.columns if column.role in ("position", "quality", "other")]
+    if "all" in settings.keep:
         taken = {columns.id, columns.file, columns.split, columns.group, *columns.classes, *votes}
         names = [name for name in catalogue.data.column_names if name not in taken]
         names = [name for name in names if not _is_nested(catalogue, name)]
     else:
         require_columns(settings.keep, "keep", catalogue)
-        names = list(settings.keep)
+        names = list(dict.fromkeys([*settings.keep, *(n for n in declared if n in catalogue.data.column_names)]))
     return {_row_name(name): tidy(catalogue.data, name) for name in names}
 
 

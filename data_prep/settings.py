@@ -56,6 +56,8 @@ class PrepareSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("label", "votes", "keep"):
+            _require(name, repr(getattr(self, name)), not isinstance(getattr(self, name), str), "a tuple of columns")
         for name in ("test_fraction", "val_fraction"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more and below 1")
         both = self.test_fraction + self.val_fraction
