@@ -1,0 +1,117 @@
+"""Single fits of a transfer: one encoder, one arm, one label subset. Each is cached, so that a transfer resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciencessl.errors import ConfigError, unknown_name
+from sciencessl.evaluate.knn import fit_knn
+from sciencessl.evaluate.linear import fit_logistic
+from sciencessl.evaluate.metrics import all_metrics
+from sciencessl.store.files import write_atomic
+from sciencessl.store.format import canonical_json, digest
+
+HEADS = ("logistic", "knn")
+"""How features become classes."""
+
+
+@dataclass(frozen=True)
+class FitKey:
+    """What a fit depends on, and nothing else: equal keys are the same fit.
+
+    Attributes:
+        encoder: Digest of weights and input.
+        head: One of `HEADS`.
+        task: Digest of the task's pool, classes and test labels.
+        budget: Spelling of the label budget.
+        subset_seed: Number of the subset.
+    """
+
+    encoder: str
+    head: str
+    task: str
+    budget: str
+    subset_seed: int
+
+    @property
+    def name(self) -> str:
+        """File name of the cached fit."""
+        return digest(canonical_json(self.__dict__))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The outcome of one fit.
+
+    Attributes:
+        probabilities: (m, K) on the test samples.
+        n_labels: Labels used.
+        trials: Settings tried on the budget's own labels.
+        chosen: The setting chosen, in words.
+        metrics: Metric -> value on the test samples.
+    """
+
+    probabilities: np.ndarray
+    n_labels: int
+    trials: int
+    chosen: str
+    metrics: Mapping[str, float]
+
+
+def run_fit(
+    head: str, train: np.ndarray, labels: np.ndarray, units: np.ndarray, test: np.ndarray, test_labels: np.ndarray,
+    n_classes: int, seed: int,
+) -> Fit:
+    """Fit a head on a budget's rows, tuned on these rows alone, and score it on the test rows.
+
+    Args:
+        head: One of `HEADS`.
+        train: (n, F) features of the budget's samples: the only labels that any choice may use.
+        labels: (n,) class numbers.
+        units: (n,) units, which cross-validation never divides.
+        test: (m, F) features.
+        test_labels: (m,) class numbers, read only to score.
+        n_classes: K.
+        seed: Of the folds.
+
+    Raises:
+        ConfigError: For an unknown head.
+    """
+    if head == "logistic":
+        classifier = fit_logistic(train, labels, units, seed)
+        probabilities, trials = classifier.probabilities(test, n_classes), classifier.trials
+        chosen = f"C={classifier.c:g}" + (" (fixed)" if classifier.fixed else "")
+    elif head == "knn":
+        neighbours = fit_knn(train, labels, units)
+        probabilities, trials = neighbours.probabilities(test, n_classes), neighbours.trials
+        chosen = f"k={neighbours.k}" + (" (fixed)" if neighbours.fixed else "")
+    else:
+        raise ConfigError(unknown_name("head", head, HEADS))
+    probabilities = probabilities.astype(np.float32)
+    return Fit(probabilities, len(labels), trials, chosen, all_metrics(probabilities, test_labels))
+
+
+def load_fit(folder: Path, key: FitKey) -> Fit | None:
+    """A cached fit, or None where it was never done or its file is damaged."""
+    try:
+        with np.load(folder / f"{key.name}.npz", allow_pickle=False) as stored:
+            meta: dict[str, Any] = json.loads(bytes(stored["meta"]).decode())
+            return Fit(stored["probabilities"], meta["n_labels"], meta["trials"], meta["chosen"], meta["metrics"])
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def save_fit(folder: Path, key: FitKey, fit: Fit) -> None:
+    """Cache a fit."""
+    import io
+
+    meta = {"n_labels": fit.n_labels, "trials": fit.trials, "chosen": fit.chosen, "metrics": dict(fit.metrics)}
+    buffer = io.BytesIO()
+    np.savez(buffer, probabilities=fit.probabilities, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
+    write_atomic(folder / f"{key.name}.npz", buffer.getvalue())
