@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -82,12 +83,16 @@ def embed(
         path = folder / f"part-{number:05d}.parquet"
         part = index[start : start + SHARD]
         if not path.is_file():
-            values = compute_embeddings(encoder, store, part, workers, lambda n, _, s=start: progress.update(s + n))
+            values = compute_embeddings(encoder, store, part, workers, partial(_advance, progress, start))
             write_atomic(path, parquet_bytes(_table(store, part, codes, values.astype(dtype))))
             computed += len(part)
         progress.update(start + len(part))
     progress.close()
     return EmbedResult(folder, len(index), encoder.card.features, len(starts), computed, time.perf_counter() - started)
+
+
+def _advance(progress: Progress, start: int, done: int, total: int) -> None:
+    progress.update(start + done)
 
 
 def _claim(folder: Path, card: dict[str, object], overwrite: bool) -> None:

@@ -113,7 +113,9 @@ def _set_up(
         if arm not in ARMS:
             raise ConfigError(unknown_name("arm", arm, ARMS))
     if subsets < 1 or random_encoders < 1 or not runs:
-        raise ConfigError(f"transfer needs a run, subsets={subsets} and random_encoders={random_encoders}, all 1 or more.")
+        raise ConfigError(
+            f"transfer needs a run, subsets={subsets} and random_encoders={random_encoders}; all must be 1 or more."
+        )
     store = Store(data)
     found = load_task(store, find_task(load_domain(store.header.domain).tasks, task))
     budgets = tuple(parse_budget(text) for text in (labels or found.task.budgets))
@@ -234,7 +236,8 @@ def _row(
         difference=None if difference is None else difference.mean,
         difference_low=None if difference is None else difference.low,
         difference_high=None if difference is None else difference.high,
-        trials=float(np.mean([fit.trials for fit in flat])), saw="none" if arm == "random" else _mark(group[0], setup).level,
+        trials=float(np.mean([fit.trials for fit in flat])),
+        saw="none" if arm == "random" else _mark(group[0], setup).level,
         note=setup.subsets[0][budget].note, metrics=metrics,
     )
 

@@ -231,8 +231,8 @@ def row_digest(
 
 
 def _bytes_of(payload: bytes | np.ndarray) -> bytes | memoryview:
-    # A contiguous array is hashed where it lies; reshape(-1) lets an array of no dimensions be cast too.
-    return payload if isinstance(payload, bytes) else memoryview(np.ascontiguousarray(payload).reshape(-1).view("u1"))
+    # A contiguous array is hashed where it lies, without a copy.
+    return payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).reshape(-1).view(np.uint8).data
 
 
 def reserved_columns(fields: Mapping[str, FieldSpec]) -> set[str]:

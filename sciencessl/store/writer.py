@@ -190,7 +190,8 @@ def _check_sample(header: zpack.StoreHeader, sample: PreparedSample) -> None:
         raise DataError(f"sample {sample.id!r}: an id is text of at least one character, in valid Unicode; rename it.")
     if set(sample.payload) != set(header.fields):
         raise StoreError(
-            f"sample {sample.id!r}: payload for {sorted(sample.payload)}, the store's fields are {sorted(header.fields)}."
+            f"sample {sample.id!r}: payload for {sorted(sample.payload)}, but the store has fields "
+            f"{sorted(header.fields)}."
         )
     taken = zpack.reserved_columns(header.fields) & set(sample.columns)
     if taken:
