@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sciencessl.methods.base import Method
 
 PREPARER = "sciencessl.data_prep.engine:prepare"
+PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
 
@@ -136,6 +137,12 @@ def preparer() -> Callable[..., Any]:
     """The function that turns files into a store."""
     function: Callable[..., Any] = resolve(PREPARER)
     return function
+
+
+def prepare_settings() -> type:
+    """The dataclass of the preparer's settings."""
+    settings: type = resolve(PREPARE_SETTINGS)
+    return settings
 
 
 def domains() -> list[Entry]:

@@ -1,0 +1,373 @@
+"""The command line: parse, call the function of the same name, print. No logic lives here.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs were refused, 75 checkpointed for requeue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sciencessl import __version__
+from sciencessl.config import RunConfig
+from sciencessl.errors import ConfigError, RegistryError, SciencesslError, did_you_mean
+from sciencessl.flags import add_settings, dotted_settings, given
+from sciencessl.registry import domains, load_domain, methods, prepare_settings
+
+DONE, FAILED, USAGE, REFUSED, REQUEUE = 0, 1, 2, 3, 75
+
+EXAMPLES = """examples:
+  sciencessl demo                                       the whole path on a synthetic survey, minutes on two cores
+  sciencessl prepare galaxy stamps/ --out gz.zarr       files -> store (a catalogue in the folder is found)
+  sciencessl pretrain --data gz.zarr --out runs/byol --minutes 10
+  sciencessl transfer runs/byol --data gz.zarr --task morphology --labels 50 250 750 --out runs/byol/transfer
+  sciencessl report runs/byol
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message.rstrip('.')}. See `{self.prog} --help`.")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code; errors that we raise on purpose are shown without a traceback."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        return _dispatch(arguments)
+    except (ConfigError, RegistryError) as error:
+        return _complain(error, USAGE)
+    except (SciencesslError, OSError) as error:
+        return _complain(error, FAILED)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped (pretrain: add --resume)", file=sys.stderr)
+        return 130
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"sciencessl: error: {error}", file=sys.stderr)
+    for note in getattr(error, "__notes__", []):
+        print(f"  {note}", file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser, verbs = _parsers(arguments)
+    known, extra = parser.parse_known_args(arguments)
+    if known.verb is None:
+        parser.print_help()
+        return DONE
+    if known.verb == "pretrain":
+        known.settings = dotted_settings(extra)
+    elif extra:
+        flags = [flag for action in verbs[known.verb]._actions for flag in action.option_strings]
+        verbs[known.verb].error(f"unrecognised: {' '.join(extra)}.{did_you_mean(extra[0], flags).rstrip('?')}")
+    result: int = known.function(known)
+    return result
+
+
+def _parsers(arguments: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(
+        prog="sciencessl", description="From survey tiles, slides or a crawl to a self-supervised model, and what it "
+        "bought: honest few-label curves.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sciencessl {__version__}")
+    group = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    verbs: dict[str, _Parser] = {}
+    for name, (summary, example, fill, function) in VERBS.items():
+        verb = group.add_parser(
+            name, help=summary, description=f"{summary}.", epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )
+        if name in arguments:
+            fill(verb)
+        verb.set_defaults(function=function)
+        verbs[name] = verb
+    return parser, verbs
+
+
+def _emit(value: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(plain(value), indent=1) if as_json else text)
+
+
+def plain(value: Any) -> Any:
+    """Results as JSON values: dataclasses, paths and tuples included; numbers that are not finite become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _fill_list(parser: argparse.ArgumentParser) -> None:
+    _json_flag(parser)
+
+
+def _domains(args: argparse.Namespace) -> int:
+    return _list_entries(domains(), args.json)
+
+
+def _methods(args: argparse.Namespace) -> int:
+    return _list_entries(methods(), args.json)
+
+
+def _list_entries(entries: Sequence[Any], as_json: bool) -> int:
+    width = max(len(entry.name) for entry in entries)
+    lines = [f"{e.name:<{width}}  {e.title or f'BROKEN: {e.error}'}  [{e.origin}]" for e in entries]
+    _emit(list(entries), as_json, "\n".join(lines))
+    return DONE
+
+
+def _fill_backbones(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'regnety*'")
+    _json_flag(parser)
+
+
+def _backbones(args: argparse.Namespace) -> int:
+    from sciencessl.backbones.timm_backbones import list_backbones
+
+    names = list_backbones(args.pattern)
+    if not names:
+        raise RegistryError(f"no backbone matches {args.pattern!r}.{did_you_mean(args.pattern, list_backbones())}")
+    _emit(names, args.json, "\n".join(names))
+    return DONE
+
+
+def _fill_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("domain", nargs="?", default="galaxy", help="galaxy (default), pathology, web or a plug-in")
+    parser.add_argument("--out", default="demo", help="folder; an earlier demo there is replaced (default: demo)")
+    parser.add_argument("--samples", type=int, default=1500, help="synthetic samples (default: 1500)")
+    parser.add_argument("--minutes", type=float, default=2.5, help="length of pretraining (default: 2.5)")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from sciencessl.demonstration import demo
+
+    demo(args.domain, args.out, args.samples, args.minutes)
+    return DONE
+
+
+def _fill_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("domain", help="name of a domain, see `sciencessl domains`")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file, glob or zip")
+    parser.add_argument("--out", required=True, help="the store, usually NAME.zarr")
+    parser.add_argument("--dry-run", action="store_true", help="count samples, bytes and time from a few inputs")
+    _json_flag(parser)
+    add_settings(parser, prepare_settings(), "settings")
+    for entry in domains():
+        if not entry.error:
+            add_settings(parser, load_domain(entry.name).prepare_options, f"settings of domain {entry.name}")
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from sciencessl.preparation import prepare
+
+    settings = given(args, prepare_settings()) | given(args, load_domain(args.domain).prepare_options)
+    result = prepare(args.domain, args.sources, args.out, settings, dry_run=args.dry_run)
+    _emit(result, args.json, _estimate_text(result) if args.dry_run else _prepared_text(result))
+    return REFUSED if result.refused and not args.dry_run else DONE
+
+
+def _prepared_text(result: Any) -> str:
+    lines = list(result.guessed)
+    if result.nothing_to_do:
+        lines.append(f"nothing to do: {result.out} holds all {result.rows_kept} rows")
+    splits = ", ".join(f"{name} {count}" for name, count in result.splits.items() if count)
+    lines.append(f"{result.n_samples} samples ({splits}) in {result.out}, {result.bytes / 2**20:.1f} MiB, "
+                 f"{result.seconds:.1f} s")
+    if result.refused:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in result.refused.items())
+        lines.append(f"refused: {reasons}; listed in {result.refusals_file}")
+    return "\n".join([*lines, f"manifest digest {result.manifest_digest}"])
+
+
+def _estimate_text(result: Any) -> str:
+    refused = ", ".join(f"{count} {reason}" for reason, count in result.refused.items()) or "none"
+    return "\n".join([
+        *result.guessed,
+        f"would store {result.n_samples} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
+        f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.0f} s",
+        f"of {result.tried} inputs tried, refused: {refused}",
+    ])
+
+
+def _fill_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("info", "verify", "show"), help="counts and columns; digests; contact sheet")
+    parser.add_argument("store", help="folder of a store")
+    parser.add_argument("--out", default="", help="show: PNG to write (default: beside the store)")
+    parser.add_argument("--column", default="", help="show: column to write under each image")
+    parser.add_argument("-n", type=int, default=36, help="show: number of images (default: 36)")
+    _json_flag(parser)
+
+
+def _store(args: argparse.Namespace) -> int:
+    return {"info": _store_info, "verify": _store_verify, "show": _store_show}[args.action](args)
+
+
+def _store_info(args: argparse.Namespace) -> int:
+    from sciencessl.store.info import info, info_text
+
+    found = info(args.store)
+    _emit(found, args.json, info_text(found))
+    return DONE
+
+
+def _store_verify(args: argparse.Namespace) -> int:
+    from sciencessl.store.verify import verify
+
+    damage = verify(args.store)
+    lines = [f"{entry.where}: {entry.what}" for entry in damage]
+    _emit(damage, args.json, "\n".join(lines) or f"{args.store}: every byte is as it was sealed")
+    return FAILED if damage else DONE
+
+
+def _store_show(args: argparse.Namespace) -> int:
+    from sciencessl.store.show import show
+
+    out = Path(args.out) if args.out else Path(args.store).with_suffix(".png")
+    path = show(args.store, out, n=args.n, column=args.column or None)
+    _emit({"path": path}, args.json, f"contact sheet: {path}")
+    return DONE
+
+
+def _fill_pretrain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="", help="a sealed store; the domain is known from it")
+    parser.add_argument("--out", required=True, help="run folder")
+    parser.add_argument("--method", default="byol", help="see `sciencessl methods`, or FILE.py:NAME (default: byol)")
+    parser.add_argument("--scale", default="laptop", help="shipped scale preset (default: laptop)")
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML settings, or recipe/NAME")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly where it stopped")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    parser.add_argument("--dry-run", action="store_true", help="estimate memory, steps and time; write nothing")
+    _json_flag(parser)
+    add_settings(parser, RunConfig, "settings", skip=("data", "method"))
+    parser.epilog = (
+        "deeper settings: --optim.base_lr 0.1, --compute.precision float32, --log.every 5, --options.tau_base 0.99\n"
+        "(the method's), --views.size 96 (the domain's)\n\nexample:\n"
+        "  sciencessl pretrain --data gz.zarr --out runs/hybrid --labels smooth-or-featured --minutes 10"
+    )
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    from sciencessl.train.run import pretrain
+
+    settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
+    tell: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if args.json else print
+    result = pretrain(
+        args.data, args.out, args.method, args.scale, args.config, settings | args.settings, resume=args.resume,
+        overwrite=args.overwrite, dry_run=args.dry_run, tell=tell,
+    )
+    if args.dry_run:
+        _emit(result, args.json, _run_estimate_text(result))
+        return DONE
+    state = "finished" if result.finished else "stopped with a checkpoint; continue with --resume"
+    _emit(result, args.json, f"{state}: {result.steps} steps, {result.images:,} images, {result.seconds:.0f} s; {result.run}")
+    return DONE if result.finished else REQUEUE
+
+
+def _run_estimate_text(result: Any) -> str:
+    return (
+        f"{result.steps} steps, about {result.seconds / 60:.1f} minutes; {result.parameters / 1e6:.1f} M trainable "
+        f"parameters, {result.state_bytes / 2**20:.0f} MiB of weights, gradients, optimiser state and target; "
+        f"{result.precision}, {result.memory_format}; {result.operations_per_image / 1e9:.2f} GFLOP an image"
+    )
+
+
+def _fill_embed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a finished run")
+    parser.add_argument("--data", required=True, help="a sealed store")
+    parser.add_argument("--out", required=True, help="folder for Parquet shards")
+    parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"))
+    parser.add_argument("--overwrite", action="store_true", help="replace embeddings of something else in --out")
+    _json_flag(parser)
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from sciencessl.evaluate.embed import embed
+
+    result = embed(args.run, args.data, args.out, args.split, args.dtype, overwrite=args.overwrite)
+    _emit(result, args.json, f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
+          f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
+    return DONE
+
+
+def _fill_transfer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="finished runs")
+    parser.add_argument("--data", required=True, help="a sealed store with the task's labels")
+    parser.add_argument("--out", required=True, help="folder for table, plot, subsets and cached fits")
+    parser.add_argument("--task", default="", help="a task of the domain (may be left out when there is one)")
+    parser.add_argument("--labels", nargs="+", default=[], metavar="N", help="budgets: 50, 20/class, 1%%, '5 patients', all")
+    parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM")
+    parser.add_argument("--subsets", type=int, default=10, help="label subsets for each budget (default: 10)")
+    parser.add_argument("--random-encoders", type=int, default=5, help="encoders in the random arm (default: 5)")
+    parser.add_argument("--draw", default="stratified", choices=("stratified", "random"))
+    parser.add_argument("--dry-run", action="store_true", help="count fits and images; write nothing")
+    _json_flag(parser)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from sciencessl.evaluate.tables import table_text
+    from sciencessl.evaluate.transfer import transfer
+
+    result = transfer(
+        args.runs, args.data, args.out, args.task, args.labels, args.arms, args.subsets, args.random_encoders,
+        args.draw, dry_run=args.dry_run,
+    )
+    if args.dry_run:
+        _emit(result, args.json, f"would do {result.fits} fits on {result.embeddings:,} embeddings to compute; "
+              f"{result.n_pool} labels to draw from, {result.n_test} test samples; a difference below "
+              f"{result.resolution:.3f} cannot be resolved")
+        return DONE
+    _emit(result, args.json, f"{table_text(result)}\n{result.fits} fits, {result.seconds:.0f} s: {result.out}")
+    return DONE
+
+
+def _fill_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--transfer", nargs="+", default=[], metavar="DIR", help="transfer folders (default: RUN/transfer*)")
+    parser.add_argument("--data", default="", help="the store, where it has moved")
+    _json_flag(parser)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from sciencessl.evaluate.report import report
+
+    page = report(args.run, [Path(folder) for folder in args.transfer], data=args.data)
+    _emit({"report": page}, args.json, f"report: {page}")
+    return DONE
+
+
+Verb = tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
+VERBS: dict[str, Verb] = {
+    "demo": ("run the whole path on synthetic data", "sciencessl demo pathology --out /tmp/demo", _fill_demo, _demo),
+    "domains": ("list domains", "sciencessl domains --json", _fill_list, _domains),
+    "methods": ("list methods", "sciencessl methods", _fill_list, _methods),
+    "backbones": ("list backbones", "sciencessl backbones 'regnety*'", _fill_backbones, _backbones),
+    "prepare": ("turn files into a store", "sciencessl prepare galaxy stamps/ --out gz.zarr --resize-px 128",
+                _fill_prepare, _prepare),
+    "store": ("look into a store: info, verify, show", "sciencessl store show gz.zarr --column class", _fill_store, _store),
+    "pretrain": ("pretrain an encoder on a store", "", _fill_pretrain, _pretrain),
+    "embed": ("write the embeddings of a store", "sciencessl embed runs/byol --data gz.zarr --out emb", _fill_embed, _embed),
+    "transfer": ("draw few-label curves against random encoders",
+                 "sciencessl transfer runs/byol --data gz.zarr --task morphology --labels 50 250 750 --out few",
+                 _fill_transfer, _transfer),
+    "report": ("write a run's HTML report", "sciencessl report runs/byol", _fill_report, _report),
+}

@@ -1,0 +1,104 @@
+"""`store info`: what a store holds, in one look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sciencessl.store import format as zpack
+from sciencessl.store.reader import Store
+
+MOST_VALUES = 20
+"""A text column with more different values than this is an identifier, not a label."""
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """Counts, fields, columns, tables and refusals of a sealed store, as plain JSON values.
+
+    Raises:
+        StoreError: When it is no store or was never sealed.
+    """
+    store = Store(path)
+    header = store.header
+    refused = Counter(store.refusals()["reason"].to_pylist())
+    columns = store.columns()
+    return {
+        "path": str(path),
+        "format": zpack.FORMAT,
+        "domain": header.domain,
+        "n_samples": len(store),
+        "splits": {name: len(store.split(name)) for name in zpack.SPLITS},
+        "fields": {name: asdict(spec) for name, spec in header.fields.items()},
+        "columns": {name: _column(store, name, where) for name, where in columns.items()},
+        "tables": {name: _table(store, name) for name in store.tables},
+        "refused": dict(refused),
+        "rows": header.rows,
+        "bytes": sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()),
+        "settings": dict(header.settings),
+        "manifest_digest": store.digest,
+    }
+
+
+def _column(store: Store, name: str, where: str) -> dict[str, Any]:
+    values = store.column(name)
+    described: dict[str, Any] = {"in": where, "dtype": str(values.dtype)}
+    if values.dtype == object:
+        present = [str(value) for value in values if value is not None]
+        counts = Counter(present)
+        described["dtype"] = "text"
+        described["missing"] = len(values) - len(present)
+        if len(counts) <= MOST_VALUES:
+            described["values"] = dict(counts.most_common())
+        else:
+            described["distinct"] = len(counts)
+    elif len(values):
+        finite = values[np.isfinite(values.astype(np.float64))]
+        described["range"] = [float(finite.min()), float(finite.max())] if finite.size else []
+    return described
+
+
+def _table(store: Store, name: str) -> dict[str, Any]:
+    table = store.table(name)
+    return {
+        "rows": table.data.num_rows,
+        "columns": table.columns,
+        "questions": [question.name for question in table.schema.questions] if table.schema else [],
+        "derived_from": {column: list(parents) for column, parents in table.derived_from.items()},
+        "note": table.note,
+        "digest": table.digest,
+    }
+
+
+def info_text(found: dict[str, Any]) -> str:
+    """The same for people."""
+    refused = ", ".join(f"{count} {reason}" for reason, count in found["refused"].items()) or "none"
+    lines = [
+        f"{found['path']}: {found['n_samples']:,} samples of domain {found['domain']}, "
+        f"{found['bytes'] / 2**20:.1f} MiB in {found['rows']} rows",
+        "splits:  " + ", ".join(f"{name} {count:,}" for name, count in found["splits"].items() if count),
+        f"refused: {refused}",
+    ]
+    for name, spec in found["fields"].items():
+        shape = "x".join(map(str, spec["shape"])) or "any size"
+        lines.append(f"field {name}: {spec['kind']}, {spec['dtype']}, channels {'/'.join(spec['channels'])}, {shape}")
+    for name, column in found["columns"].items():
+        lines.append(f"  {name} ({column['in']}): {_column_text(column)}")
+    for name, table in found["tables"].items():
+        asked = f", questions {', '.join(table['questions'])}" if table["questions"] else ""
+        note = f" [{table['note'].partition(':')[0]}]" if table["note"] else ""
+        lines.append(f"table {name}: {table['rows']:,} rows{asked}{note}")
+    return "\n".join([*lines, f"manifest digest {found['manifest_digest']}"])
+
+
+def _column_text(column: dict[str, Any]) -> str:
+    if "values" in column:
+        return ", ".join(f"{value} {count}" for value, count in column["values"].items()) or "empty"
+    if "distinct" in column:
+        return f"text, {column['distinct']:,} different"
+    if column.get("range"):
+        return f"{column['dtype']}, {column['range'][0]:g} to {column['range'][1]:g}"
+    return str(column["dtype"])
