@@ -23,7 +23,7 @@ _PUBLIC = {
     "Store": "sciencessl.store.reader",
     "DomainSpec": "sciencessl.spec",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -266,7 +266,7 @@ def _fill_pretrain(parser: argparse.ArgumentParser) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    from sciencessl.train.run import pretrain
+    from sciencessl.train.run import RunEstimate, pretrain
 
     settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
     tell: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if args.json else print
@@ -274,11 +274,12 @@ def _pretrain(args: argparse.Namespace) -> int:
         args.data, args.out, args.method, args.scale, args.config, settings | args.settings, resume=args.resume,
         overwrite=args.overwrite, dry_run=args.dry_run, tell=tell,
     )
-    if args.dry_run:
+    if isinstance(result, RunEstimate):
         _emit(result, args.json, _run_estimate_text(result))
         return DONE
     state = "finished" if result.finished else "stopped with a checkpoint; continue with --resume"
-    _emit(result, args.json, f"{state}: {result.steps} steps, {result.images:,} images, {result.seconds:.0f} s; {result.run}")
+    taken = f"{result.steps} steps, {result.images:,} images, {result.seconds:.0f} s"
+    _emit(result, args.json, f"{state}: {taken}; {result.run}")
     return DONE if result.finished else REQUEUE
 
 
@@ -314,7 +315,8 @@ def _fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="a sealed store with the task's labels")
     parser.add_argument("--out", required=True, help="folder for table, plot, subsets and cached fits")
     parser.add_argument("--task", default="", help="a task of the domain (may be left out when there is one)")
-    parser.add_argument("--labels", nargs="+", default=[], metavar="N", help="budgets: 50, 20/class, 1%%, '5 patients', all")
+    parser.add_argument("--labels", nargs="+", default=[], metavar="N",
+                        help="budgets: 50, 20/class, 1%%, '5 patients', all")
     parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM")
     parser.add_argument("--subsets", type=int, default=10, help="label subsets for each budget (default: 10)")
     parser.add_argument("--random-encoders", type=int, default=5, help="encoders in the random arm (default: 5)")
@@ -324,6 +326,7 @@ def _fill_transfer(parser: argparse.ArgumentParser) -> None:
 
 
 def _transfer(args: argparse.Namespace) -> int:
+    from sciencessl.evaluate.results import TransferEstimate
     from sciencessl.evaluate.tables import table_text
     from sciencessl.evaluate.transfer import transfer
 
@@ -331,7 +334,7 @@ def _transfer(args: argparse.Namespace) -> int:
         args.runs, args.data, args.out, args.task, args.labels, args.arms, args.subsets, args.random_encoders,
         args.draw, dry_run=args.dry_run,
     )
-    if args.dry_run:
+    if isinstance(result, TransferEstimate):
         _emit(result, args.json, f"would do {result.fits} fits on {result.embeddings:,} embeddings to compute; "
               f"{result.n_pool} labels to draw from, {result.n_test} test samples; a difference below "
               f"{result.resolution:.3f} cannot be resolved")
@@ -342,7 +345,8 @@ def _transfer(args: argparse.Namespace) -> int:
 
 def _fill_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--transfer", nargs="+", default=[], metavar="DIR", help="transfer folders (default: RUN/transfer*)")
+    parser.add_argument("--transfer", nargs="+", default=[], metavar="DIR",
+                        help="transfer folders (default: RUN/transfer*)")
     parser.add_argument("--data", default="", help="the store, where it has moved")
     _json_flag(parser)
 
@@ -363,9 +367,11 @@ VERBS: dict[str, Verb] = {
     "backbones": ("list backbones", "sciencessl backbones 'regnety*'", _fill_backbones, _backbones),
     "prepare": ("turn files into a store", "sciencessl prepare galaxy stamps/ --out gz.zarr --resize-px 128",
                 _fill_prepare, _prepare),
-    "store": ("look into a store: info, verify, show", "sciencessl store show gz.zarr --column class", _fill_store, _store),
+    "store": ("look into a store: info, verify, show", "sciencessl store show gz.zarr --column class",
+              _fill_store, _store),
     "pretrain": ("pretrain an encoder on a store", "", _fill_pretrain, _pretrain),
-    "embed": ("write the embeddings of a store", "sciencessl embed runs/byol --data gz.zarr --out emb", _fill_embed, _embed),
+    "embed": ("write the embeddings of a store", "sciencessl embed runs/byol --data gz.zarr --out emb",
+              _fill_embed, _embed),
     "transfer": ("draw few-label curves against random encoders",
                  "sciencessl transfer runs/byol --data gz.zarr --task morphology --labels 50 250 750 --out few",
                  _fill_transfer, _transfer),

@@ -1,4 +1,4 @@
-"""`demo`: the whole path on a synthetic survey, set of tiles or crawl. Everything runs for real; only the data is made."""
+"""`demo`: the whole path on a synthetic survey, set of tiles or crawl. All of it runs for real; the data is made."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ class GalaxyViews:
         size: Side of a view in pixels.
         area: Smallest and largest window area, as a fraction of the stamp.
         aspect: Smallest and largest width over height of the window.
+        shift: Largest distance of the galaxy from the middle of the window, as a fraction of the window's side.
         parity_safe: No mirror flips, for labels that tell clockwise from anticlockwise.
         brightness: Additive, as a fraction of the range of uint8 stamps; float flux is never shifted.
         contrast: Around the mean of each channel, as a fraction; for flux it is a change of exposure.
@@ -31,8 +32,9 @@ class GalaxyViews:
     size: int = 64
     area: tuple[float, float] = (0.3, 0.85)
     aspect: tuple[float, float] = (0.8, 1.25)
+    shift: float = 0.2
     parity_safe: bool = False
-    brightness: float = 0.2
+    brightness: float = 0.1
     contrast: float = 0.4
     greyscale: float = 0.3
     blur: float = 0.3
@@ -43,6 +45,8 @@ class GalaxyViews:
             raise ConfigError(f"views.size is {self.size}; it must be 8 pixels or more. 64 suits a small encoder.")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise ConfigError(f"views.area is {self.area}; it must be two fractions in (0, 1], the smaller first.")
+        if not 0 <= self.shift <= 0.5:
+            raise ConfigError(f"views.shift is {self.shift}; it must be in [0, 0.5], so that the galaxy stays in view.")
         if not 0 < self.evaluation_window <= 1:
             raise ConfigError(f"views.evaluation_window is {self.evaluation_window}; it must be in (0, 1].")
 
@@ -67,7 +71,9 @@ class _Pipeline:
 
         def build(brightness: float, greyscale: float) -> Pipeline:
             return Pipeline([
-                RotatedCrop(settings.size, settings.area, settings.aspect, flips=not settings.parity_safe),
+                RotatedCrop(
+                    settings.size, settings.area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift
+                ),
                 op.ByolColourJitter(brightness, settings.contrast, saturation=0.0, hue=0.0, p=0.8),
                 op.Greyscale(p=greyscale),
                 op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 1.5), p=settings.blur),

@@ -25,13 +25,13 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
         aspect: Width over height of the window, drawn log-uniformly.
         rotate: Any angle when True; otherwise upright.
         flips: Mirror along each axis with probability 1/2.
-        shift: Largest distance of the window's centre from where it still fits, as a fraction of the slack; 1 allows
-            every place at which an upright window lies inside the image.
+        shift: Largest distance along each axis between the centres of window and image, as a fraction of the window's
+            side, for images of one centred object; None allows every place where an upright window lies inside.
     """
 
     def __init__(
         self, size: int, area: Range, aspect: Range = (1.0, 1.0), rotate: bool = True, flips: bool = True,
-        shift: float = 1.0,
+        shift: float | None = None,
     ) -> None:
         super().__init__(p=1.0)
         self.size = size
@@ -48,14 +48,18 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
         side = math.sqrt(rng.uniform(*self.area) * height * width)
         ratio = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
         window = (side * math.sqrt(ratio), side / math.sqrt(ratio))
-        slack = (max(width - window[0], 0.0), max(height - window[1], 0.0))
         centre = tuple(
-            extent / 2 + self.shift * free * (rng.random() - 0.5)
-            for extent, free in zip((width, height), slack, strict=True)
+            extent / 2 + self._reach(extent, length) * rng.uniform(-1.0, 1.0)
+            for extent, length in zip((width, height), window, strict=True)
         )
         angle = rng.uniform(0.0, 2 * math.pi) if self.rotate else 0.0
         mirror = (rng.random() < 0.5, rng.random() < 0.5) if self.flips else (False, False)
         return {"window": window, "centre": centre, "angle": angle, "mirror": mirror}
+
+    def _reach(self, extent: float, length: float) -> float:
+        """Largest distance of the centres along one axis, in pixels."""
+        slack = max(extent - length, 0.0) / 2
+        return slack if self.shift is None else min(self.shift * length, slack)
 
     def apply(
         self, img: np.ndarray, window: Range, centre: Range, angle: float, mirror: tuple[bool, bool], **params: Any
