@@ -26,7 +26,7 @@ def clear_os_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write {out}: {error.strerror or error}. Rows with a receipt are complete and stay; make room or "
+            f"cannot write {out}: {error}. Rows with a receipt are complete and stay; make room or "
             "fix permissions and run the same command again to go on."
         ) from error
 
@@ -82,7 +82,8 @@ def begin(out: Path, plan: Plan, overwrite: bool) -> zpack.StoreHeader:
 
 def differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
     """How a store's plan differs from a new one, in words; empty when it does not."""
-    if header.plan_digest == plan.header.plan_digest and header.config_digest == plan.header.config_digest:
+    names = ("domain", "source", "plan_digest", "config_digest")
+    if all(getattr(header, name) == getattr(plan.header, name) for name in names):
         return []
     found = []
     for name in ("domain", "source"):

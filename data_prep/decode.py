@@ -107,7 +107,8 @@ def canonicalise(raw: bytes, field: FieldSpec, options: Canonical) -> Encoded:
     try:
         pixels = decode(payload, field)
     except StoreError as error:
-        raise Refused("corrupt", "one decoder reads it and another does not") from error
+        reason = "truncated" if _is_cut(payload) else "corrupt"
+        raise Refused(reason, "one decoder reads it and another does not") from error
     return Encoded(payload, pixels.shape[1], pixels.shape[0], hash_pixels(pixels))
 
 
@@ -115,13 +116,20 @@ def _reason(error: Exception, raw: bytes) -> str:
     words = str(error).lower()
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too-large"
-    if not raw or isinstance(error, EOFError) or "truncated" in words:
+    if isinstance(error, UnidentifiedImageError) and raw and not (raw.startswith(_MAGIC) or raw[4:8] == b"ftyp"):
+        return "not-an-image"
+    if isinstance(error, EOFError) or "truncated" in words or _is_cut(raw):
         return "truncated"
-    if isinstance(error, UnidentifiedImageError):
-        return "corrupt" if raw.startswith(_MAGIC) else "not-an-image"
     if isinstance(error, NotImplementedError) or "unsupported" in words or "not available" in words:
         return "unsupported"
     return "corrupt"
+
+
+def _is_cut(raw: bytes) -> bool:
+    """Whether a file ends before it says that it does, where its format tells."""
+    if raw.startswith(b"\x89PNG"):
+        return b"IEND\xaeB`\x82" not in raw
+    return not raw or (raw.startswith(b"RIFF") and len(raw) < int.from_bytes(raw[4:8], "little") + 8)
 
 
 def _detail(error: Exception) -> str:

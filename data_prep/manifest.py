@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _by_id(identifier: str, stems: dict[str, list[str]], listing: Listing) -> Lo
 
 def _by_name(text: str, catalogue: Catalogue, listing: Listing) -> Located:
     plain = posixpath.normpath(text.replace("\\", "/")) if text else ""
-    for name in (posixpath.normpath(catalogue.prefix + plain), plain):
+    for name in (_from_root(plain, catalogue, listing), plain):
         if name in listing.files:
             return name, listing.files[name]
     if not text or listing.partial:
@@ -125,6 +126,13 @@ def _by_name(text: str, catalogue: Catalogue, listing: Listing) -> Located:
         if path is not None and path.is_file():
             return plain, file_ref(path)
     return plain, None
+
+
+def _from_root(plain: str, catalogue: Catalogue, listing: Listing) -> str:
+    """A path of the catalogue as the listing would name it."""
+    if catalogue.folder is None or not listing.root.is_dir():
+        return posixpath.normpath(catalogue.prefix + plain)
+    return os.path.normpath(catalogue.folder / plain).removeprefix(f"{listing.root}{os.sep}")
 
 
 def _select(

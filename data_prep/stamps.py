@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.listing import MAX_FILE_BYTES
 from sciencessl.errors import DataError, MissingExtraError
 from sciencessl.spec import FieldSpec
 
@@ -42,17 +45,31 @@ def read_stamp(raw: bytes, min_px: int = 1) -> np.ndarray:
         MissingExtraError: When astropy is not installed.
     """
     fits = _fits()
-    if not raw:
-        raise Refused("truncated", "the file is empty")
     try:
-        with fits.open(io.BytesIO(raw), memmap=False) as units:
+        with fits.open(io.BytesIO(_unpacked(raw)), memmap=False) as units:
             found = next((unit.data for unit in units if unit.is_image and unit.data is not None), None)
+    except Refused:
+        raise
     except Exception as error:  # hostile headers raise anything from KeyError to struct.error
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        reason = "truncated" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "corrupt"
         raise Refused(reason, f"{type(error).__name__}: {error}"[:200]) from error
     if found is None:
         raise Refused("not-an-image", "a FITS file without an image")
     return _checked(np.asarray(found), min_px)
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """The file without gzip or bzip2 around it, as long as it is no bomb."""
+    if not raw:
+        raise Refused("truncated", "the file is empty")
+    opener: Any = gzip.open if raw.startswith(b"\x1f\x8b") else bz2.open if raw.startswith(b"BZh") else None
+    if opener is None:
+        return raw
+    with opener(io.BytesIO(raw)) as stream:
+        plain: bytes = stream.read(MAX_FILE_BYTES + 1)
+    if len(plain) > MAX_FILE_BYTES:
+        raise Refused("too-large", f"more than {MAX_FILE_BYTES} bytes unpacked")
+    return plain
 
 
 def _checked(values: np.ndarray, min_px: int) -> np.ndarray:

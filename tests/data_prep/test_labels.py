@@ -1,0 +1,101 @@
+"""Labels: classes as text, votes matched to a schema by whole questions, and votes that cannot be counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sciencessl.data_prep.catalogue import Catalogue
+from sciencessl.data_prep.labels import choose_votes, make_labels, match_columns
+from sciencessl.data_prep.settings import PrepareSettings
+from sciencessl.errors import ConfigError, DataError
+from sciencessl.spec import DomainSpec, LabelSchema, Question
+
+Make = Callable[..., DomainSpec]
+SHAPE = ("shape-r1_smooth", "shape-r1_disc")
+
+
+def catalogue(columns: dict[str, Sequence[Any]]) -> Catalogue:
+    return Catalogue(pa.table(columns), "cat.csv", None, "")
+
+
+def labels(
+    columns: dict[str, Sequence[Any]], spec: DomainSpec, classes: Sequence[str] = (), **settings: Any
+) -> Any:
+    table = catalogue(columns)
+    ids = [f"id{i}" for i in range(table.data.num_rows)]
+    return make_labels(table, ids, classes, spec, PrepareSettings(**settings))[0]
+
+
+def test_matches_by_name_alias_and_name_without_campaign(make_spec: Make) -> None:
+    schema = make_spec().labels["rings"]
+    assert match_columns(schema, [*SHAPE, "x"]) == dict(zip(SHAPE, SHAPE, strict=True))
+    assert match_columns(schema, ["t01_disc", "t01_smooth"]) == {SHAPE[0]: "t01_smooth", SHAPE[1]: "t01_disc"}
+    assert match_columns(schema, ["ring_yes", "ring_no"]) == {"ring-r1_yes": "ring_yes", "ring-r1_no": "ring_no"}
+    assert match_columns(schema, ["ring_yes", SHAPE[0]]) == {}
+
+
+def test_table_of_classes_and_votes(make_spec: Make) -> None:
+    made = labels({"t01_smooth": ["3", None], "t01_disc": ["4", "5"], "class": ["a", None]}, make_spec(), ["class"])
+    assert made.schema.name == "rings"
+    assert made.data.to_pylist() == [
+        {"id": "id0", "class": "a", SHAPE[0]: 3.0, SHAPE[1]: 4.0},
+        {"id": "id1", "class": None, SHAPE[0]: 0.0, SHAPE[1]: 5.0},
+    ]
+
+
+def test_without_labels_there_is_no_table(make_spec: Make) -> None:
+    assert labels({"mag": [1.0]}, make_spec()) is None
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (["1", "-2"], r"'shape-r1_smooth': 1 value\(s\) are negative or NaN, the first -2 at id 'id1'"),
+    (["nan", "2"], r"1 value\(s\) are negative or NaN, the first nan at id 'id0'"),
+    (["inf", "2"], "negative or NaN"),
+    (["many", "2"], "expected numbers, got text"),
+])
+def test_votes_that_are_no_counts(make_spec: Make, values: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        labels({SHAPE[0]: values, SHAPE[1]: ["1", "1"]}, make_spec())
+
+
+def test_fractions_are_refused_and_weighted_counts_are_not(make_spec: Make) -> None:
+    with pytest.raises(DataError, match="fractions where counts are needed"):
+        labels({SHAPE[0]: [0.25, 1.0], SHAPE[1]: [0.75, 0.0]}, make_spec())
+    weighted = labels({SHAPE[0]: [0.25, 10.5], SHAPE[1]: [0.75, 0.0]}, make_spec())
+    np.testing.assert_allclose(weighted.data[SHAPE[0]].to_numpy(), [0.25, 10.5])
+    assert labels({SHAPE[0]: [1, 0], SHAPE[1]: [0, 1]}, make_spec()) is not None
+
+
+def test_named_votes_and_schemas(make_spec: Make) -> None:
+    spec = make_spec()
+    columns = {SHAPE[0]: [1], SHAPE[1]: [2], "ring_yes": [1], "ring_no": [1], "mag": [1.0]}
+    assert len(labels(columns, spec).data.column_names) == 5
+    assert labels(columns, spec, votes=SHAPE).data.column_names == ["id", *SHAPE]
+    assert labels(columns, spec, schema="rings", votes=SHAPE).data.column_names == ["id", *SHAPE]
+    with pytest.raises(ConfigError, match=r"no label schema named 'ring'\. Did you mean 'rings'"):
+        labels(columns, spec, schema="ring")
+    with pytest.raises(ConfigError, match="--votes mag: no whole question"):
+        labels(columns, spec, votes=(*SHAPE, "mag"))
+    with pytest.raises(ConfigError, match=r"--votes shape-r1_smoth: no such column.*Did you mean 'shape-r1_smooth'"):
+        labels(columns, spec, votes=("shape-r1_smoth",))
+    with pytest.raises(ConfigError, match="are no whole question of any schema"):
+        labels(columns, spec, votes=("mag",))
+    with pytest.raises(ConfigError, match="has no whole question of it"):
+        labels({"mag": [1.0]}, spec, schema="rings")
+
+
+def test_columns_that_fit_two_schemas_are_left_until_one_is_named(make_spec: Make) -> None:
+    twins = {name: LabelSchema(name, (Question("shape", ("a", "b")),)) for name in ("one", "two")}
+    spec = make_spec(labels=twins)
+    table = catalogue({"shape_a": [1], "shape_b": [2]})
+    schema, votes, said = choose_votes(table, spec, PrepareSettings())
+    assert (schema, votes) == (None, {})
+    assert said == ["votes: columns such as shape_a, shape_b fit one and two; pass --schema to take them"]
+    assert choose_votes(table, spec, PrepareSettings(schema="two"))[0] is twins["two"]
+    with pytest.raises(ConfigError, match="fit the schemas one, two equally well"):
+        choose_votes(table, spec, PrepareSettings(votes=("shape_a", "shape_b")))
