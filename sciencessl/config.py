@@ -18,6 +18,9 @@ import yaml
 from sciencessl import registry
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
 
+Precision = Literal["auto", "float32", "bfloat16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -56,8 +59,8 @@ class ComputeConfig:
         workers: Loader processes; -1 means one less than the cores, at least 1, at most 8.
     """
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    precision: Precision = "auto"
+    memory_format: MemoryFormat = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     workers: int = -1
@@ -179,7 +182,7 @@ class FullConfig:
     run: RunConfig
     options: Any
     views: Any
-    origin: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as saved in `config.yaml`."""
@@ -207,10 +210,16 @@ def preset_layers(scale: str, method: str, domain: str, user: Sequence[str | Pat
     layers = [_scale_layer(scale)]
     if ".py:" not in method:
         layers += _optional(files("sciencessl.configs") / "method" / f"{method}.yaml", f"method {method}")
-    module = registry.domain_module(domain)
-    if module:
-        layers += _optional(files(module) / "preset.yaml", f"domain {domain}")
+    layers += _domain_layer(domain)
     return layers + [_user_layer(path) for path in user]
+
+
+def _domain_layer(domain: str) -> list[Layer]:
+    try:
+        folder = files(registry.domain_module(domain))
+    except TypeError:
+        return []  # a domain in a single module has no folder of its own to keep a preset in
+    return _optional(folder / "preset.yaml", f"domain {domain}")
 
 
 def scales() -> list[str]:
@@ -264,7 +273,7 @@ def build_config(
     Raises:
         ConfigError: For an unknown name (with its layer and the closest known one), a wrong type or a broken rule.
     """
-    stack = [*layers, Layer("flags", nest(flags or {}))]
+    stack = [*layers, Layer("flags", flags or {})]
     known = set(leaf_names(RunConfig)) | {
         f"{prefix}.{name}" for prefix, kind in (("options", options_type), ("views", views_type))
         for name in leaf_names(kind)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sciencessl.errors import RegistryError, unknown_name
+from sciencessl.errors import RegistryError, did_you_mean, unknown_name
 from sciencessl.spec import API, DomainSpec
 
 if TYPE_CHECKING:
@@ -50,32 +52,43 @@ def resolve(target: str) -> Any:
         raise RegistryError(f"cannot load {target!r}: {error}") from error
 
 
-def _targets(builtin: str, group: str) -> dict[str, tuple[str, str]]:
-    """Name -> (target, origin). A clash of names is an error that names both."""
-    found = {name: (target, "built in") for name, target in dict(resolve(builtin)).items()}
+def _targets(builtin: str, group: str) -> dict[str, list[tuple[str, str]]]:
+    """Name -> (target, origin) of everyone who registered it."""
+    found = {name: [(target, "built in")] for name, target in dict(resolve(builtin)).items()}
     for point in entry_points(group=group):
-        origin = _distribution(point)
-        if point.name in found:
-            raise RegistryError(f"{point.name!r} is registered twice: {found[point.name][1]} and {origin}.")
-        found[point.name] = (point.value, origin)
+        found.setdefault(point.name, []).append((point.value, _distribution(point)))
     return found
+
+
+def _target(what: str, name: str, targets: Mapping[str, list[tuple[str, str]]]) -> str:
+    """The one target of a name; two are an error that names both, and only for this name."""
+    if name not in targets:
+        raise RegistryError(unknown_name(what, name, targets))
+    if len(targets[name]) > 1:
+        both = " and ".join(f"{origin} ({target})" for target, origin in targets[name])
+        raise RegistryError(f"{what} {name!r} is registered twice: {both}. Uninstall one of them.")
+    return targets[name][0][0]
 
 
 def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else point.value
 
 
-def _domain_targets() -> dict[str, tuple[str, str]]:
+def _domain_targets() -> dict[str, list[tuple[str, str]]]:
     return _targets(BUILTIN_DOMAINS, "sciencessl.domains")
 
 
-def _method_targets() -> dict[str, tuple[str, str]]:
+def _method_targets() -> dict[str, list[tuple[str, str]]]:
     return _targets(BUILTIN_METHODS, "sciencessl.methods")
 
 
 def domain_module(name: str) -> str:
-    """Module of a domain, beside which its `preset.yaml` lies; empty for an unknown one."""
-    return _domain_targets().get(name, ("", ""))[0].partition(":")[0]
+    """Module of a domain, beside which its `preset.yaml` lies.
+
+    Raises:
+        RegistryError: When there is no domain of that name.
+    """
+    return _target("domain", name, _domain_targets()).partition(":")[0]
 
 
 def load_domain(name: str) -> DomainSpec:
@@ -84,12 +97,10 @@ def load_domain(name: str) -> DomainSpec:
     Raises:
         RegistryError: When there is none, or it speaks another version of the contract.
     """
-    targets = _domain_targets()
-    if name not in targets:
-        raise RegistryError(unknown_name("domain", name, targets))
-    spec = resolve(targets[name][0])
+    target = _target("domain", name, _domain_targets())
+    spec = resolve(target)
     if not isinstance(spec, DomainSpec):
-        raise RegistryError(f"domain {name!r}: {targets[name][0]} is a {type(spec).__name__}, expected a DomainSpec.")
+        raise RegistryError(f"domain {name!r}: {target} is a {type(spec).__name__}, expected a DomainSpec.")
     if spec.api != API:
         raise RegistryError(f"domain {name!r} speaks contract version {spec.api}; this sciencessl speaks {API}.")
     return spec
@@ -99,31 +110,53 @@ def load_method(name: str) -> type[Method]:
     """The method of that name, or of `FILE.py:NAME`.
 
     Raises:
-        RegistryError: When there is none.
+        RegistryError: When there is none, or it is no `Method`.
     """
     if ".py:" in name:
-        return _local_method(name)
+        return _checked_method(name, _local_method(name))
     targets = _method_targets()
     if name not in targets:
         raise RegistryError(unknown_name("method", name, targets) + " A file of your own: --method FILE.py:NAME.")
-    method: type[Method] = resolve(targets[name][0])
-    return method
+    return _checked_method(name, resolve(_target("method", name, targets)))
 
 
-def _local_method(name: str) -> type[Method]:
+def _checked_method(name: str, found: Any) -> type[Method]:
+    # Here, because naming a domain must not load torch.
+    from sciencessl.methods.base import Method
+
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise RegistryError(f"method {name!r} is {found!r}, expected a class made from sciencessl.methods.base.Method.")
+    return found
+
+
+def _local_method(name: str) -> Any:
     file, _, attribute = name.rpartition(":")
     path = Path(file)
     if not path.is_file():
         raise RegistryError(f"--method {name}: there is no file {path}.")
-    spec = importlib.util.spec_from_file_location(f"sciencessl_local_{path.stem}", path)
+    module = _local_module(name, path)
+    if not hasattr(module, attribute):
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise RegistryError(f"--method {name}: {path} defines no {attribute!r}.{did_you_mean(attribute, public)}")
+    return getattr(module, attribute)
+
+
+def _local_module(name: str, path: Path) -> ModuleType:
+    """The file as a module, imported once for each content: dataclasses look their own module up by its name."""
+    title = f"sciencessl_local_{path.stem}_{method_source_digest(name)[:8]}"
+    if title in sys.modules:
+        return sys.modules[title]
+    spec = importlib.util.spec_from_file_location(title, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise RegistryError(f"--method {name}: {path} defines no {attribute!r}.")
-    method: type[Method] = getattr(module, attribute)
-    return method
+    sys.modules[title] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a file of the user's may raise anything
+        del sys.modules[title]
+        raise RegistryError(f"--method {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
 
 
 def method_source_digest(name: str) -> str:
@@ -147,19 +180,20 @@ def prepare_settings() -> type:
 
 def domains() -> list[Entry]:
     """Every registered domain, broken ones with their error."""
-    return _listing(_domain_targets(), lambda spec: str(spec.title))
+    return _listing(_domain_targets(), lambda name: load_domain(name).title)
 
 
 def methods() -> list[Entry]:
     """Every registered method, broken ones with their error."""
-    return _listing(_method_targets(), lambda method: str(method.title))
+    return _listing(_method_targets(), lambda name: load_method(name).title)
 
 
-def _listing(targets: Mapping[str, tuple[str, str]], title: Callable[[Any], str]) -> list[Entry]:
+def _listing(targets: Mapping[str, list[tuple[str, str]]], title: Callable[[str], str]) -> list[Entry]:
     rows = []
-    for name, (target, origin) in sorted(targets.items()):
+    for name, registered in sorted(targets.items()):
+        target, origin = (" and ".join(words) for words in zip(*registered, strict=True))
         try:
-            rows.append(Entry(name, target, origin, title=title(resolve(target))))
+            rows.append(Entry(name, target, origin, title=str(title(name))))
         except Exception as error:  # a plug-in may raise anything, and must not hide the others
             rows.append(Entry(name, target, origin, error=f"{type(error).__name__}: {error}"))
     return rows

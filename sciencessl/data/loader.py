@@ -7,8 +7,11 @@ of (seed, epoch, step), so the state of a run is the number of tickets taken.
 from __future__ import annotations
 
 import functools
+import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,16 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sciencessl.data.order import Order, augmentation_rng
+from sciencessl.errors import RunError, SciencesslError, StoreError
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import FieldSpec, View, ViewRandom
 from sciencessl.store.reader import SplitIndex, Store
 
-FORKSERVER_PRELOAD = ["sciencessl.data.loader"]
+FORKSERVER_PRELOAD = ["sciencessl.data.loader", "sciencessl.views.operations"]
+"""Imported once by the server that loader processes are forked from, instead of by each of them."""
+
+_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
 
 
 class Decoder:
@@ -149,7 +156,15 @@ class BatchStream(IterableDataset[Batch]):
     def batch(self, step: int) -> Batch:
         """The rank's part of the global batch of a step."""
         index = self.split.to_store(self.order.rank_slice(step, self.rank, self.world))
-        epochs = self.order.epochs(step)[self.order.rank_range(self.rank, self.world)]
+        return self.make(index, self.order.epochs(step)[self.order.rank_range(self.rank, self.world)])
+
+    def make(self, index: np.ndarray, epochs: np.ndarray) -> Batch:
+        """The batch of given samples.
+
+        Args:
+            index: (B,) int64 store indices.
+            epochs: (B,) int64 epochs, which enter the augmentation.
+        """
         keys = self.decoder.store.keys(index)
         views = [
             apply_view(self._train_view, sample, ViewRandomness(self.order.seed, int(epoch), _as_int(key)))
@@ -167,11 +182,16 @@ def _as_int(key: np.ndarray) -> int:
     return int.from_bytes(key.tobytes(), "little")
 
 
-def make_loader(stream: IterableDataset[Any], workers: int) -> DataLoader[Any]:
+def make_loader(stream: IterableDataset[Any], workers: int, prefetch: int = 4) -> DataLoader[Any]:
     """A DataLoader over a stream of whole batches.
 
     Workers come from a fork server, never from a fork of the trainer: decoders and Zarr hold threads and locks. The
     order of batches does not depend on their number.
+
+    Args:
+        stream: Yields batches.
+        workers: Processes; 0 loads in this one.
+        prefetch: Batches that each worker makes ahead.
     """
     return DataLoader(
         stream,
@@ -179,9 +199,15 @@ def make_loader(stream: IterableDataset[Any], workers: int) -> DataLoader[Any]:
         num_workers=workers,
         multiprocessing_context=_context() if workers else None,
         worker_init_fn=_start_worker if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
         persistent_workers=False,
     )
+
+
+def start_server() -> None:
+    """Start the process that loader workers are forked from: its imports then run beside the caller's own work."""
+    _context()
+    forkserver.ensure_running()
 
 
 def _context() -> Any:
@@ -191,11 +217,36 @@ def _context() -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One core a worker: the decoder's and torch's own threads would fight with the other workers."""
+    """One core a worker: the decoder's and torch's own threads would fight with the other workers.
+
+    A signal to the whole job is the trainer's to answer: it still needs the batch in hand, and ends its workers.
+    """
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def loader_error(error: Exception) -> Exception | None:
+    """What went wrong while loading, in one sentence; None when the error is none of the loader's.
+
+    A process that is gone becomes a `RunError`. An error of ours that was raised in a worker, and carries the
+    worker's traceback as its message, becomes what was raised.
+    """
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        return RunError(
+            f"a loader process ended unexpectedly ({text.splitlines()[0]}). Often the machine ran out of memory: use "
+            "a smaller batch or fewer compute.workers, then --resume."
+        )
+    if isinstance(error, SciencesslError):
+        if _IN_WORKER.match(text):
+            name = f"{type(error).__module__}.{type(error).__qualname__}: "
+            return type(error)(text.rpartition(name)[2].strip())
+        return error if isinstance(error, StoreError) else None
+    return None
 
 
 class EvaluationStream(IterableDataset[Batch]):

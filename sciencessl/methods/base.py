@@ -118,5 +118,5 @@ def _linear(in_features: int, out_features: int, bias: bool, generator: torch.Ge
     bound = in_features**-0.5
     layer = uniform_linear(in_features, out_features, bound, (-bound, bound), generator)
     if not bias:
-        layer.bias = None
+        layer.register_parameter("bias", None)
     return layer

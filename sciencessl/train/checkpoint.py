@@ -6,12 +6,12 @@ import io
 import os
 import re
 import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from sciencessl.errors import RunError
 
@@ -20,36 +20,20 @@ SCHEMA = 1
 KEEP = 2
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Writes to a temporary name, flushes, renames; reads with `weights_only=True`."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the checkpoint whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(buffer.getbuffer())
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint.
-
-        Raises:
-            RunError: When it is torn, or holds more than plain tensors and values.
-        """
-        return load_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete one checkpoint."""
-        Path(path).unlink(missing_ok=True)
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all: under a temporary name, flushed, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(buffer.getbuffer())
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -63,7 +47,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such checkpoint.") from None
     except (RuntimeError, UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}): it is torn or no checkpoint of ours.") from error
+        kind = type(error).__name__
+        raise RunError(f"{path} cannot be read ({kind}): it is torn or no checkpoint of ours.") from error
     schema = content.get("sciencessl", {}).get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise RunError(f"{path} is a checkpoint of schema {schema}, expected {SCHEMA}.")
@@ -81,22 +66,54 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / "checkpoints").glob("step-*.ckpt") if re.fullmatch(r"step-\d+", path.stem))
 
 
-def latest_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
+def latest_checkpoint(run: Path, tell: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read, and its content; None where none was written.
+
+    Args:
+        run: Run folder.
+        tell: Receives a line for each newer one that had to be passed over.
 
     Raises:
         RunError: When there are checkpoints but none can be read.
     """
-    found = checkpoints(run)
     reasons = []
-    for path in reversed(found):
+    for path in reversed(checkpoints(run)):
         try:
-            return path, load_checkpoint(path)
+            content = load_checkpoint(path)
         except RunError as error:
             reasons.append(str(error))
+            continue
+        for reason in reasons:
+            tell(f"warning: {reason} Using the one before it, {path.name}.")
+        return path, content
     if reasons:
         raise RunError(f"{run}: no checkpoint can be read. " + " ".join(reasons))
     return None
+
+
+def steps_taken(content: Mapping[str, Any]) -> int:
+    """Optimiser steps before a checkpoint."""
+    return int(content["sciencessl"]["taken"])
+
+
+def check_identity(path: Path, content: Mapping[str, Any], identity: Mapping[str, str]) -> None:
+    """A checkpoint continues only the run that it is from.
+
+    Args:
+        path: Of the checkpoint, for the message.
+        content: Its content.
+        identity: What this run has.
+
+    Raises:
+        RunError: Naming the first thing that differs.
+    """
+    theirs = content["sciencessl"]["identity"]
+    for name, value in identity.items():
+        if theirs.get(name) != value:
+            raise RunError(
+                f"{path} was made with {name} {theirs.get(name)!r}, this run has {value!r}. Resume with what it was "
+                "made with, or start a new run from its weights with --init-from."
+            )
 
 
 def prune(run: Path, keep: int = KEEP) -> None:

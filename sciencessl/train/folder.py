@@ -12,7 +12,8 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from dataclasses import field as attribute
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class ModelCard:
         label_columns: Columns whose labels the run saw.
         label_note: Where those labels come from, in words.
         init_from: Where the encoder started from; empty for a fresh one.
+        label_rows: Question or class column -> rows of split=train that it labelled.
     """
 
     domain: str
@@ -66,10 +68,11 @@ class ModelCard:
     seed: int
     store: str
     store_digest: str
-    table_digests: Mapping[str, str] = field(default_factory=dict)
+    table_digests: Mapping[str, str] = attribute(default_factory=dict)
     label_columns: tuple[str, ...] = ()
     label_note: str = ""
     init_from: str = ""
+    label_rows: Mapping[str, int] = attribute(default_factory=dict)
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
@@ -96,7 +99,7 @@ def read_model(run: Path) -> ModelCard:
         fix = "The run did not finish: continue it with `sciencessl pretrain --resume`." if begun else "It is no run."
         raise RunError(f"{run} has no exported model ({MODEL}). {fix}")
     values = json.loads(path.read_text(encoding="utf-8"))
-    stats = {name: tuple(v) if isinstance(v, list) else v for name, v in values.pop("stats").items()}
+    stats: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.pop("stats").items()}
     for name in ("channels", "label_columns"):
         values[name] = tuple(values[name])
     return ModelCard(stats=InputStats(**stats), **values)
@@ -115,7 +118,9 @@ def begin(run: Path, overwrite: bool) -> None:
                 "or choose another --out."
             )
         if not (run / CONFIG).is_file():
-            raise RunError(f"{run} is no run folder (no {CONFIG}), so --overwrite will not delete it; remove it yourself.")
+            raise RunError(
+                f"{run} is no run folder (no {CONFIG}), so --overwrite will not delete it; remove it yourself."
+            )
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
 

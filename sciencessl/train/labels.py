@@ -9,8 +9,12 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.spec import UNLABELLED, LabelSchema
+from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import Table
+
+MOST_CLASSES = 0.5
+"""Classes for each labelled sample: with more, most samples would be the only one of their class."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class LabelSet:
         values: (N, A) float32 counts or (N,) int64 classes; rows outside split=train are unlabelled.
         columns: Columns of the store that were read: what evaluation compares with the columns of a task.
         note: Where they come from, in words.
+        table: Name of the table that holds them; empty for a column of the rows.
     """
 
     name: str
@@ -32,6 +37,7 @@ class LabelSet:
     values: np.ndarray
     columns: tuple[str, ...]
     note: str = ""
+    table: str = ""
 
     @property
     def labelled(self) -> int:
@@ -40,14 +46,24 @@ class LabelSet:
             return int((self.values != UNLABELLED).sum())
         return int((self.values > 0).any(axis=1).sum())
 
+    def rows_of(self) -> dict[str, int]:
+        """Question, or class column -> rows with a label of it."""
+        if self.schema is None:
+            return {self.name: self.labelled}
+        groups = zip(self.schema.questions, self.schema.groups, strict=True)
+        return {question.name: int((self.values[:, lo:hi] > 0).any(axis=1).sum()) for question, (lo, hi) in groups}
+
 
 def find_labels(store: Store, names: Sequence[str]) -> list[LabelSet]:
     """Label sets for the names given: the questions of one table together, each class column by itself.
 
     Raises:
-        ConfigError: When a name is neither a question of a table nor a column, or nothing of it is labelled in
-            split=train.
+        ConfigError: When a name is given twice, is neither a question of a table nor a column of classes, or nothing
+            of it is labelled in split=train.
     """
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise ConfigError(f"--labels {repeated[0]} is given more than once; once is enough.")
     tables = [store.table(name) for name in store.tables]
     chosen: dict[str, list[str]] = {}
     sets: list[LabelSet] = []
@@ -91,7 +107,8 @@ def _unknown(store: Store, tables: Sequence[Table], name: str) -> str:
 
 
 def _in_train(store: Store) -> np.ndarray:
-    return store.split_codes() == 0
+    found: np.ndarray = store.split_codes() == SPLITS.index("train")
+    return found
 
 
 def _votes(store: Store, table: Table, questions: Sequence[str]) -> LabelSet:
@@ -100,18 +117,32 @@ def _votes(store: Store, table: Table, questions: Sequence[str]) -> LabelSet:
     counts = table.counts(store.ids, schema.columns)
     counts[~_in_train(store)] = 0.0
     name = "+".join(question.name for question in schema.questions)
-    return LabelSet(name, schema, (), counts, schema.columns, table.note)
+    return LabelSet(name, schema, (), counts, schema.columns, table.note, table.name)
 
 
 def _classes(store: Store, column: str, tables: Sequence[Table]) -> LabelSet:
     raw = store.column(column)
-    usable = _in_train(store) & np.array([value is not None and value == value for value in raw])
+    usable = _in_train(store) & np.array([value is not None and value == value for value in raw], bool)
     classes = sorted({str(value) for value in raw[usable]})
-    if len(classes) < 2:
-        raise ConfigError(
-            f"--labels {column}: split=train of {store.path} holds {len(classes)} classes; a label needs two or more."
-        )
+    _check_classes(store, column, raw[usable], classes)
     number = {name: i for i, name in enumerate(classes)}
     values = np.array([number[str(v)] if ok else UNLABELLED for v, ok in zip(raw, usable, strict=True)], np.int64)
-    note = next((table.note for table in tables if column in table.columns), "")
-    return LabelSet(column, None, tuple(classes), values, (column,), note)
+    where = store.columns()[column]
+    table = next((table for table in tables if table.name == where), None)
+    if table is None:
+        return LabelSet(column, None, tuple(classes), values, (column,))
+    return LabelSet(column, None, tuple(classes), values, (column,), table.note, table.name)
+
+
+def _check_classes(store: Store, column: str, values: np.ndarray, classes: Sequence[str]) -> None:
+    where = f"--labels {column}: split=train of {store.path}"
+    if len(classes) < 2:
+        only = f" ({classes[0]!r} alone)" if classes else ""
+        raise ConfigError(f"{where} holds {len(classes)} classes{only}; a label needs two or more.")
+    if values.dtype.kind == "f" and (values != np.round(values)).any():
+        raise ConfigError(f"{where} holds measurements such as {values[0]:g}, expected classes. Choose another column.")
+    if len(classes) > MOST_CLASSES * len(values):
+        raise ConfigError(
+            f"{where} holds {len(classes)} different values in {len(values)} samples: these are names, not classes. "
+            "Choose another column."
+        )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sciencessl.config import MemoryFormat, Precision
+
 GAIN = 1.10
 """What a choice must win by to replace the default: a run should not change with the noise of a measurement."""
 
@@ -18,13 +20,14 @@ GAIN = 1.10
 class Choice:
     """Precision and memory format, and the images a second of each candidate."""
 
-    precision: str
-    memory_format: str
+    precision: Precision
+    memory_format: MemoryFormat
     measured: dict[str, float]
 
 
 def choose(
-    encoder: nn.Module, shape: tuple[int, ...], precision: str, memory_format: str, device: torch.device
+    encoder: nn.Module, shape: tuple[int, ...], precision: Precision, memory_format: MemoryFormat,
+    device: torch.device,
 ) -> Choice:
     """Time forward and backward of an encoder in each allowed combination.
 
@@ -38,8 +41,8 @@ def choose(
         memory_format: `auto` or the only one allowed.
         device: Where to time.
     """
-    precisions = ["float32", "bfloat16"] if precision == "auto" else [precision]
-    formats = ["contiguous", "channels_last"] if memory_format == "auto" else [memory_format]
+    precisions: list[Precision] = ["float32", "bfloat16"] if precision == "auto" else [precision]
+    formats: list[MemoryFormat] = ["contiguous", "channels_last"] if memory_format == "auto" else [memory_format]
     candidates = list(itertools.product(precisions, formats))
     if len(candidates) == 1:
         return Choice(*candidates[0], {})
@@ -70,11 +73,15 @@ def _images_per_second(
     return shape[0] / best_time(once)
 
 
-def best_time(function: Callable[[], None], repeats: int = 3) -> float:
-    """Seconds of the fastest of `repeats` calls, after one to warm up: the least disturbed one."""
+def best_time(function: Callable[[], None], repeats: int = 3, patience: float = 1.0) -> float:
+    """Seconds of the fastest of `repeats` calls, after one to warm up: the least disturbed one.
+
+    No further call is made once `patience` seconds have gone by: a start must not take as long as a short run.
+    """
+    begun = time.perf_counter()
     function()
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while not times or (len(times) < repeats and time.perf_counter() - begun < patience):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)

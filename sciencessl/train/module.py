@@ -3,37 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from sciencessl.config import LogConfig, OptimConfig
+from sciencessl.data.loader import loader_error, make_loader
 from sciencessl.errors import RunError
 from sciencessl.methods.base import Method, Online
 from sciencessl.monitor.collapse import gauge
 from sciencessl.monitor.throughput import Progress, Throughput
-from sciencessl.optim.groups import parameter_groups
-from sciencessl.optim.lars import LARS
 from sciencessl.samples import Batch
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train.folder import MetricsFile
+from sciencessl.train.plan import Plan, build_optimizer, make_stream, memory_layout
 from sciencessl.train.step import LabelTerm, Recipe, train_step
 
+DIVERGED = (
+    "Lower optim.base_lr, or use compute.precision float32, in a new run; the last checkpoint, if there is one, is "
+    "from before."
+)
+UNDERSTOOD = (
+    ".*does not have many workers.*",  # the number is chosen by us, or by the user
+)
 
-def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig) -> torch.optim.Optimizer:
-    """LARS as in the BYOL paper, or AdamW; biases and norms are excluded from decay by the same rule."""
-    groups = parameter_groups(modules, settings.weight_decay)
-    if settings.name == "lars":
-        return LARS(groups, lr=settings.base_lr, momentum=settings.momentum)
-    for group in groups:
-        group.pop("adapt")
-    return torch.optim.AdamW(groups, lr=settings.base_lr, betas=(settings.momentum, 0.999))
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints through ours: whole or absent, read without unpickling code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint whole or not at all."""
+        ckpt.save_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
+        """Read a checkpoint.
+
+        Raises:
+            RunError: When it is torn, or holds more than plain tensors and values.
+        """
+        return ckpt.load_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete one checkpoint."""
+        Path(path).unlink(missing_ok=True)
 
 
 class Pretraining(LightningModule):
@@ -73,6 +96,7 @@ class Pretraining(LightningModule):
         self._tell = tell
         self.taken = 0
         self._warned = False
+        self._saved: Path | None = None
         self.stop_requested = False
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -112,11 +136,8 @@ class Pretraining(LightningModule):
             return
         row: dict[str, Any] = {"step": self.taken, "images": self.taken * self.recipe.batch}
         row |= {name: float(value) for name, value in metrics.items()}
-        if not row["loss"] - row["loss"] == 0:
-            raise RunError(
-                f"the loss is {row['loss']} at step {self.taken}. Lower optim.base_lr, or use "
-                "--compute.precision float32; the last checkpoint is from before."
-            )
+        if not math.isfinite(row["loss"]):
+            raise RunError(f"the loss is {row['loss']} at step {self.taken}. {DIVERGED}")
         if self.taken % settings.monitor_every == 0 or self.taken == settings.every or last:
             row |= self._gauge(online)
         rate, waited = self._throughput.read()
@@ -135,8 +156,18 @@ class Pretraining(LightningModule):
         return row
 
     def save(self) -> None:
-        """Write a checkpoint of the steps taken so far."""
-        self.trainer.save_checkpoint(ckpt.checkpoint_path(self._run, self.taken))
+        """Write a checkpoint of the steps taken so far, unless there is one.
+
+        Raises:
+            RunError: When a weight is no longer a number: nothing could be continued from it.
+        """
+        if ckpt.checkpoint_path(self._run, self.taken) == self._saved:
+            return
+        finite = [parameter.detach().isfinite().all() for parameter in self.parameters()]
+        if not bool(torch.stack(finite).all()):
+            raise RunError(f"a weight is not finite after step {self.taken}. {DIVERGED}")
+        self._saved = ckpt.checkpoint_path(self._run, self.taken)
+        self.trainer.save_checkpoint(self._saved)
         ckpt.prune(self._run)
 
     def on_train_end(self) -> None:
@@ -148,34 +179,86 @@ class Pretraining(LightningModule):
         checkpoint["sciencessl"] = {"schema": ckpt.SCHEMA, "taken": self.taken, "identity": self._identity}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the count of steps.
-
-        Raises:
-            RunError: When the checkpoint belongs to other data or another model.
-        """
-        ours = checkpoint["sciencessl"]
-        for name, value in self._identity.items():
-            if ours["identity"].get(name) != value:
-                raise RunError(
-                    f"the checkpoint was made with {name} {ours['identity'].get(name)!r}, this run has {value!r}. "
-                    "Resume with what it was made with, or start anew from its weights with --init-from."
-                )
-        self.taken = int(ours["taken"])
+        """Take over the count of steps."""
+        self.taken = ckpt.steps_taken(checkpoint)
 
 
 @contextlib.contextmanager
 def stop_on_signal(module: Pretraining) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the run after the step in hand, with a checkpoint. Only in the main thread."""
+    """SIGTERM, SIGUSR1 and Ctrl-C end the run after the step in hand, with a checkpoint; a second Ctrl-C at once.
+
+    Only in the main thread: Python lets no other one handle signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def request(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and module.stop_requested:
+            raise KeyboardInterrupt
         module.stop_requested = True
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def fit(module: Pretraining, plan: Plan, checkpoint: Path | None, taken: int) -> None:
+    """Train to the end, or to a signal; the last checkpoint is that of the last step taken.
+
+    Args:
+        module: What is trained.
+        plan: Its settings and data.
+        checkpoint: Where to go on from.
+        taken: Steps before.
+
+    Raises:
+        RunError: When the loss is no number, or a loader process died. Steps taken before are in a checkpoint.
+        StoreError: When the store is damaged; steps taken before are in a checkpoint.
+    """
+    settings = plan.config.run
+    module.method.to(memory_format=memory_layout(settings.compute.memory_format))
+    loader = make_loader(make_stream(plan, taken), settings.compute.workers)
+    with _quiet_lightning(), stop_on_signal(module):
+        trainer = Trainer(
+            max_steps=settings.steps, accelerator=settings.compute.device, devices=1, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            plugins=[AtomicCheckpointIO()], inference_mode=False, use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(module, loader, ckpt_path=checkpoint)
+        except SIGTERMException:
+            # Lightning's own answer to the signal, when it came after ours was looked at: the step in hand is done.
+            module.stop_requested = True
+        except Exception as error:
+            cause = loader_error(error)
+            if cause is None:
+                raise
+            _save_if_taken(module)
+            raise cause from None
+        _save_if_taken(module)
+
+
+def _save_if_taken(module: Pretraining) -> None:
+    if module.taken:
+        module.save()
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """What Lightning says of hardware, loaders and resuming is about choices that are ours."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in UNDERSTOOD:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -20,6 +20,8 @@ from sciencessl.losses.labels import LabelLoss
 from sciencessl.methods.base import Method, Online, PairLoss
 from sciencessl.samples import Batch
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -111,7 +113,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    with step_randomness(recipe.seed, step):
+    with step_randomness(recipe.seed, step, next(method.parameters()).device):
         if recipe.accumulate == 1:
             online, metrics = _whole(method, terms, batches, recipe)
         else:
@@ -121,9 +123,10 @@ def train_step(
 
 
 @contextlib.contextmanager
-def step_randomness(seed: int, step: int) -> Iterator[None]:
-    """Torch's generators are, inside, those of (seed, step); outside they are as if nothing had happened."""
-    with torch.random.fork_rng():
+def step_randomness(seed: int, step: int, device: torch.device = CPU) -> Iterator[None]:
+    """Torch's generators of the CPU and of `device` are, inside, those of (seed, step); outside as if nothing had
+    happened."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_key("step", seed, step) % 2**63)
         yield
 

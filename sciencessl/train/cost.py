@@ -1,0 +1,49 @@
+"""`cost.json`: what a run used, so that comparisons can say what was matched."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import torch
+
+from sciencessl.store.files import write_atomic
+from sciencessl.train.folder import COST
+
+
+def begin_cost(run: Path, operations_per_image: float) -> None:
+    """Write the file of a run that has used nothing yet."""
+    cost = {"operations_per_image": operations_per_image, "wall_seconds": 0.0, "tuning_trials": 0}
+    write_atomic(run / COST, json.dumps(cost, indent=1).encode())
+
+
+def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: float) -> None:
+    """Bring the file up to date.
+
+    Args:
+        run: Run folder.
+        device: Where it was trained.
+        batch: Source images a step.
+        steps: Steps taken in all.
+        seconds: Wall time since the last call, or since the start.
+    """
+    path = run / COST
+    cost = json.loads(path.read_text(encoding="utf-8"))
+    images = steps * batch
+    cost |= {
+        "images_seen": images,
+        "steps": steps,
+        "device": device.type,
+        "wall_seconds": round(cost["wall_seconds"] + seconds, 1),
+        "estimated_operations": cost["operations_per_image"] * images,
+        "peak_memory_bytes": max(cost.get("peak_memory_bytes", 0), _peak_memory(device)),
+    }
+    cost["device_hours"] = round(cost["wall_seconds"] / 3600, 4)
+    write_atomic(path, json.dumps(cost, indent=1).encode())
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,161 @@
+"""What a new run measures before it starts: precision, memory format, the length in steps, and the cost of a step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sciencessl.config import RunConfig
+from sciencessl.data.loader import make_loader
+from sciencessl.errors import ConfigError
+from sciencessl.optim.schedules import epochs_to_steps
+from sciencessl.samples import Batch
+from sciencessl.train.measure import choose
+from sciencessl.train.plan import Plan, build_optimizer, cores, make_recipe, make_stream, sample_batch
+from sciencessl.train.step import train_step
+
+TIMED_SECONDS = 2.0
+TIMED_STEPS = (2, 50)
+"""A step is timed over at least and at most so many of them, and for `TIMED_SECONDS` between."""
+CHOICE_IMAGES = 32
+"""Images a candidate is timed on where no accelerator wants to be filled."""
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What `dry_run` found out: nothing was written.
+
+    Attributes:
+        steps: Optimiser steps.
+        seconds: Expected training time.
+        parameters: Trainable parameters.
+        state_bytes: Weights, gradients, optimiser state and target.
+        precision: Chosen precision.
+        memory_format: Chosen memory format.
+        operations_per_image: Floating-point operations of one source image in training.
+    """
+
+    steps: int
+    seconds: float
+    parameters: int
+    state_bytes: int
+    precision: str
+    memory_format: str
+    operations_per_image: float
+
+
+def check_length(run: RunConfig) -> None:
+    """A run needs a length.
+
+    Raises:
+        ConfigError: When none of epochs, steps and minutes is set.
+    """
+    if not (run.epochs or run.steps or run.minutes):
+        raise ConfigError("the run has no length: give one of --epochs, --steps and --minutes, such as --minutes 10.")
+
+
+def settle(plan: Plan, tell: Callable[[str], None]) -> None:
+    """Replace what is `auto` in the plan's settings, and epochs or minutes by steps. Only a new run measures."""
+    run = plan.config.run
+    micro = run.batch // run.accumulate
+    shape = sample_batch(plan, 1).views[0][plan.store.primary].shape
+    images = micro if plan.device.type == "cuda" else min(micro, CHOICE_IMAGES)
+    choice = choose(plan.method.encoder, (images, *shape[1:]), run.compute.precision, run.compute.memory_format,
+                    plan.device)
+    if choice.measured:
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in choice.measured.items())
+        tell(f"chose {choice.precision}, {choice.memory_format} (images/s of the encoder: {rates})")
+    compute = dataclasses.replace(
+        run.compute, precision=choice.precision, memory_format=choice.memory_format,
+        device="cuda" if plan.device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        workers=max(1, min(8, cores() - 1)) if run.compute.workers < 0 else run.compute.workers,
+    )
+    run = dataclasses.replace(run, compute=compute, slots=plan.order.slot_count)
+    plan.config = dataclasses.replace(plan.config, run=run)
+    run = dataclasses.replace(run, steps=_steps(plan, tell), epochs=0.0, minutes=0.0)
+    plan.config = dataclasses.replace(plan.config, run=run)
+
+
+def _steps(plan: Plan, tell: Callable[[str], None]) -> int:
+    run = plan.config.run
+    if run.minutes:
+        seconds = seconds_per_step(plan)
+        steps = max(1, int(run.minutes * 60 / seconds))
+        epochs = steps / plan.order.steps_per_epoch
+        tell(f"{steps} steps of {seconds:.2f} s fill {run.minutes:g} minutes ({epochs:.1f} epochs)")
+        return steps
+    if run.epochs:
+        return max(1, epochs_to_steps(1, round(run.epochs * plan.order.n), run.batch))
+    check_length(run)
+    return run.steps
+
+
+def probe_step(plan: Plan) -> Callable[[Batch], None]:
+    """A function that takes one step on copies: nothing of the run is touched."""
+    method, terms = copy.deepcopy((plan.method, plan.terms))
+    for module in (method, *terms):
+        module.to(plan.device)
+    optimizer = build_optimizer({"method": method, "terms": torch.nn.ModuleList(terms)}, plan.config.run.optim)
+    recipe = make_recipe(plan)
+    accumulate = plan.config.run.accumulate
+
+    def once(batch: Batch) -> None:
+        size = len(batch) // accumulate
+        parts = [batch.slice(start, start + size) for start in range(0, size * accumulate, size)]
+        train_step(method, terms, optimizer, parts, dataclasses.replace(recipe, batch=len(batch)), 0)
+        if plan.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return once
+
+
+def seconds_per_step(plan: Plan) -> float:
+    """A step and its data, measured through the real loader: workers and trainer share the cores."""
+    once = probe_step(plan)
+    workers = plan.config.run.compute.workers
+    loader = iter(make_loader(make_stream(plan, 0), workers, prefetch=1))
+    # First windows, first allocations, and what was prefetched meanwhile.
+    _repeat(lambda: once(next(loader)), 1, workers + 2)
+    taken, elapsed = _repeat(lambda: once(next(loader)), *TIMED_STEPS)
+    return elapsed / taken
+
+
+def _repeat(function: Callable[[], None], least: int, most: int) -> tuple[int, float]:
+    """Call until `TIMED_SECONDS` have gone by; calls made and seconds."""
+    start, calls, elapsed = time.perf_counter(), 0, 0.0
+    while calls < least or (elapsed < TIMED_SECONDS and calls < most):
+        function()
+        calls += 1
+        elapsed = time.perf_counter() - start
+    return calls, elapsed
+
+
+def operations_per_image(plan: Plan) -> float:
+    """Floating-point operations of one source image in training, counted on a small batch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    count = 2 * plan.config.run.accumulate
+    batch = sample_batch(plan, count)
+    with FlopCounterMode(display=False) as counter:
+        probe_step(plan)(batch)
+    return int(counter.get_total_flops()) / count
+
+
+def estimate(plan: Plan) -> RunEstimate:
+    """What a settled plan would cost."""
+    run = plan.config.run
+    modules = [plan.method, *plan.terms]
+    trained = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for m in modules for p in m.parameters() if not p.requires_grad)
+    copies = 3 if run.optim.name == "lars" else 4  # weight, gradient and one or two buffers of the optimiser
+    return RunEstimate(
+        steps=run.steps, seconds=seconds_per_step(plan) * run.steps, parameters=trained,
+        state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,
+        memory_format=run.compute.memory_format, operations_per_image=operations_per_image(plan),
+    )

@@ -1,0 +1,241 @@
+"""What is decided before the first step: data, labels, model, order, and what a checkpoint must agree with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sciencessl.config import FullConfig, OptimConfig
+from sciencessl.data.loader import BatchStream, Decoder
+from sciencessl.data.order import Order, derive_key
+from sciencessl.errors import ConfigError
+from sciencessl.methods.base import Method
+from sciencessl.optim.groups import parameter_groups
+from sciencessl.optim.lars import LARS
+from sciencessl.optim.schedules import peak_learning_rate, warmup_cosine
+from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
+from sciencessl.samples import Batch
+from sciencessl.spec import DomainSpec, InputStats
+from sciencessl.store.reader import Store
+from sciencessl.train import folder
+from sciencessl.train.labels import LabelSet, find_labels
+from sciencessl.train.step import LabelTerm, Recipe
+from sciencessl.views.to_input import fit_stats
+
+STATS_SAMPLES = 512
+"""Samples whose pixels set the input statistics: their mean and spread are then known to a few percent."""
+STATS_SIDE = 64
+"""Rows and columns, at least, that are read of each of them: every k-th, so that large images cost no more."""
+
+
+@dataclass
+class Plan:
+    """Everything that a run knows before its first step.
+
+    Attributes:
+        config: Settings; `estimate.settle` replaces what is `auto`.
+        domain: Of the store.
+        store: What is trained on.
+        tables: Digests of all tables of the store, as they were when the labels were read.
+        labels: One entry a label term.
+        stats: Input statistics.
+        method: The method, initialised, on the CPU.
+        terms: Label terms, initialised, on the CPU.
+        order: Of the samples of split=train.
+        device: Where it is trained.
+    """
+
+    config: FullConfig
+    domain: DomainSpec
+    store: Store
+    tables: dict[str, str]
+    labels: list[LabelSet]
+    stats: InputStats
+    method: Method
+    terms: list[LabelTerm]
+    order: Order
+    device: torch.device
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_plan(full: FullConfig, continued: bool = False) -> Plan:
+    """Read what the settings name and build what they describe. Writes nothing.
+
+    Args:
+        full: Settings.
+        continued: Weights will come from a checkpoint: what the run once started from is not needed again.
+
+    Raises:
+        ConfigError: When there is too little data or a label is not found.
+        StoreError: When the store is missing or unsealed.
+        DataError: When the weights to start from do not fit.
+    """
+    run = full.run
+    store = Store(run.data)
+    domain = load_domain(store.header.domain)
+    split = store.split("train")
+    if len(split) < 2:
+        raise ConfigError(f"{run.data}: split=train holds {len(split)} samples; pretraining needs 2 or more.")
+    run = dataclasses.replace(run, backbone=run.backbone or domain.backbone)
+    tables = store.table_digests()
+    labels = find_labels(store, run.labels)
+    order = Order(len(split), run.seed, run.batch, slots=run.slots or None)
+    generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
+    method = load_method(run.method)(_encoder(store, run.backbone, run.seed, "" if continued else run.init_from),
+                                     full.options, generator)
+    losses = resolve(domain.label_loss)
+    terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
+    return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, _fit_stats(store, domain), method,
+                terms, order, _device(run.compute.device))
+
+
+def _encoder(store: Store, backbone: str, seed: int, init_from: str) -> nn.Module:
+    # Here, because loader workers import what the caller's script imports, and need no timm.
+    from sciencessl.backbones.timm_backbones import build_backbone
+
+    channels = len(store.header.fields[store.primary].channels)
+    return build_backbone(backbone, channels, derive_key("encoder", seed) % 2**63, _initial_weights(init_from))
+
+
+def _initial_weights(init_from: str) -> Path | None:
+    if not init_from:
+        return None
+    path = Path(init_from)
+    if path.is_dir():
+        folder.read_model(path)
+        return path / folder.WEIGHTS
+    return path
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _fit_stats(store: Store, domain: DomainSpec) -> InputStats:
+    """Statistics of samples spread over split=train, whose keyed-hash order makes them a random sample."""
+    name = store.primary
+    spec = store.header.fields[name]
+    split = store.split("train")
+    positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATS_SAMPLES)).astype(np.int64))
+    decoder = Decoder(store, domain.decode)
+    images = (sample.fields[name] for i in split.to_store(positions) for sample in decoder(np.array([i])))
+    return fit_stats(map(_thinned, images), len(spec.channels), domain.stretch, spec.dtype)
+
+
+def _thinned(image: np.ndarray) -> np.ndarray:
+    stride = max(1, min(image.shape[:2]) // STATS_SIDE)
+    return image[::stride, ::stride]
+
+
+def make_recipe(plan: Plan) -> Recipe:
+    """What the step needs of the settings."""
+    run = plan.config.run
+    function = resolve(plan.domain.to_input)
+    layout = memory_layout(run.compute.memory_format)
+    peak = peak_learning_rate(run.optim.base_lr, run.batch)
+    total = max(run.steps, 1)  # a probe runs before the length is known
+    warmup = round(run.optim.warmup * total)
+    return Recipe(
+        total_steps=total,
+        batch=run.batch,
+        accumulate=run.accumulate,
+        learning_rate=lambda step: warmup_cosine(step, warmup, total, peak),
+        to_input=lambda x: function(x, plan.stats).contiguous(memory_format=layout),
+        field=plan.store.primary,
+        label_weight=run.label_weight,
+        seed=run.seed,
+        autocast=torch.bfloat16 if run.compute.precision == "bfloat16" else None,
+    )
+
+
+def memory_layout(name: str) -> torch.memory_format:
+    """Torch's name of a memory format; `auto` is contiguous."""
+    return torch.channels_last if name == "channels_last" else torch.contiguous_format
+
+
+def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig) -> torch.optim.Optimizer:
+    """LARS as in the BYOL paper, or AdamW; biases and norms are excluded from decay by the same rule."""
+    groups = parameter_groups(modules, settings.weight_decay)
+    if settings.name == "lars":
+        return LARS(groups, lr=settings.base_lr, momentum=settings.momentum)
+    for group in groups:
+        group.pop("adapt")
+    return torch.optim.AdamW(groups, lr=settings.base_lr, betas=(settings.momentum, 0.999))
+
+
+def make_stream(plan: Plan, start: int) -> BatchStream:
+    """The batches of the run from a step on."""
+    store = plan.store
+    return BatchStream(
+        Decoder(store, plan.domain.decode), plan.order, store.split("train"), plan.domain.views, plan.config.views,
+        {labels.name: labels.values for labels in plan.labels}, [store.primary], start_step=start,
+    )
+
+
+def sample_batch(plan: Plan, count: int) -> Batch:
+    """The first samples of split=train as a batch: what shapes and costs are read from."""
+    split = plan.store.split("train")
+    index = split.to_store(np.arange(count) % len(split))
+    return make_stream(plan, 0).make(index, np.zeros(count, np.int64))
+
+
+def make_identity(plan: Plan) -> dict[str, str]:
+    """What a checkpoint must agree with to be continued, in words that an error can print."""
+    run = plan.config.run
+    used = {labels.table for labels in plan.labels if labels.table}
+    return {
+        "store": plan.store.digest,
+        "label tables": json.dumps({name: plan.tables[name] for name in sorted(used)}),
+        "labels": ", ".join(run.labels),
+        "backbone": run.backbone,
+        "method": run.method,
+        "method source": method_source_digest(run.method),
+        "options": repr(plan.config.options),
+        "views": repr(plan.config.views),
+        "input statistics": repr(plan.stats),
+        "optimiser": repr(run.optim),
+        "label weight": repr(run.label_weight),
+        "seed": str(run.seed),
+        "length": f"{run.steps} steps",
+        "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
+        "precision": f"{run.compute.precision}, {run.compute.memory_format}",
+    }
+
+
+def make_card(plan: Plan, steps: int) -> folder.ModelCard:
+    """The card of the exported encoder."""
+    run = plan.config.run
+    store = plan.store
+    return folder.ModelCard(
+        domain=plan.domain.name,
+        method=run.method,
+        backbone=run.backbone,
+        field=store.primary,
+        channels=store.header.fields[store.primary].channels,
+        features=plan.method.features,
+        stats=plan.stats,
+        views=plan.config.to_dict()["views"],
+        steps=steps,
+        images=steps * run.batch,
+        seed=run.seed,
+        store=str(run.data),
+        store_digest=store.digest,
+        table_digests=plan.tables,
+        label_columns=tuple(column for labels in plan.labels for column in labels.columns),
+        label_note="; ".join(labels.note for labels in plan.labels if labels.note),
+        label_rows={name: count for labels in plan.labels for name, count in labels.rows_of().items()},
+        init_from=run.init_from,
+    )
