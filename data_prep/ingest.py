@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def images(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSet
 def _expected_bytes(entry: Input, field: FieldSpec) -> int:
     if field.kind == "array":
         return len(field.channels) * int(np.prod(field.shape)) * np.dtype(field.dtype).itemsize
-    return entry.size * EXPANSION.get(PurePosixPath(entry.file).suffix.lower(), OTHER_EXPANSION)
+    return entry.size * EXPANSION.get(posixpath.splitext(entry.file)[1].lower(), OTHER_EXPANSION)
 
 
 def _some_shapes(inputs: Sequence[Input], reader: Reader) -> Iterator[Shape]:

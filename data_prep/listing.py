@@ -168,13 +168,13 @@ def _walk(found: _Found, path: Path, root: Path, named: bool) -> None:
     elif named and has_suffix(path.name, TABLE_SUFFIXES):
         found.tables[path.relative_to(root).as_posix()] = file_ref(path)
         for file in _files_below(path.parent):
-            if file != path:
+            if file != str(path):
                 _add_file(found, file, root)
     else:
-        _add_file(found, path, root)
+        _add_file(found, str(path), root)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[str]:
     """Files of a folder and its sub-folders, following links once; hidden names are skipped."""
     seen: set[str] = set()
     for base, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
@@ -184,7 +184,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield from (Path(base, name) for name in sorted(files) if not _is_hidden(name))
+        yield from (os.path.join(base, name) for name in sorted(files) if not _is_hidden(name))
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -197,13 +197,14 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _add_file(found: _Found, path: Path, root: Path) -> None:
+def _add_file(found: _Found, path: str, root: Path) -> None:
+    # Plain text: a Path for each of a million files takes longer than looking at it.
     try:
         ref = file_ref(path)
     except OSError:
         # A dangling link: listed, so that it is refused by name when it is read.
-        ref = FileRef(str(path), "", 0, 0)
-    found.add(path.relative_to(root).as_posix(), ref)
+        ref = FileRef(path, "", 0, 0)
+    found.add(path[len(str(root).rstrip(os.sep)) + 1 :].replace(os.sep, "/"), ref)
 
 
 def _add_archive(found: _Found, path: Path, prefix: str) -> None:

@@ -132,7 +132,7 @@ def _from_root(plain: str, catalogue: Catalogue, listing: Listing) -> str:
     """A path of the catalogue as the listing would name it."""
     if catalogue.folder is None or not listing.root.is_dir():
         return posixpath.normpath(catalogue.prefix + plain)
-    return os.path.normpath(catalogue.folder / plain).removeprefix(f"{listing.root}{os.sep}")
+    return os.path.normpath(os.path.join(catalogue.folder, plain)).removeprefix(f"{listing.root}{os.sep}")
 
 
 def _select(
