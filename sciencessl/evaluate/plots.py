@@ -27,7 +27,8 @@ def few_label_figure(result: TransferResult) -> Any:
         rows = sorted(rows, key=lambda row: row.n_labels)
         sizes = [row.n_labels for row in rows]
         colour = GREY if arm == "random" else next(coloured)
-        name = f"random encoders (mean of {rows[0].encoders})" if arm == "random" else f"{encoder}, {arm}"
+        name = f"{encoder}, {arm} (pretraining saw: {rows[0].saw})"
+        name = f"random encoders (mean of {rows[0].encoders})" if arm == "random" else name
         axes.plot(sizes, [row.score for row in rows], "o--" if arm == "knn" else "o-", color=colour, label=name, ms=4)
         axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.15, lw=0)
     axes.axhline(1 / len(result.classes), color="black", lw=0.8, ls=":", label="chance")

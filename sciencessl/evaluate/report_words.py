@@ -1,0 +1,154 @@
+"""What the report says in sentences: numbers with their units, the run in a paragraph, the few-label table in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
+
+ARMS = {
+    "frozen": "a logistic regression on frozen features",
+    "knn": "nearest neighbours on frozen features",
+    "random": "a logistic regression on features of random encoders",
+}
+
+
+def duration(seconds: float) -> str:
+    """`37 s`, `8.2 min`, `3.4 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def memory(size: float) -> str:
+    """`1.4 GiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def operations(count: float) -> str:
+    """Floating-point operations with a unit of thousands: `1.6 TFLOP`."""
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e6:.3g} MFLOP"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def training_sentence(name: str, config: Mapping[str, Any], domain: str, finished: bool) -> str:
+    """What was trained on what; `domain` is empty where the store is out of reach."""
+    method, labels = config.get("method", "?"), [str(label) for label in config.get("labels") or ()]
+    learned = f"by {method}{' with' if labels and method != 'labels_only' else ''}"
+    learned += f" {'from ' if method == 'labels_only' else ''}labels of {listed(labels)}" if labels else ""
+    start = f" It started from {config['init_from']}." if config.get("init_from") else " It started from scratch."
+    where = f"{config.get('data', 'an unknown store')}{f' ({domain} domain)' if domain else ''}"
+    encoder = f"{'is' if finished else 'is to be'} a {config.get('backbone') or 'default'} encoder"
+    return f"{name} {encoder} trained {learned}, on split=train of {where}.{start}"
+
+
+def length_sentence(config: Mapping[str, Any], cost: Mapping[str, Any], train: int, taken: int, finished: bool) -> str:
+    """How long, and how many images were seen."""
+    if "images_seen" not in cost:
+        begun = f"Its last logged step is {taken:,}" if taken else "It has not logged a step yet"
+        return f"{begun} of {config.get('steps', 0):,}; it has not written its cost, so it is running or was stopped."
+    passes = f", {cost['images_seen'] / train:.1f} passes over {train:,} training samples" if train else ""
+    end = "" if finished else " It has not finished: `sciencessl pretrain --resume` continues it."
+    return (
+        f"It took {cost['steps']:,} steps of {config.get('batch', '?')} images, {cost['images_seen']:,} images "
+        f"seen{passes}.{end}"
+    )
+
+
+def cost_sentence(cost: Mapping[str, Any]) -> str:
+    """What it cost; empty while that is not known."""
+    if "images_seen" not in cost:
+        return ""
+    tried = cost.get("tuning_trials", 0)
+    trials = f"{tried} trials of its settings before it" if tried else "no tuning of its settings on record"
+    return (
+        f"It cost {duration(cost['wall_seconds'])} on {cost['device']} ({cost['device_hours']:.3g} device-hours, about "
+        f"{operations(cost['estimated_operations'])}, peak memory {memory(cost['peak_memory_bytes'])}), with {trials}."
+    )
+
+
+def seen_sentence(config: Mapping[str, Any], note: str, transfers: Sequence[TransferResult], name: str) -> str:
+    """What pretraining saw: the marks of the transfers where there are any, else the labels that it read."""
+    marks = [f"For task {t.task}: {t.marks[name]}" for t in transfers if name in t.marks]
+    if marks:
+        return "What pretraining saw. " + " ".join(marks)
+    labels = [str(label) for label in config.get("labels") or ()]
+    if not labels:
+        return "Pretraining read the images of split=train and no labels."
+    return f"Pretraining read the images of split=train and labels of {listed(labels)}{f' ({note})' if note else ''}."
+
+
+def few_label_sentences(result: TransferResult) -> list[str]:
+    """The few-label table in words: what the test set can resolve, then each arm against random encoders."""
+    sentences = [
+        f"Task {result.task} tells {listed(result.classes)} apart. Its {result.n_test:,} test samples resolve "
+        f"differences of about {result.resolution:.3f} in balanced accuracy; chance is {1 / len(result.classes):.3f}."
+    ]
+    arms = list(dict.fromkeys((row.encoder, row.arm) for row in result.rows if row.arm != "random"))
+    for encoder, arm in arms:
+        sentences.append(_arm_sentence([row for row in result.rows if (row.encoder, row.arm) == (encoder, arm)]))
+    return sentences
+
+
+def _arm_sentence(rows: Sequence[Row]) -> str:
+    rows = sorted(rows, key=lambda row: row.n_labels)
+    first, last = rows[0], rows[-1]
+    text = f"{first.encoder}, {ARMS.get(first.arm, first.arm)}: balanced accuracy {first.score:.3f} at {_labels(first)}"
+    text += f" and {last.score:.3f} at {_labels(last)}." if len(rows) > 1 else "."
+    compared = [row for row in rows if row.difference is not None]
+    if not compared:
+        return f"{text} There are no random encoders to compare it with."
+    verdicts = [
+        _verdict("above the random encoders", [row for row in compared if verdict(row) == "above"]),
+        _verdict("below the random encoders", [row for row in compared if verdict(row) == "below"]),
+        _verdict("not resolved", [row for row in compared if verdict(row) == "not resolved"]),
+    ]
+    spoken = "; ".join(part for part in verdicts if part)
+    return f"{text} {spoken[0].upper()}{spoken[1:]}."
+
+
+def _verdict(what: str, rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return f"{what} at {listed([f'{row.n_labels:,} ({row.difference:+.3f})' for row in rows])} labels"
+
+
+def _labels(row: Row) -> str:
+    return f"{row.n_labels:,} labels"
+
+
+def verdict(row: Row) -> str:
+    """`above`, `below`, `not resolved`, or nothing where there is no comparison."""
+    if row.resolved is None or row.difference is None:
+        return ""
+    if not row.resolved:
+        return "not resolved"
+    return "above" if row.difference > 0 else "below"
+
+
+def gauge_sentences(rows: Sequence[Mapping[str, Any]], warnings: Sequence[str]) -> list[str]:
+    """The collapse gauge in words: warnings of the log first, then the last reading."""
+    read = [row for row in rows if row.get("std") is not None]
+    words = [f"Warning in the log: {warning}" for warning in warnings]
+    if not read:
+        return [*words, "The gauge was not read."]
+    last = read[-1]
+    healthy = not Gauge(last["std"], last["effective_rank"]).warning
+    calm = "No warning was logged. " if not warnings else ""
+    words.append(
+        f"{calm}At step {last['step']:,}, the last reading, the spread is {last['std']:.2f} (healthy: above "
+        f"{LOW_STD:g}) and {last['effective_rank']:.1f} directions are in use (healthy: above {LOW_RANK:g}): the "
+        f"representation {'is spread out' if healthy else 'has collapsed'}."
+    )
+    if last.get("projection_std") is None:
+        words.append("This method has no projections, so only the representation is shown.")
+    return words

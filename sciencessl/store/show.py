@@ -1,0 +1,70 @@
+"""`store show`: a contact sheet of random samples, as its domain displays them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sciencessl.data.loader import Decoder
+from sciencessl.errors import ConfigError, StoreError
+from sciencessl.registry import load_domain
+from sciencessl.store.files import write_atomic
+from sciencessl.store.reader import Store
+from sciencessl.views.sheet import contact_sheet
+
+TILE = 128
+
+
+def show(
+    store: str | Path, out: str | Path, n: int = 36, split: str | None = None, column: str | None = None, seed: int = 0
+) -> Path:
+    """Write a PNG contact sheet of random samples, each with its id, and the value of a column where one is named.
+
+    Args:
+        store: A sealed store.
+        out: File to write; an existing one is replaced.
+        n: Samples, at most as many as there are.
+        split: `train`, `val` or `test`; None for all.
+        column: A column of the rows or of a table; a missing value shows as `-`.
+        seed: Other samples for another seed.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: When n is below 1.
+        StoreError: When the store is missing, unsealed or without samples, or the column or split does not exist.
+    """
+    opened = Store(store)
+    if n < 1:
+        raise ConfigError(f"n is {n}; a contact sheet needs 1 sample or more.")
+    pool = np.arange(len(opened)) if split is None else opened.split(split).all()
+    if not len(pool):
+        raise StoreError(f"{store} has no samples{f' in split={split}' if split else ''}: there is nothing to show.")
+    chosen = np.sort(np.random.default_rng(seed).choice(pool, min(n, len(pool)), replace=False))
+    domain = load_domain(opened.header.domain)
+    images = [domain.display(sample) for sample in Decoder(opened, domain.decode)(chosen)]
+    columns = math.ceil(math.sqrt(len(chosen)))
+    sheet = contact_sheet(images, _captions(opened, chosen, column), columns, TILE)
+    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encoded.tobytes())
+    return path
+
+
+def _captions(store: Store, chosen: np.ndarray, column: str | None) -> list[str]:
+    ids = [store.ids[i] for i in chosen]
+    if column is None:
+        return ids
+    values = store.column(column)[chosen]
+    return [f"{name}\n{_text(value)}" for name, value in zip(ids, values, strict=True)]
+
+
+def _text(value: object) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
