@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from sciencessl.data_prep.listing import CATALOGUE_NAMES, TABLE_SUFFIXES, Listing, Reader, has_suffix
+from sciencessl.data_prep.listing import CATALOGUE_NAMES, TABLE_SUFFIXES, Listing, Reader, absolute, has_suffix
 from sciencessl.data_prep.split import SPLIT_NAMES
 from sciencessl.errors import ConfigError, DataError, MissingExtraError
 
@@ -86,9 +86,9 @@ def top_tables(listing: Listing) -> list[str]:
 
 
 def _existing(explicit: str, listing: Listing) -> Path:
-    for path in (Path(explicit).expanduser(), listing.root / explicit):
+    for path in (absolute(explicit), absolute(listing.root / explicit)):
         if path.is_file():
-            return path.absolute()
+            return path
     raise ConfigError(
         f"catalogue {explicit!r} does not exist, neither from the current folder nor in {listing.root}; expected a "
         ".csv, .parquet or .fits file."

@@ -80,6 +80,12 @@ def file_ref(path: str | Path) -> FileRef:
     return FileRef(str(path), "", status.st_size, status.st_mtime_ns)
 
 
+def absolute(path: str | Path) -> Path:
+    """An absolute path without `..`, so that names below it compare as text; links stay links where they can."""
+    whole = Path(path).expanduser().absolute()
+    return whole.resolve() if ".." in whole.parts else whole
+
+
 @dataclass
 class _Found:
     files: dict[str, FileRef] = field(default_factory=dict)
@@ -132,17 +138,18 @@ def _is_partial(expanded: list[tuple[Path, list[Path]]]) -> bool:
 
 def _expand(source: str) -> tuple[Path, list[Path]]:
     """The root of a source and the paths that it names."""
-    path = Path(source).expanduser()
+    path = absolute(source)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
-        return path.absolute(), [path.absolute()]
+        return path, [path]
     if path.is_file():
-        return path.absolute().parent, [path.absolute()]
+        return path.parent, [path]
     if glob.has_magic(source):
-        matched = sorted(Path(p).absolute() for p in glob.glob(str(path), recursive=True))
+        # As it was given: the current folder's own name may hold brackets.
+        pattern = Path(source).expanduser()
+        matched = sorted(absolute(found) for found in glob.glob(str(pattern), recursive=True))
         if not matched:
             raise DataError(f"the glob {source!r} matches no file; quote it and check the folder it starts from.")
-        fixed = Path(*_before_magic(path.parts)).absolute()
-        return fixed, matched
+        return absolute(Path(*_before_magic(pattern.parts))), matched
     raise DataError(f"source {source!r} does not exist; name a folder, a file, a glob or a .zip archive.")
 
 

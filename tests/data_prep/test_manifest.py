@@ -163,3 +163,15 @@ def test_stamps_and_images_do_not_mix(make_spec: Make, write_images: Write) -> N
     (folder / "3.fits").write_bytes(b"")
     with pytest.raises(DataError, match="mixes 1 FITS files with 2 image files"):
         are_stamps(read(make_spec(), folder).inputs)
+
+
+def test_sources_may_be_relative_and_go_up(
+    make_spec: Make, galaxies: Galaxies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = galaxies(3)
+    (tmp_path / "work[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "work[1]")
+    expected = read(make_spec(), folder).inputs
+    assert read(make_spec(), "../data").inputs == expected
+    picked = read(make_spec(), "../data/images/*.jpg", catalogue="../data/catalogue.csv").inputs
+    assert [(e.id, e.file) for e in picked] == [(e.id, e.file.removeprefix("images/")) for e in expected]
