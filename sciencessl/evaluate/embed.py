@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sciencessl.errors import RunError
-from sciencessl.evaluate.encoders import compute_embeddings, run_encoder
+from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
+from sciencessl.evaluate.encoders import check_input, compute_embeddings, run_encoder
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store.files import parquet_bytes, write_atomic
 from sciencessl.store.format import SPLITS
@@ -22,6 +22,7 @@ from sciencessl.store.reader import Store
 
 SHARD = 16_384
 CARD = "embeddings.json"
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,21 @@ def embed(
         overwrite: Replace embeddings of something else that are in `out`.
 
     Raises:
-        RunError: When `out` holds embeddings of another encoder or store.
-        StoreError: When the store is missing or unsealed.
+        ConfigError: For another `dtype`.
+        RunError: When `out` holds embeddings of another encoder or store, or other files.
+        StoreError: When the store is missing or unsealed, or has no such split.
+        DataError: When the split is empty, the store lacks the encoder's field or channels, or values do not fit
+            `dtype`.
     """
     started = time.perf_counter()
+    if dtype not in DTYPES:
+        raise ConfigError(unknown_name("dtype of embeddings", dtype, DTYPES))
     folder, store, encoder = Path(out), Store(data), run_encoder(run)
     index = np.arange(len(store)) if split == "all" else store.split(split).all()
-    card = {"encoder": encoder.digest, "run": str(run), "store": store.digest, "split": split, "dtype": dtype,
+    if not len(index):
+        raise DataError(f"{store.path}: split={split} holds no samples, so there is nothing to embed.")
+    check_input(encoder, store)
+    card = {"encoder": encoder.digest, "store": store.digest, "split": split, "dtype": dtype, "shard": SHARD,
             "samples": len(index), "features": encoder.card.features}
     _claim(folder, card, overwrite)
     codes = store.split_codes()
@@ -84,7 +93,7 @@ def embed(
         part = index[start : start + SHARD]
         if not path.is_file():
             values = compute_embeddings(encoder, store, part, workers, partial(_advance, progress, start))
-            write_atomic(path, parquet_bytes(_table(store, part, codes, values.astype(dtype))))
+            write_atomic(path, parquet_bytes(_table(store, part, codes, _cast(values, dtype))))
             computed += len(part)
         progress.update(start + len(part))
     progress.close()
@@ -99,7 +108,7 @@ def _claim(folder: Path, card: dict[str, object], overwrite: bool) -> None:
     """Make the folder that of these embeddings, or refuse."""
     path = folder / CARD
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) == card:
+        if _same(path, card):
             return
         if not overwrite:
             raise RunError(f"{folder} holds embeddings of another encoder, store or split; choose another --out or "
@@ -109,6 +118,22 @@ def _claim(folder: Path, card: dict[str, object], overwrite: bool) -> None:
     for stale in folder.glob("part-*.parquet"):
         stale.unlink()
     write_atomic(path, json.dumps(card, indent=1).encode())
+
+
+def _same(path: Path, card: dict[str, object]) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")) == card)
+    except ValueError:
+        return False
+
+
+def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        largest = float(np.abs(values).max())
+        raise DataError(f"embeddings reach {largest:.3g}, which is not a finite {dtype}; use float32, or check the run.")
+    return cast
 
 
 def _table(store: Store, index: np.ndarray, codes: np.ndarray, values: np.ndarray) -> pa.Table:

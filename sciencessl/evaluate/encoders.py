@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,23 @@ from torch import Tensor, nn
 from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.data.loader import Decoder, EvaluationStream, make_loader
 from sciencessl.data.order import derive_key
-from sciencessl.errors import DataError
+from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
 from sciencessl.registry import load_domain, resolve
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
-from sciencessl.train.folder import WEIGHTS, ModelCard, read_model
+from sciencessl.train.folder import MODEL, WEIGHTS, ModelCard, read_model
+
+ENOUGH_FOR_WORKERS = 2048
+"""Samples below which starting a loader process takes longer than decoding them here."""
+
+VARIANTS = ("statistics", "branches")
+"""Of random encoders, the default first."""
+
+STATISTICS_SAMPLES = 1024
+"""Images of split=train, evenly spread over it, that batch-norm statistics of random encoders are taken from."""
+
+SWITCHED_OFF = 0.01
+"""A scale whose values are all the same and no larger is one that an initialiser sets so that a branch starts off."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Encoder:
         module: In evaluation mode.
         digest: Of weights and input settings: what cached features are filed under.
         foreign: Whether its training is not on record.
+        statistics: Whether its batch-norm statistics are taken from split=train before it embeds anything.
     """
 
     name: str
@@ -37,34 +50,94 @@ class Encoder:
     module: nn.Module
     digest: str
     foreign: bool = False
+    statistics: bool = False
+
+    @property
+    def input(self) -> str:
+        """Digest of how its input is made: encoders of one input can share decoded images."""
+        card = self.card
+        values = (card.domain, card.field, card.channels, card.stats, sorted(card.views.items()))
+        return digest(repr(values).encode())
 
 
 def run_encoder(run: str | Path) -> Encoder:
     """The exported encoder of a finished run.
 
     Raises:
-        RunError: When the run holds no exported model.
-        DataError: When its weights do not fit its card.
+        RunError: When the folder holds no exported model, or its card is damaged.
+        DataError: When its weights are damaged or do not fit its card.
     """
     path = Path(run)
-    card = read_model(path)
+    card = _read_card(path)
     weights = path / WEIGHTS
     module = build_backbone(card.backbone, len(card.channels), 0, weights).eval()
-    return Encoder(path.resolve().name, card, module, digest(weights.read_bytes(), _input_key(card)))
+    encoder = Encoder(path.resolve().name, card, module, "")
+    return replace(encoder, digest=digest(weights.read_bytes(), encoder.input.encode()))
 
 
-def random_encoder(card: ModelCard, number: int) -> Encoder:
-    """The same architecture and input as a run's, with weights that never saw an image."""
-    seed = derive_key("random encoder", number) % 2**63
-    module = build_backbone(card.backbone, len(card.channels), seed).eval()
-    blank = replace(card, method="random", label_columns=(), label_note="", steps=0, images=0, store="",
-                    store_digest="", init_from="")
-    key = digest(f"random {number} {card.backbone}".encode(), _input_key(card))
-    return Encoder(f"random {number}", blank, module, key)
+def _read_card(run: Path) -> ModelCard:
+    try:
+        return read_model(run)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{run / MODEL} is damaged ({type(error).__name__}: {error}). Export the run again by continuing it with "
+            "`sciencessl pretrain --resume`."
+        ) from error
 
 
-def _input_key(card: ModelCard) -> bytes:
-    return repr((card.domain, card.field, card.channels, card.stats, sorted(card.views.items()))).encode()
+def random_encoder(card: ModelCard, number: int, variant: str = "statistics") -> Encoder:
+    """The same architecture and input as a run's, with weights that never learned from an image.
+
+    As initialised it would be a straw man: batch norm divides by no statistics, and initialisers switch residual
+    branches off (the last norm scale of a block, or its layer scale, starts near zero). So there are two variants,
+    neither the stronger one for all architectures; `baseline.choose_variant` says which is used:
+
+    - `statistics`: batch-norm statistics are those of unlabelled training images (see `take_statistics`);
+    - `branches`: every branch is switched on, and statistics stay as initialised.
+
+    Both at once was weaker than either. Source: ours.
+
+    Args:
+        card: Of the run that it is compared with.
+        number: Weights are a pure function of it and the architecture.
+        variant: One of `VARIANTS`.
+
+    Raises:
+        ConfigError: For an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(unknown_name("variant of random encoders", variant, VARIANTS))
+    module = build_backbone(card.backbone, len(card.channels), derive_key("random encoder", number) % 2**63).eval()
+    if variant == "branches":
+        switch_on(module)
+    blank = replace(card, method="random", label_columns=(), label_note="", label_rows={}, steps=0, images=0,
+                    store="", store_digest="", init_from="")
+    encoder = Encoder(f"random {number}", blank, module, "", statistics=variant == "statistics")
+    key = f"random {number} {variant} {card.backbone}"
+    return replace(encoder, digest=digest(key.encode(), encoder.input.encode()))
+
+
+def switch_on(module: nn.Module) -> nn.Module:
+    """Set to 1 every scale that switches a branch off: all values equal and at most `SWITCHED_OFF`. Returns `module`.
+
+    Scales are the parameters, other than biases, with one axis longer than 1 at most: `weight` of a norm, layer scale,
+    gain.
+    """
+    with torch.no_grad():
+        for name, scale in module.named_parameters():
+            vector = scale.numel() == max(scale.shape, default=1) and not name.endswith("bias")
+            if vector and name.rpartition(".")[2] in SCALES and _is_off(scale):
+                scale.fill_(1.0)
+    return module
+
+
+SCALES = frozenset({"weight", "gamma", "gamma_1", "gamma_2", "gamma1", "gamma2", "gain", "scale", "lambda_"})
+"""What timm calls the scale of a norm or of a residual branch."""
+
+
+def _is_off(scale: Tensor) -> bool:
+    low, high = float(scale.min()), float(scale.max())
+    return low == high and abs(high) <= SWITCHED_OFF
 
 
 def check_input(encoder: Encoder, store: Store) -> None:
@@ -83,7 +156,6 @@ def check_input(encoder: Encoder, store: Store) -> None:
         )
 
 
-@torch.inference_mode()
 def compute_embeddings(
     encoder: Encoder,
     store: Store,
@@ -91,35 +163,93 @@ def compute_embeddings(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """(n, F) float32 embeddings of samples of a store, in the order of `index`.
+    """(n, F) float32 embeddings of samples of a store, in the order of `index`: `embed_together` for one encoder."""
+    return embed_together([encoder], store, index, workers, progress)[0]
+
+
+@torch.inference_mode()
+def embed_together(
+    encoders: Sequence[Encoder],
+    store: Store,
+    index: np.ndarray,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Embeddings by encoders of one input, whose images are decoded once for all of them.
 
     Args:
-        encoder: A frozen encoder.
-        store: A store that it can read.
+        encoders: Frozen encoders with the same `input`.
+        store: A store that they can read.
         index: (n,) store indices.
-        workers: Loader processes; 0 decodes in this one.
+        workers: Loader processes; 0 decodes in this one, and so do any for few samples.
         progress: Called with (samples done, samples).
 
+    Returns:
+        (n, F) float32 for each encoder, in the order of `index`.
+
     Raises:
-        DataError: When the store lacks the encoder's field or channels.
+        ConfigError: When the encoders' inputs differ.
+        DataError: When the store lacks their field or channels.
     """
-    check_input(encoder, store)
-    card = encoder.card
-    domain = load_domain(card.domain)
-    function = resolve(domain.to_input)
-    views = domain.train_options(**_settings(card))
-    stream = EvaluationStream(Decoder(store, domain.decode), np.asarray(index), domain.views, views, [card.field])
-    parts: list[Tensor] = []
+    if len({encoder.input for encoder in encoders}) != 1:
+        raise ConfigError(f"encoders {[e.name for e in encoders]} do not have one input; embed them one by one.")
+    check_input(encoders[0], store)
+    card = encoders[0].card
+    take_statistics([encoder for encoder in encoders if encoder.statistics], store)
+    function = resolve(load_domain(card.domain).to_input)
+    parts: list[list[Tensor]] = [[torch.zeros(0, encoder.card.features)] for encoder in encoders]
     done = 0
-    for batch in make_loader(stream, workers if len(index) > stream.size else 0):
-        parts.append(encoder.module(function(batch.views[0][card.field], card.stats)).float())
+    for batch in make_loader(_stream(card, store, index), workers if len(index) > ENOUGH_FOR_WORKERS else 0):
+        x = function(batch.views[0][card.field], card.stats)
+        for encoder, values in zip(encoders, parts, strict=True):
+            values.append(encoder.module(x).float())
         done += len(batch)
         if progress:
             progress(done, len(index))
-    if not parts:
-        return np.zeros((0, card.features), np.float32)
-    return torch.cat(parts).numpy()
+    return [torch.cat(values).numpy() for values in parts]
 
 
-def _settings(card: ModelCard) -> dict[str, object]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in card.views.items()}
+@torch.inference_mode()
+def take_statistics(encoders: Sequence[Encoder], store: Store) -> None:
+    """Set the batch-norm statistics of encoders to those of unlabelled images of split=train, in evaluation views.
+
+    One pass in training mode over up to `STATISTICS_SAMPLES` images: each layer normalises by its batch, and keeps the
+    plain mean over batches of means and variances. Layers without such statistics are left as they are.
+
+    Args:
+        encoders: With one input; their modules are changed.
+        store: Whose split=train is read.
+    """
+    normed = [encoder for encoder in encoders if any(True for _ in _batch_norms(encoder.module))]
+    split = store.split("train")
+    if not normed or len(split) < 2:
+        return
+    positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATISTICS_SAMPLES)).astype(np.int64))
+    card = normed[0].card
+    function = resolve(load_domain(card.domain).to_input)
+    kept = [(layer, layer.momentum) for encoder in normed for layer in _batch_norms(encoder.module)]
+    for layer, _ in kept:
+        layer.reset_running_stats()
+        layer.momentum = None  # the cumulative mean
+        layer.train()
+    for batch in _stream(card, store, split.to_store(positions)):
+        x = function(batch.views[0][card.field], card.stats)
+        for encoder in normed:
+            if len(x) > 1:
+                encoder.module(x)
+    for layer, momentum in kept:
+        layer.momentum = momentum
+        layer.eval()
+
+
+def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
+            yield layer
+
+
+def _stream(card: ModelCard, store: Store, index: np.ndarray) -> EvaluationStream:
+    domain = load_domain(card.domain)
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in card.views.items()}
+    views = domain.train_options(**settings)
+    return EvaluationStream(Decoder(store, domain.decode), np.asarray(index), domain.views, views, [card.field])

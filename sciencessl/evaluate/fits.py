@@ -1,4 +1,4 @@
-"""Single fits of a transfer: one encoder, one arm, one label subset. Each is cached, so that a transfer resumes."""
+"""Single fits of a transfer: one encoder, one head, one label subset. Each is cached, so that a transfer resumes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sciencessl.errors import ConfigError, unknown_name
+from sciencessl.evaluate.cache import DAMAGED, read_arrays, write_arrays
 from sciencessl.evaluate.knn import fit_knn
 from sciencessl.evaluate.linear import fit_logistic
 from sciencessl.evaluate.metrics import all_metrics
-from sciencessl.store.files import write_atomic
 from sciencessl.store.format import canonical_json, digest
 
 HEADS = ("logistic", "knn")
 """How features become classes."""
+
+PROTOCOL = 1
+"""Raised whenever a head, its search or a metric changes, so that no cached fit of older rules is mixed in."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class FitKey:
     Attributes:
         encoder: Digest of weights and input.
         head: One of `HEADS`.
-        task: Digest of the task's pool, classes and test labels.
+        task: Digest of the task's samples, labels and units.
         budget: Spelling of the label budget.
         subset_seed: Number of the subset.
     """
@@ -42,7 +44,7 @@ class FitKey:
     @property
     def name(self) -> str:
         """File name of the cached fit."""
-        return digest(canonical_json(self.__dict__))
+        return digest(canonical_json({**self.__dict__, "protocol": PROTOCOL}))
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Fit:
     """The outcome of one fit.
 
     Attributes:
-        probabilities: (m, K) on the test samples.
+        probabilities: (m, K) float32 on the test samples.
         n_labels: Labels used.
         trials: Settings tried on the budget's own labels.
         chosen: The setting chosen, in words.
@@ -82,6 +84,7 @@ def run_fit(
 
     Raises:
         ConfigError: For an unknown head.
+        DataError: For features that are not finite or shapes that do not match.
     """
     if head == "logistic":
         classifier = fit_logistic(train, labels, units, seed)
@@ -97,21 +100,20 @@ def run_fit(
     return Fit(probabilities, len(labels), trials, chosen, all_metrics(probabilities, test_labels))
 
 
-def load_fit(folder: Path, key: FitKey) -> Fit | None:
-    """A cached fit, or None where it was never done or its file is damaged."""
+def load_fit(folder: Path, key: FitKey, shape: tuple[int, int]) -> Fit | None:
+    """A cached fit, or None where it was never done, its file is damaged, or it is of another (m, K) `shape`."""
+    stored = read_arrays(folder / f"{key.name}.npz")
     try:
-        with np.load(folder / f"{key.name}.npz", allow_pickle=False) as stored:
-            meta: dict[str, Any] = json.loads(bytes(stored["meta"]).decode())
-            return Fit(stored["probabilities"], meta["n_labels"], meta["trials"], meta["chosen"], meta["metrics"])
-    except (OSError, ValueError, KeyError, EOFError):
+        if stored is None or stored["probabilities"].shape != shape:
+            return None
+        meta = json.loads(bytes(stored["meta"]).decode())
+        return Fit(stored["probabilities"], meta["n_labels"], meta["trials"], meta["chosen"], meta["metrics"])
+    except DAMAGED:
         return None
 
 
 def save_fit(folder: Path, key: FitKey, fit: Fit) -> None:
     """Cache a fit."""
-    import io
-
     meta = {"n_labels": fit.n_labels, "trials": fit.trials, "chosen": fit.chosen, "metrics": dict(fit.metrics)}
-    buffer = io.BytesIO()
-    np.savez(buffer, probabilities=fit.probabilities, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
-    write_atomic(folder / f"{key.name}.npz", buffer.getvalue())
+    raw = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    write_arrays(folder / f"{key.name}.npz", probabilities=fit.probabilities, meta=raw)

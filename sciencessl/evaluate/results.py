@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sciencessl.errors import RunError
+
+RESULT = "transfer.json"
+LEVEL = 0.05
+"""Probability below which an adjusted endpoint counts as resolved: one minus the confidence of the intervals."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class Row:
         trials: Mean number of settings tried in a fit, on the budget's own labels.
         saw: Level of the mark "what pretraining saw".
         note: What a reader must know of the draw.
-        metrics: All metrics, averaged.
+        metrics: All metrics, averaged; NaN where one is undefined on this test set.
+        baseline: Name of the random row that `difference` is taken from; empty without one.
     """
 
     encoder: str
@@ -50,6 +59,7 @@ class Row:
     saw: str
     note: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    baseline: str = ""
 
     @property
     def resolved(self) -> bool | None:
@@ -57,6 +67,40 @@ class Row:
         if self.difference_low is None or self.difference_high is None:
             return None
         return self.difference_low > 0 or self.difference_high < 0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One run against random encoders in one number: the mean gap between their curves over log labels.
+
+    Attributes:
+        encoder: Name of the run, frozen.
+        baseline: Name of the random curve.
+        primary: Whether this is the one comparison that the table was made for; the others are adjusted.
+        from_labels: Smallest number of labels.
+        to_labels: Largest.
+        difference: Area under the run's curve minus that of the baseline, in units of the score.
+        low: Lower end of the 95 % interval, not adjusted.
+        high: Upper end.
+        p_value: Two-sided, not adjusted.
+        p_adjusted: Holm-adjusted over the endpoints that are not primary; `p_value` for the primary one.
+    """
+
+    encoder: str
+    baseline: str
+    primary: bool
+    from_labels: int
+    to_labels: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the difference is told from zero after the adjustment."""
+        return self.p_adjusted < LEVEL
 
 
 @dataclass(frozen=True)
@@ -77,6 +121,9 @@ class TransferResult:
         dropped: Class values that the task leaves out -> samples.
         seconds: Wall time of this call.
         fits: Fits done by this call; the others were cached.
+        endpoints: Areas under the curves, the primary one first; empty without a random arm.
+        notes: What a reader must know of how rows were made, such as which random encoders.
+        store: Manifest digest of the store.
     """
 
     out: Path
@@ -92,13 +139,58 @@ class TransferResult:
     dropped: Mapping[str, int]
     seconds: float
     fits: int
+    endpoints: tuple[Endpoint, ...] = ()
+    notes: tuple[str, ...] = ()
+    store: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Values of strict JSON: numbers that are not finite become null."""
         values = dataclasses.asdict(self)
-        for row, source in zip(values["rows"], self.rows, strict=True):
-            row["resolved"] = source.resolved
-        return {**values, "out": str(self.out)}
+        for name in ("rows", "endpoints"):
+            for value, source in zip(values[name], getattr(self, name), strict=True):
+                value["resolved"] = source.resolved
+        plain: dict[str, Any] = _strict({**values, "out": str(self.out)})
+        return plain
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _strict(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_result(folder: str | Path) -> TransferResult:
+    """The table that `transfer` wrote to a folder.
+
+    Raises:
+        RunError: When there is none, or it is damaged.
+    """
+    path = Path(folder) / RESULT
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(_row(row) for row in values["rows"])
+        endpoints = tuple(_made(Endpoint, end) for end in values["endpoints"])
+        return TransferResult(**{
+            **values, "rows": rows, "endpoints": endpoints, "classes": tuple(values["classes"]),
+            "notes": tuple(values["notes"]), "out": Path(folder),
+        })
+    except FileNotFoundError:
+        raise RunError(f"{folder} has no {RESULT}; make one with `sciencessl transfer`.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise RunError(f"{path} is damaged ({cause}); run `sciencessl transfer` again.") from error
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    metrics = {name: math.nan if value is None else value for name, value in values["metrics"].items()}
+    row: Row = _made(Row, {**values, "metrics": metrics})
+    return row
+
+
+def _made(kind: type, values: Mapping[str, Any]) -> Any:
+    return kind(**{name: value for name, value in values.items() if name != "resolved"})
 
 
 @dataclass(frozen=True)
@@ -107,7 +199,7 @@ class TransferEstimate:
 
     Attributes:
         fits: Fits that are not cached yet.
-        embeddings: Images through encoders whose features are not cached yet.
+        embeddings: Images through encoders that are not cached yet.
         resolution: As in `TransferResult`.
         n_pool: Labelled samples of split=train.
         n_test: Test samples.

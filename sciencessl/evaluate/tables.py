@@ -5,43 +5,85 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import textwrap
 from collections.abc import Sequence
 
-from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.evaluate.results import Endpoint, Row, TransferResult
+
+WIDTH = 120
+"""Longest line of the text, in characters."""
+
+_HEADER = ("encoder", "arm", "budget", "labels", "score", "minus random", "", "trials", "saw")
+_RIGHT = frozenset({2, 3, 4, 5, 7})
+_NAME = 28
+"""Characters of an encoder's name in the table; the notes have it in full."""
 
 
 def table_text(result: TransferResult) -> str:
     """The table as shown on a terminal: resolution first, then scores with intervals, then what pretraining saw."""
-    lines = [
+    metric = result.rows[0].metric.replace("_", " ") if result.rows else "score"
+    head = (
         f"task {result.task}: {', '.join(result.classes)}; {result.n_pool} labels to draw from, "
         f"{result.n_test} test samples, unit {result.unit}",
-        f"a difference below {result.resolution:.3f} in balanced accuracy cannot be resolved by this test set",
-        "",
-        *aligned([_HEADER, *[_cells(row) for row in result.rows]]),
-        "",
-        "balanced accuracy, mean over label subsets [95 % interval over subsets and test units]; this checkpoint only",
+        f"a difference below {result.resolution:.3f} in {metric} cannot be resolved by this test set",
+    )
+    foot = [
+        f"{metric}, mean over label subsets, +- half of the 95 % interval over subsets and test units; "
+        "this checkpoint only",
+        "saw: what pretraining saw of the task",
+        *(f"{name}: {sentence}" for name, sentence in result.marks.items()),
+        *result.notes,
+        *_dropped(result),
+        *sorted({f"{row.budget}: {row.note}" for row in result.rows if row.note}),
     ]
-    lines += [f"{name}: {sentence}" for name, sentence in result.marks.items()]
-    if result.dropped:
-        left = ", ".join(f"{count} {value}" for value, count in result.dropped.items())
-        lines.append(f"left out by the task's mapping: {left}")
-    lines += sorted({f"{row.budget}: {row.note}" for row in result.rows if row.note})
-    return "\n".join(lines)
+    table = aligned([_HEADER, *map(_cells, result.rows)], _RIGHT)
+    ends = [endpoint_text(endpoint) for endpoint in result.endpoints]
+    return "\n".join([*_wrapped(head), "", *table, "", *_wrapped(ends), *_wrapped(foot)])
 
 
-_HEADER = ("encoder", "arm", "budget", "labels", "score", "minus random", "trials", "pretraining saw")
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ") or [""]]
+
+
+def _dropped(result: TransferResult) -> list[str]:
+    left = ", ".join(f"{count} {value}" for value, count in result.dropped.items())
+    return [f"left out by the task's mapping: {left}"] if left else []
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    name = row.encoder if row.encoders == 1 else f"{row.encoder} (mean of {row.encoders})"
+    difference = "" if row.difference is None else _with_half(row.difference, row.difference_high, "+.3f")
     return (
-        row.encoder if row.encoders == 1 else f"{row.encoder} (mean of {row.encoders})",
+        name if len(name) <= _NAME else f"{name[: _NAME - 3]}...",
         row.arm,
         row.budget,
         str(row.n_labels),
-        f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]",
-        difference_text(row),
+        _with_half(row.score, row.high, ".3f"),
+        difference,
+        {True: "resolved", False: "not resolved", None: ""}[row.resolved],
         f"{row.trials:.1f}",
         row.saw,
+    )
+
+
+def _with_half(middle: float, high: float | None, form: str) -> str:
+    """`0.619 +-0.029`: intervals are symmetric."""
+    return f"{middle:{form}} +-{float('nan') if high is None else high - middle:.3f}"
+
+
+def endpoint_text(endpoint: Endpoint) -> str:
+    """One line: the mean gap between two curves, its interval, and whether it is resolved."""
+    span = f"over log labels {endpoint.from_labels} to {endpoint.to_labels}"
+    if endpoint.from_labels == endpoint.to_labels:
+        span = f"at {endpoint.to_labels} labels"
+    probability = f"p = {endpoint.p_value:.2g}"
+    if not endpoint.primary:
+        probability += f", Holm-adjusted {endpoint.p_adjusted:.2g}"
+    kind = "primary" if endpoint.primary else "further"
+    return (
+        f"{kind} endpoint: {endpoint.encoder} frozen minus {endpoint.baseline}, "
+        f"mean {span}: {endpoint.difference:+.3f} [{endpoint.low:+.3f}, {endpoint.high:+.3f}], "
+        f"{probability}, {'resolved' if endpoint.resolved else 'not resolved'}"
     )
 
 
@@ -53,10 +95,16 @@ def difference_text(row: Row) -> str:
     return text if row.resolved else f"{text} not resolved"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines with columns two spaces apart."""
+def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
+    """Rows of cells as lines with columns two spaces apart; the columns numbered in `right` end flush."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def table_csv(rows: Sequence[Row]) -> str:

@@ -1,0 +1,91 @@
+"""Which variant of random encoders a run is compared with: the stronger one, found without the test set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sciencessl.evaluate.encoders import VARIANTS, Encoder
+from sciencessl.evaluate.features import FeatureCache
+from sciencessl.evaluate.linear import fit_logistic
+from sciencessl.evaluate.tasks import TaskData
+from sciencessl.store.files import write_atomic
+from sciencessl.store.format import digest
+from sciencessl.store.reader import Store
+
+IN_WORDS = {
+    "statistics": "batch-norm statistics of unlabelled training images",
+    "branches": "all residual branches switched on",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant chosen.
+
+    Attributes:
+        variant: One of `VARIANTS`.
+        losses: Variant -> cross-validated log loss, mean over encoders; empty where labels were too few to ask.
+        n_labels: Labels that were asked.
+    """
+
+    variant: str
+    losses: Mapping[str, float]
+    n_labels: int
+
+    @property
+    def note(self) -> str:
+        """For the foot of a table."""
+        said = f"random weights with {IN_WORDS[self.variant]}"
+        if not self.losses:
+            return said
+        text = ", ".join(f"{IN_WORDS[name]} {loss:.3f}" for name, loss in self.losses.items())
+        return f"{said}; the stronger of two by cross-validated log loss on {self.n_labels} training labels ({text})"
+
+
+def choose_variant(
+    variants: Mapping[str, Sequence[Encoder]], cache: FeatureCache, data: TaskData, rows: np.ndarray
+) -> Choice:
+    """The variant whose logistic regression has the smaller cross-validated loss on one budget's own labels.
+
+    Asked once for a transfer, on its largest budget, so that small budgets are given what they could not find out:
+    this favours the baseline. With so few labels that nothing is tuned, the first variant.
+
+    Args:
+        variants: Name -> encoders.
+        cache: Of embeddings.
+        data: The task.
+        rows: (n,) positions in the pool of the labels to use.
+    """
+    path = cache.folder / f"variant-{_key(variants, cache.store, data, rows)}.json"
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    labels, units, index = data.train_labels[rows], data.train_units[rows], data.train[rows]
+    cache.fill([encoder for encoders in variants.values() for encoder in encoders], index)
+    losses: dict[str, float] = {}
+    for name, encoders in variants.items():
+        searches = [fit_logistic(cache.get(e, index), labels, units, 0).search for e in encoders]
+        if all(searches):
+            losses[name] = float(np.mean([min(search.values()) for search in searches]))
+    best = min(losses, key=lambda name: losses[name]) if len(losses) == len(variants) else VARIANTS[0]
+    choice = Choice(best, losses, len(rows))
+    write_atomic(path, json.dumps(asdict(choice)).encode())
+    return choice
+
+
+def _key(variants: Mapping[str, Sequence[Encoder]], store: Store, data: TaskData, rows: np.ndarray) -> str:
+    encoders = "".join(encoder.digest for group in variants.values() for encoder in group)
+    return digest(encoders.encode(), store.digest.encode(), data.digest.encode(), data.train[rows].tobytes(),
+                  "\n".join(map(str, data.train_units[rows])).encode())
+
+
+def _kept(path: Path) -> Choice | None:
+    try:
+        return Choice(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

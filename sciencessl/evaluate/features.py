@@ -1,0 +1,75 @@
+"""Embeddings that a transfer needs, computed once and kept; only samples that some fit or the test reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sciencessl.evaluate.cache import read_arrays, write_arrays
+from sciencessl.evaluate.encoders import Encoder, embed_together
+from sciencessl.monitor.throughput import Progress
+from sciencessl.store.format import digest
+from sciencessl.store.reader import Store
+
+
+class FeatureCache:
+    """Embeddings of one store by encoder, one file each; samples asked for later are added.
+
+    Args:
+        folder: Of the files.
+        store: The store.
+        workers: Loader processes.
+    """
+
+    def __init__(self, folder: Path, store: Store, workers: int = 1) -> None:
+        self.folder = folder
+        self.store = store
+        self.workers = workers
+
+    def missing(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
+        """The sorted store indices among `index` that have no embedding yet."""
+        return np.setdiff1d(index, self._read(encoder)[0])
+
+    def fill(self, encoders: Sequence[Encoder], index: np.ndarray) -> None:
+        """Compute what is missing. Encoders of one input that lack the same samples share the decoding.
+
+        Args:
+            encoders: Whose embeddings are wanted.
+            index: Store indices, in any order.
+        """
+        groups: dict[tuple[str, bytes], list[Encoder]] = {}
+        for encoder in {encoder.digest: encoder for encoder in encoders}.values():
+            groups.setdefault((encoder.input, self.missing(encoder, index).tobytes()), []).append(encoder)
+        for (_, raw), group in groups.items():
+            wanted = np.frombuffer(raw, dtype=np.int64)
+            if len(wanted):
+                self._compute(group, wanted)
+
+    def get(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
+        """(n, F) embeddings of samples that `fill` was asked for, in the order of `index`."""
+        known, values = self._read(encoder)
+        rows: np.ndarray = values[np.searchsorted(known, index)]
+        return rows
+
+    def _compute(self, encoders: Sequence[Encoder], index: np.ndarray) -> None:
+        names = encoders[0].name if len(encoders) == 1 else f"{len(encoders)} encoders"
+        progress = Progress(len(index), unit="image", title=f"embed with {names}")
+        # In store order, so that each window of a row is read once.
+        found = embed_together(encoders, self.store, index, self.workers, lambda done, _: progress.update(done))
+        progress.close()
+        for encoder, values in zip(encoders, found, strict=True):
+            known, kept = self._read(encoder)
+            merged = np.concatenate([known, index])
+            order = np.argsort(merged)
+            write_arrays(self._path(encoder), index=merged[order], values=np.concatenate([kept, values])[order])
+
+    def _path(self, encoder: Encoder) -> Path:
+        return self.folder / f"{digest(encoder.digest.encode(), self.store.digest.encode())}.npz"
+
+    def _read(self, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
+        stored = read_arrays(self._path(encoder))
+        if stored is None or stored.keys() != {"index", "values"}:
+            return np.zeros(0, np.int64), np.zeros((0, encoder.card.features), np.float32)
+        return stored["index"], stored["values"]

@@ -1,0 +1,104 @@
+"""What an encoder's pretraining saw of a task, found out from model cards, tables and keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sciencessl.errors import RunError, StoreError
+from sciencessl.evaluate.encoders import Encoder
+from sciencessl.evaluate.seen import Mark, what_pretraining_saw
+from sciencessl.evaluate.tasks import TaskData
+from sciencessl.store.reader import Store
+from sciencessl.train.folder import ModelCard, read_model
+
+
+def mark_encoder(encoder: Encoder, store: Store, data: TaskData) -> Mark:
+    """Mark an encoder against a task: labels by name and origin, test samples by key.
+
+    Runs that the encoder started from count as its own pretraining. Where one of them, or a training store, is out of
+    reach, the mark is `unknown` unless labels that are on record already say more.
+
+    Args:
+        encoder: To be marked.
+        store: That the task is evaluated on.
+        data: The task.
+    """
+    cards, complete = _ancestry(encoder.card)
+    overlaps = [_train_holds_test(card, store, data) for card in cards]
+    derived: dict[str, Sequence[str]] = dict(store.derived_from())
+    labels: dict[str, int] = {}
+    for card in cards:
+        derived = {**_derived_from(card), **derived}
+        for name, columns, count in _labels_of(card, data.task.column):
+            labels[name] = max(count, labels.get(name, 0))
+            # A question stands for its answers: it has their origins, and they its.
+            derived[name] = tuple({*derived.get(name, ()), *columns} - {name})
+    foreign = encoder.foreign or not complete
+    mark = what_pretraining_saw(
+        labels, data.task.column, derived, any(overlaps), foreign=foreign, task_where=tuple(data.task.where)
+    )
+    if None in overlaps and not foreign:
+        mark = _unreachable(mark, cards[overlaps.index(None)])
+    notes = {card.label_note.partition(":")[0] for card in cards if card.label_note} if mark.columns else set()
+    said = [mark.sentence, *(f"They are {note}." for note in sorted(notes))]
+    return dataclasses.replace(mark, sentence=" ".join(said))
+
+
+def _ancestry(card: ModelCard) -> tuple[list[ModelCard], bool]:
+    """The card and those of the runs it started from, and whether the line is complete."""
+    cards, visited = [card], set()
+    while cards[-1].init_from:
+        path = Path(cards[-1].init_from)
+        if path in visited or not path.is_dir():
+            return cards, False
+        visited.add(path)
+        try:
+            cards.append(read_model(path))
+        except (RunError, ValueError, KeyError, TypeError):
+            return cards, False
+    return cards, True
+
+
+def _labels_of(card: ModelCard, task_column: str) -> list[tuple[str, tuple[str, ...], int]]:
+    """(question or class column, its answer columns, labelled rows): the task's own column is never hidden in one."""
+    found = []
+    for name, count in (card.label_rows or dict.fromkeys(card.label_columns, 0)).items():
+        columns = tuple(c for c in card.label_columns if c == name or c.startswith(f"{name}_"))
+        found.append((task_column if task_column in columns else name, columns, count))
+    return found
+
+
+def _store_of(card: ModelCard) -> Store | None:
+    """The training store as the run saw it; None where it is gone or another one lies there now."""
+    try:
+        store = Store(card.store)
+    except StoreError:
+        return None
+    return store if store.digest == card.store_digest else None
+
+
+def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
+    store = _store_of(card)
+    return {} if store is None else store.derived_from()
+
+
+def _train_holds_test(card: ModelCard, store: Store, data: TaskData) -> bool | None:
+    """Whether a test sample was in the run's split=train; None where its store is out of reach."""
+    if card.store_digest == store.digest:
+        return False  # one store, and split=train is all that pretraining reads
+    other = _store_of(card)
+    if other is None:
+        return None
+    seen = {key.tobytes() for key in other.keys(other.split("train").all())}
+    return any(key.tobytes() in seen for key in store.keys(data.test))
+
+
+def _unreachable(mark: Mark, card: ModelCard) -> Mark:
+    also = f"Whether test samples were seen is unknown: the training store {card.store} is gone or has changed."
+    if mark.level in ("own", "related"):
+        return dataclasses.replace(mark, sentence=f"{mark.sentence} {also}")
+    if mark.level == "transductive":
+        return mark
+    return dataclasses.replace(mark, level="unknown", sentence=also)

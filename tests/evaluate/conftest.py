@@ -1,0 +1,108 @@
+"""A small galaxy store and an exported, untrained encoder: all that evaluation needs, without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.registry import load_domain
+from sciencessl.spec import InputStats
+from sciencessl.store.format import StoreHeader
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import seal
+from sciencessl.store.tables import write_table
+from sciencessl.store.writer import PreparedSample, create_store, write_row
+from sciencessl.train.folder import COST, ModelCard, write_model
+
+SIDE = 40
+KINDS = ("elliptical", "edge-on", "spiral")
+
+StoreFactory = Callable[..., Store]
+RunFactory = Callable[..., Path]
+
+
+def picture(name: str, kind: int, side: int = SIDE) -> bytes:
+    """A PNG of a blob whose shape depends on its class."""
+    rng = np.random.default_rng(list(name.encode()))
+    y, x = np.mgrid[:side, :side] - side / 2
+    light = np.exp(-((x / 9) ** 2 + (y / (9.0, 2.0, 5.0)[kind]) ** 2))
+    if kind == 2:
+        light = light * (0.5 + 0.5 * np.sin(x + y))
+    image = 150 * light[..., None] + rng.uniform(0, 70, (side, side, 3))
+    return bytes(cv2.imencode(".png", image.astype(np.uint8))[1])
+
+
+def names_of(count: int, first: str = "g") -> list[str]:
+    return [f"{first}{i:03d}" for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def make_store() -> StoreFactory:
+    """Writes and seals a store of pictures, one class in turn, every third sample in split=test."""
+
+    def build(
+        path: Path, names: Sequence[str], domain: str = "galaxy", rows: int = 1, splits: Mapping[str, str] | None = None,
+        columns: Mapping[str, Mapping[str, Any]] | None = None, classes: Mapping[str, Any] | None = None, side: int = SIDE,
+    ) -> Store:
+        spec = load_domain(domain)
+        header = StoreHeader(domain, "images", spec.fields, rows, len(names), {"side": side}, "plan", "config")
+        create_store(path, header, 4_000)
+        numbers = {name: int(name[1:]) for name in names}
+        samples = [
+            PreparedSample(
+                name, (splits or {}).get(name, "test" if (i // 3) % 3 == 2 else "train"),
+                {spec.primary: picture(name, i % 3, side)}, (columns or {}).get(name, {}),
+            )
+            for name, i in numbers.items()
+        ]
+        for row in range(rows):
+            write_row(path, header, row, samples[row::rows], [], "inputs")
+        seal(path, header)
+        values = classes if classes is not None else {name: KINDS[i % 3] for name, i in numbers.items()}
+        if values:
+            write_table(path, "labels", pa.table({"id": list(values), "class": list(values.values())}))
+        return Store(path)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_run() -> RunFactory:
+    """Writes a run folder with an untrained encoder."""
+
+    def build(path: Path, store: Store, seed: int = 0, backbone: str = "test_resnet", **changes: Any) -> Path:
+        encoder: Any = build_backbone(backbone, 3, seed)
+        domain = load_domain(store.header.domain)
+        views = asdict(domain.train_options(size=32))
+        card = ModelCard(
+            domain=domain.name, method="byol", backbone=backbone, field=store.primary,
+            channels=store.header.fields[store.primary].channels, features=encoder.num_features,
+            stats=InputStats((0.2,) * 3, (0.2,) * 3, (255.0,) * 3, "linear"), views=views, steps=1, images=8, seed=seed,
+            store=str(store.path), store_digest=store.digest,
+        )
+        write_model(path, replace(card, **changes), encoder)
+        (path / COST).write_text(json.dumps({"images_seen": 8}), encoding="utf-8")
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory: pytest.TempPathFactory, make_store: StoreFactory) -> Store:
+    """144 galaxies, 96 of them in split=train."""
+    return make_store(tmp_path_factory.mktemp("survey") / "survey.zarr", names_of(144))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, survey: Store, make_run: RunFactory) -> Path:
+    """An untrained run on the survey."""
+    return make_run(tmp_path_factory.mktemp("runs") / "first", survey)

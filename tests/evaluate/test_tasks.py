@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sciencessl.domains.galaxy.tasks import MORPHOLOGY, TASKS
+from sciencessl.errors import ConfigError, DataError, StoreError
+from sciencessl.evaluate.tasks import find_task, load_task
+from sciencessl.spec import TransferTask
+from sciencessl.store.reader import Store
+from sciencessl.store.tables import write_table
+
+NAMES = [f"g{i:03d}" for i in range(36)]
+KINDS = ("elliptical", "edge-on", "spiral")
+BY_GROUP = TransferTask("tissue", "class", unit="group")
+
+
+def test_labels_units_and_splits_are_those_of_the_store(survey: Store) -> None:
+    data = load_task(survey, MORPHOLOGY)
+    assert data.classes == ("edge-on", "elliptical", "spiral")
+    assert (len(data.train), len(data.test)) == (96, 48)
+    for index, labels, units, split in ((data.train, data.train_labels, data.train_units, "train"),
+                                        (data.test, data.test_labels, data.test_units, "test")):
+        assert set(index) == set(survey.split(split).all())
+        for i, label, unit in zip(index, labels, units, strict=True):
+            assert unit == survey.ids[i]
+            assert data.classes[label] == KINDS[int(unit[1:]) % 3]
+    assert data.task.unit == "object"
+    assert data.dropped == {}
+
+
+def test_values_that_are_not_mapped_are_dropped_and_counted(tmp_path: Path, make_store: Any) -> None:
+    classes = {name: ("spiral-clockwise", "edge-on", "merger")[i % 3] for i, name in enumerate(NAMES)} | {"g000": None}
+    data = load_task(make_store(tmp_path / "s", NAMES, classes=classes), MORPHOLOGY)
+    assert data.classes == ("edge-on", "spiral")
+    assert data.dropped == {"merger": 12}
+    assert len(data.train) + len(data.test) == 23
+
+
+def test_where_leaves_samples_out_first(tmp_path: Path, make_store: Any) -> None:
+    store = make_store(tmp_path / "s", NAMES, columns={name: {"band": "gr"[i // 3 % 2]} for i, name in enumerate(NAMES)})
+    task = TransferTask("t", "class", where={"band": ("g",)})
+    data = load_task(store, task)
+    assert {store.ids[i] for i in [*data.train, *data.test]} == {n for i, n in enumerate(NAMES) if i // 3 % 2 == 0}
+
+
+def test_a_class_without_a_training_label_is_left_out_and_named(tmp_path: Path, make_store: Any) -> None:
+    splits = {name: "test" for i, name in enumerate(NAMES) if i % 3 == 2}
+    data = load_task(make_store(tmp_path / "s", NAMES, splits=splits), MORPHOLOGY)
+    assert data.classes == ("edge-on", "elliptical")
+    assert data.dropped == {"spiral (no label in split=train)": 12}
+
+
+def test_whole_numbers_read_the_same_with_missing_values(tmp_path: Path, make_store: Any) -> None:
+    store = make_store(tmp_path / "s", NAMES, classes={})
+    task = TransferTask("t", "grade", classes={"0": "low", "1": "high"})
+    write_table(store.path, "grades", pa.table({"id": NAMES, "grade": [None, *[i % 2 for i in range(1, 36)]]}))
+    data = load_task(store, task)
+    assert store.column("grade").dtype.kind == "f"
+    assert data.classes == ("high", "low")
+    assert len(data.train) + len(data.test) == 35
+
+
+def test_finding_a_task() -> None:
+    assert find_task(TASKS, "morphology") is MORPHOLOGY
+    assert find_task(TASKS[:1], "") is MORPHOLOGY
+    with pytest.raises(ConfigError, match="no task named 'morfology'. Did you mean 'morphology'"):
+        find_task(TASKS, "morfology")
+    with pytest.raises(ConfigError, match="choose a --task: morphology, spiral-edge-on"):
+        find_task(TASKS, "")
+
+
+def test_a_task_whose_column_is_absent(tmp_path: Path, make_store: Any) -> None:
+    store = make_store(tmp_path / "s", NAMES, classes={}, columns={name: {"klass": "x"} for name in NAMES})
+    with pytest.raises(StoreError, match="has no column 'class'. Did you mean 'klass'"):
+        load_task(store, MORPHOLOGY)
+
+
+def test_an_empty_test_split(tmp_path: Path, make_store: Any) -> None:
+    store = make_store(tmp_path / "s", NAMES, splits=dict.fromkeys(NAMES, "train"))
+    with pytest.raises(DataError, match=r"split=test of .* has 0 labelled samples of 0 classes in column 'class'"):
+        load_task(store, MORPHOLOGY)
+
+
+def test_one_class_only(tmp_path: Path, make_store: Any) -> None:
+    classes = {name: ("spiral", "merger")[i % 2] for i, name in enumerate(NAMES)}
+    store = make_store(tmp_path / "s", NAMES, classes=classes)
+    with pytest.raises(DataError, match=r"1 classes \(spiral\) in column 'class'; two classes are needed \(left out by "
+                                        r"the task: 18 merger\)"):
+        load_task(store, MORPHOLOGY)
+
+
+def _grouped(folder: Path, make_store: Any, groups: dict[str, Any], **more: Any) -> Store:
+    return make_store(folder, NAMES, columns={name: {"group": group} for name, group in groups.items()}, **more)
+
+
+def test_units_are_groups_where_the_task_says_so(tmp_path: Path, make_store: Any) -> None:
+    # The split follows blocks of three, and so do the groups.
+    store = _grouped(tmp_path / "s", make_store, {name: f"tile{i // 3}" for i, name in enumerate(NAMES)})
+    data = load_task(store, BY_GROUP)
+    assert data.task.unit == "group"
+    assert all(unit == f"tile{int(store.ids[i][1:]) // 3}" for i, unit in zip(data.train, data.train_units, strict=True))
+
+
+def test_without_groups_the_unit_is_the_sample(survey: Store) -> None:
+    data = load_task(survey, BY_GROUP)
+    assert data.task.unit == "object"
+    assert len(set(data.train_units)) == len(data.train)
+
+
+@pytest.mark.parametrize("task", [BY_GROUP, MORPHOLOGY])
+def test_a_group_that_straddles_the_splits_is_refused(tmp_path: Path, make_store: Any, task: TransferTask) -> None:
+    store = _grouped(tmp_path / "s", make_store, {name: f"tile{i // 6}" for i, name in enumerate(NAMES)})
+    with pytest.raises(DataError, match=r"values of 'group' are in both train and test, such as \['tile1'"):
+        load_task(store, task)
+
+
+def test_samples_without_a_unit(tmp_path: Path, make_store: Any) -> None:
+    groups = {name: f"tile{i // 3}" for i, name in enumerate(NAMES)} | {"g000": None}
+    store = _grouped(tmp_path / "s", make_store, groups)
+    with pytest.raises(DataError, match=r"1 samples of .* have no 'group', which is the unit of the task"):
+        load_task(store, BY_GROUP)
+
+
+def test_too_few_test_units(tmp_path: Path, make_store: Any) -> None:
+    splits = {name: "test" if i < 6 else "train" for i, name in enumerate(NAMES)}
+    groups = {name: "ab"[i % 2] if i < 6 else f"t{i}" for i, name in enumerate(NAMES)}
+    store = _grouped(tmp_path / "s", make_store, groups, splits=splits)
+    with pytest.raises(DataError, match="2 units for 3 classes, which say nothing of the spread"):
+        load_task(store, BY_GROUP)
+
+
+def test_kinds_and_metrics_that_no_curve_is_drawn_for(survey: Store) -> None:
+    with pytest.raises(ConfigError, match="is of kind 'counts'"):
+        load_task(survey, TransferTask("t", "class", kind="counts"))
+    with pytest.raises(ConfigError, match="no primary metric named 'auroc'"):
+        load_task(survey, TransferTask("t", "class", metric="auroc"))
+
+
+def test_the_digest_is_of_ids_and_classes(survey: Store) -> None:
+    assert load_task(survey, MORPHOLOGY).digest == load_task(survey, MORPHOLOGY).digest
+    renamed = TransferTask("t", "class", classes={kind: kind.upper() for kind in KINDS})
+    assert load_task(survey, renamed).digest != load_task(survey, MORPHOLOGY).digest
+    assert np.array_equal(load_task(survey, renamed).train, load_task(survey, MORPHOLOGY).train)
