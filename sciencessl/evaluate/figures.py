@@ -138,17 +138,19 @@ def map_figure(points: np.ndarray, labels: Sequence[str], other: str = "") -> An
         marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
         axes.scatter(points[mine, 0], points[mine, 1], 17, COLOURS[number % len(COLOURS)], marker=marker, alpha=0.7,
                      linewidths=0, label=f"{name} ({mine.sum():,})")
-    axes.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", aspect="equal")
+    axes.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)")
+    axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.02)
     axes.spines[["top", "right", "left", "bottom"]].set_color("#BBBBBB")
-    _legend(axes, len(common) + int(rest.any()))
+    _legend(figure, len(common) + int(rest.any()))
     return figure
 
 
-def _legend(axes: Any, groups: int) -> None:
+def _legend(figure: Any, groups: int) -> None:
     if groups < 2:
         return
-    legend = axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=1.6)
+    columns = min(groups, 5)
+    legend = figure.legend(frameon=False, fontsize=9, loc="outside upper left", ncols=columns, markerscale=1.6)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a class may be called `$x$`
 

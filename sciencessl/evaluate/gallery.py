@@ -25,7 +25,7 @@ from sciencessl.views.sheet import contact_sheet
 VIEW_SAMPLES = 12
 QUERIES = 8
 NEIGHBOURS = 7
-TILE = 88
+TILE, NEAR_TILE = 88, 104
 GRID, THUMBNAIL = 22, 44
 TEST_SHARE = 0.25
 UNLABELLED = "no class"
@@ -241,7 +241,7 @@ def _neighbours(
 
 def _tile(looks: _Looks, images: Mapping[int, np.ndarray], query: int, at: int, similarity: float) -> NeighbourTile:
     label = looks.labels[at]
-    shown = tile_picture([images[at]], TILE, f"{looks.id(at)}, {label}" if looks.column else looks.id(at))
+    shown = tile_picture([images[at]], NEAR_TILE, f"{looks.id(at)}, {label}" if looks.column else looks.id(at))
     return NeighbourTile(
         looks.id(at), str(label) if looks.column else "", similarity, bool(label == looks.labels[query]), shown
     )

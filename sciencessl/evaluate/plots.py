@@ -17,7 +17,7 @@ def few_label_figure(result: TransferResult) -> Any:
     """Score against the number of labels, with 95 % bands; random encoders in grey, chance dotted."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
     axes = figure.subplots()
     curves: dict[tuple[str, str], list[Row]] = {}
     for row in result.rows:
@@ -39,7 +39,7 @@ def few_label_figure(result: TransferResult) -> Any:
     axes.set_xlabel("labels used (number of samples)")
     axes.set_ylabel("balanced accuracy (test)")
     axes.set_title(f"{result.task}: {result.n_test} test samples, 95 % intervals", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

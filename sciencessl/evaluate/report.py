@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from sciencessl.evaluate.figures import collapse_figure, learning_figure
 from sciencessl.evaluate.gallery import EmbeddingSection, ViewStrip, embedding_section, view_strips
 from sciencessl.evaluate.pictures import Picture, figure_picture
 from sciencessl.evaluate.plots import few_label_figure
-from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.evaluate.results import RESULT, TransferResult, read_result
+from sciencessl.evaluate.tables import endpoint_text
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
 from sciencessl.store.files import write_atomic
@@ -26,7 +27,6 @@ from sciencessl.store.reader import Store
 from sciencessl.train.folder import CONFIG, COST, MODEL, ModelCard, read_metrics, read_model
 
 PAGE = "index.html"
-RESULT = "transfer.json"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def report(
     folder.mkdir(parents=True, exist_ok=True)
     beside = sorted(path.parent for path in record.path.glob(f"transfer*/{RESULT}"))
     found = [Path(path) for path in transfers] or beside
-    results = [_few_labels(read_transfer(path), path, record.name, number, folder) for number, path in enumerate(found)]
+    results = [_few_labels(read_result(path), path, record.name, number, folder) for number, path in enumerate(found)]
     page = _render({
         **_words(record, results, data),
         **_curves(record, folder),
@@ -144,26 +144,9 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def read_transfer(folder: Path) -> TransferResult:
-    """The result that `transfer` left in a folder.
-
-    Raises:
-        RunError: When there is none.
-    """
-    path = folder / RESULT
-    if not path.is_file():
-        raise RunError(f"{folder} has no {RESULT}. Give a folder that `sciencessl transfer` wrote.")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    known = {field.name for field in fields(TransferResult)}
-    own = {field.name for field in fields(Row)}
-    rows = tuple(Row(**{name: value for name, value in row.items() if name in own}) for row in values["rows"])
-    kept = {name: value for name, value in values.items() if name in known}
-    return TransferResult(**{**kept, "rows": rows, "classes": tuple(values["classes"]), "out": folder})
-
-
 def _few_labels(result: TransferResult, folder: Path, run: str, number: int, out: Path) -> FewLabels:
     file = "few_labels.png" if number == 0 else f"few_labels_{number + 1}.png"
-    alt = f"Balanced accuracy on task {result.task} against the number of labels, for each arm, with 95 % intervals"
+    alt = f"{words.metric_name(result)} on task {result.task} against the number of labels, with 95 % intervals"
     picture = figure_picture(few_label_figure(result), out, file, alt)
     has_run = any(row.encoder == run for row in result.rows)
     return FewLabels(result, picture, tuple(words.few_label_sentences(result)), folder, has_run)
@@ -300,6 +283,11 @@ def _render(context: Mapping[str, Any]) -> str:
         loader=PackageLoader("sciencessl.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": words.duration, "memory": words.memory, "operations": words.operations}
-    environment.globals |= {"verdict": words.verdict, "version": sciencessl.__version__}
+    environment.filters |= {
+        "duration": words.duration, "memory": words.memory, "number": words.number, "operations": words.operations,
+    }
+    environment.globals |= {
+        "endpoint_text": endpoint_text, "metric_name": words.metric_name, "verdict": words.verdict,
+        "version": sciencessl.__version__,
+    }
     return environment.get_template("report.html.j2").render(context)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.evaluate.tables import endpoint_text
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
 
 ARMS = {
@@ -33,6 +35,16 @@ def operations(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 1e6:.3g} MFLOP"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash for what is missing or undefined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def metric_name(result: TransferResult) -> str:
+    """The primary metric of a table in words."""
+    return result.rows[0].metric.replace("_", " ") if result.rows else "score"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -78,9 +90,9 @@ def cost_sentence(cost: Mapping[str, Any]) -> str:
 
 def seen_sentence(config: Mapping[str, Any], note: str, transfers: Sequence[TransferResult], name: str) -> str:
     """What pretraining saw: the marks of the transfers where there are any, else the labels that it read."""
-    marks = [f"For task {t.task}: {t.marks[name]}" for t in transfers if name in t.marks]
+    marks = [f"What pretraining saw of task {t.task}: {t.marks[name]}" for t in transfers if name in t.marks]
     if marks:
-        return "What pretraining saw. " + " ".join(marks)
+        return " ".join(marks)
     labels = [str(label) for label in config.get("labels") or ()]
     if not labels:
         return "Pretraining read the images of split=train and no labels."
@@ -91,8 +103,9 @@ def few_label_sentences(result: TransferResult) -> list[str]:
     """The few-label table in words: what the test set can resolve, then each arm against random encoders."""
     sentences = [
         f"Task {result.task} tells {listed(result.classes)} apart. Its {result.n_test:,} test samples resolve "
-        f"differences of about {result.resolution:.3f} in balanced accuracy; chance is {1 / len(result.classes):.3f}."
+        f"differences of about {result.resolution:.3f} in {metric_name(result)}."
     ]
+    sentences += [f"{text[0].upper()}{text[1:]}." for text in map(endpoint_text, result.endpoints)]
     arms = list(dict.fromkeys((row.encoder, row.arm) for row in result.rows if row.arm != "random"))
     for encoder, arm in arms:
         sentences.append(_arm_sentence([row for row in result.rows if (row.encoder, row.arm) == (encoder, arm)]))
@@ -102,7 +115,8 @@ def few_label_sentences(result: TransferResult) -> list[str]:
 def _arm_sentence(rows: Sequence[Row]) -> str:
     rows = sorted(rows, key=lambda row: row.n_labels)
     first, last = rows[0], rows[-1]
-    text = f"{first.encoder}, {ARMS.get(first.arm, first.arm)}: balanced accuracy {first.score:.3f} at {_labels(first)}"
+    metric = first.metric.replace("_", " ")
+    text = f"{first.encoder}, {ARMS.get(first.arm, first.arm)}: {metric} {first.score:.3f} at {_labels(first)}"
     text += f" and {last.score:.3f} at {_labels(last)}." if len(rows) > 1 else "."
     compared = [row for row in rows if row.difference is not None]
     if not compared:
