@@ -1,6 +1,9 @@
 """From survey tiles, slides or an uncurated crawl to a self-supervised model, with honest few-label curves.
 
-Every verb of the command line is a function of the same name here; importing this package imports nothing heavy.
+Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`, `report`
+and `demo`. What lists or looks into a store has a longer name, since `domains`, `methods`, `backbones` and `store` are
+packages: `list_domains`, `list_methods`, `list_backbones`, `store_info`, `store_verify`, `store_show`. Importing this
+package imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,17 +14,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "prepare": "sciencessl.preparation",
-    "pretrain": "sciencessl.train.run",
-    "embed": "sciencessl.evaluate.embed",
-    "transfer": "sciencessl.evaluate.transfer",
-    "report": "sciencessl.evaluate.report",
-    "demo": "sciencessl.demonstration",
-    "domains": "sciencessl.registry",
-    "methods": "sciencessl.registry",
-    "backbones": "sciencessl.backbones.timm_backbones",
-    "Store": "sciencessl.store.reader",
-    "DomainSpec": "sciencessl.spec",
+    "prepare": "sciencessl.preparation:prepare",
+    "pretrain": "sciencessl.train.run:pretrain",
+    "embed": "sciencessl.evaluate.embed:embed",
+    "transfer": "sciencessl.evaluate.transfer:transfer",
+    "report": "sciencessl.evaluate.report:report",
+    "demo": "sciencessl.demonstration:demo",
+    "list_domains": "sciencessl.registry:domains",
+    "list_methods": "sciencessl.registry:methods",
+    "list_backbones": "sciencessl.backbones.timm_backbones:list_backbones",
+    "store_info": "sciencessl.store.info:info",
+    "store_verify": "sciencessl.store.verify:verify",
+    "store_show": "sciencessl.store.show:show",
+    "Store": "sciencessl.store.reader:Store",
+    "DomainSpec": "sciencessl.spec:DomainSpec",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -29,8 +35,8 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'sciencessl' has no attribute {name!r}; it has {', '.join(__all__)}")
-    source = "list_backbones" if name == "backbones" else name
-    return getattr(import_module(_PUBLIC[name]), source)
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

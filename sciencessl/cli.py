@@ -6,20 +6,23 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs were refused
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sciencessl import __version__
-from sciencessl.config import RunConfig
+from sciencessl.config import RunConfig, leaf_names, scales
 from sciencessl.errors import ConfigError, RegistryError, SciencesslError, did_you_mean
-from sciencessl.flags import add_settings, dotted_settings, given
-from sciencessl.registry import domains, load_domain, methods, prepare_settings
+from sciencessl.flags import add_settings, deeper_settings, dotted_settings, given, scale_settings, settings_text
+from sciencessl.plain import plain
+from sciencessl.registry import domains, load_domain, load_method, methods, prepare_settings
 
 DONE, FAILED, USAGE, REFUSED, REQUEUE = 0, 1, 2, 3, 75
+SCALE = "laptop"
 
 EXAMPLES = """examples:
   sciencessl demo                                       the whole path on a synthetic survey, minutes on two cores
@@ -30,9 +33,19 @@ EXAMPLES = """examples:
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=110)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message.rstrip('.')}. See `{self.prog} --help`.")
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        close = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        if "required: SOURCE" in message:
+            message += ". Give it first: an option of several values takes all words that follow it"
+        end = "" if message.endswith("?") else "."
+        raise ConfigError(f"{message}{end}{close} See `{self.prog} --help`.")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -44,6 +57,9 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         return _dispatch(arguments)
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except (ConfigError, RegistryError) as error:
         return _complain(error, USAGE)
     except (SciencesslError, OSError) as error:
@@ -66,27 +82,39 @@ def _dispatch(arguments: list[str]) -> int:
     if known.verb is None:
         parser.print_help()
         return DONE
+    verb = verbs[known.verb]
     if known.verb == "pretrain":
         known.settings = dotted_settings(extra)
-    elif extra:
-        flags = [flag for action in verbs[known.verb]._actions for flag in action.option_strings]
-        verbs[known.verb].error(f"unrecognised: {' '.join(extra)}.{did_you_mean(extra[0], flags).rstrip('?')}")
+        extra = [f"--{name.replace('_', '-')}" for name in known.settings if "." not in name and name not in _LEAVES]
+    if extra:
+        _refuse(verb, extra)
     result: int = known.function(known)
     return result
+
+
+_LEAVES = leaf_names(RunConfig)
+
+
+def _refuse(verb: _Parser, extra: Sequence[str]) -> NoReturn:
+    """Words that are no argument of a verb; those without dashes were most likely meant to stand beside others."""
+    if extra[0].startswith("-"):
+        flags = [flag for action in verb._actions for flag in action.option_strings]
+        verb.error(f"there is no option {extra[0]}.{did_you_mean(extra[0].partition('=')[0], flags)}")
+    verb.error(f"unexpected {' '.join(extra)!r}. Give all words without -- together, before the options")
 
 
 def _parsers(arguments: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="sciencessl", description="From survey tiles, slides or a crawl to a self-supervised model, and what it "
-        "bought: honest few-label curves.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        "bought: honest few-label curves.", epilog=EXAMPLES, formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"sciencessl {__version__}")
     group = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     verbs: dict[str, _Parser] = {}
     for name, (summary, example, fill, function) in VERBS.items():
         verb = group.add_parser(
-            name, help=summary, description=f"{summary}.", epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"example:\n  {example}",
+            formatter_class=_Help, allow_abbrev=False,
         )
         if name in arguments:
             fill(verb)
@@ -97,19 +125,6 @@ def _parsers(arguments: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
 
 def _emit(value: Any, as_json: bool, text: str) -> None:
     print(json.dumps(plain(value), indent=1) if as_json else text)
-
-
-def plain(value: Any) -> Any:
-    """Results as JSON values: dataclasses, paths and tuples included; numbers that are not finite become null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 def _json_flag(parser: argparse.ArgumentParser) -> None:
@@ -125,12 +140,21 @@ def _domains(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    return _list_entries(methods(), args.json)
+    preset = scale_settings(SCALE)
+
+    def options(name: str) -> str:
+        return settings_text(load_method(name).Options, "options.", preset, f"scale {SCALE}")
+
+    return _list_entries(methods(), args.json, options)
 
 
-def _list_entries(entries: Sequence[Any], as_json: bool) -> int:
+def _list_entries(entries: Sequence[Any], as_json: bool, more: Callable[[str], str] = lambda _: "") -> int:
     width = max(len(entry.name) for entry in entries)
-    lines = [f"{e.name:<{width}}  {e.title or f'BROKEN: {e.error}'}  [{e.origin}]" for e in entries]
+    lines = []
+    for e in entries:
+        lines.append(f"{e.name:<{width}}  {e.title or f'BROKEN: {e.error}'}  [{e.origin}]")
+        if not e.error and more(e.name):
+            lines.append(more(e.name))
     _emit(list(entries), as_json, "\n".join(lines))
     return DONE
 
@@ -165,10 +189,11 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _fill_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("domain", help="name of a domain, see `sciencessl domains`")
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file, glob or zip")
-    parser.add_argument("--out", required=True, help="the store, usually NAME.zarr")
-    parser.add_argument("--dry-run", action="store_true", help="count samples, bytes and time from a few inputs")
+    parser.usage = "%(prog)s DOMAIN SOURCE [SOURCE ...] --out STORE [settings]"
+    parser.add_argument("domain", metavar="DOMAIN", help="galaxy, pathology, web... see `sciencessl domains`")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file, 'quoted glob' or zip")
+    parser.add_argument("--out", required=True, metavar="STORE", help="the store, usually NAME.zarr")
+    parser.add_argument("--dry-run", action="store_true", help="estimate samples, bytes and time; write nothing")
     _json_flag(parser)
     add_settings(parser, prepare_settings(), "settings")
     for entry in domains():
@@ -177,41 +202,18 @@ def _fill_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from sciencessl.preparation import prepare
+    from sciencessl.preparation import estimate_text, prepare, report_text
 
     settings = given(args, prepare_settings()) | given(args, load_domain(args.domain).prepare_options)
     result = prepare(args.domain, args.sources, args.out, settings, dry_run=args.dry_run)
-    _emit(result, args.json, _estimate_text(result) if args.dry_run else _prepared_text(result))
+    _emit(result, args.json, estimate_text(result) if args.dry_run else report_text(result))
     return REFUSED if result.refused and not args.dry_run else DONE
-
-
-def _prepared_text(result: Any) -> str:
-    lines = list(result.guessed)
-    if result.nothing_to_do:
-        lines.append(f"nothing to do: {result.out} holds all {result.rows_kept} rows")
-    splits = ", ".join(f"{name} {count}" for name, count in result.splits.items() if count)
-    lines.append(f"{result.n_samples} samples ({splits}) in {result.out}, {result.bytes / 2**20:.1f} MiB, "
-                 f"{result.seconds:.1f} s")
-    if result.refused:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in result.refused.items())
-        lines.append(f"refused: {reasons}; listed in {result.refusals_file}")
-    return "\n".join([*lines, f"manifest digest {result.manifest_digest}"])
-
-
-def _estimate_text(result: Any) -> str:
-    refused = ", ".join(f"{count} {reason}" for reason, count in result.refused.items()) or "none"
-    return "\n".join([
-        *result.guessed,
-        f"would store {result.n_samples} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
-        f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.0f} s",
-        f"of {result.tried} inputs tried, refused: {refused}",
-    ])
 
 
 def _fill_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("info", "verify", "show"), help="counts and columns; digests; contact sheet")
-    parser.add_argument("store", help="folder of a store")
-    parser.add_argument("--out", default="", help="show: PNG to write (default: beside the store)")
+    parser.add_argument("store", metavar="STORE", help="folder of a store")
+    parser.add_argument("--out", default="", metavar="PNG", help="show: file to write (default: beside the store)")
     parser.add_argument("--column", default="", help="show: column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="show: number of images (default: 36)")
     _json_flag(parser)
@@ -248,26 +250,31 @@ def _store_show(args: argparse.Namespace) -> int:
 
 
 def _fill_pretrain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default="", help="a sealed store; the domain is known from it")
-    parser.add_argument("--out", required=True, help="run folder")
+    parser.usage = "%(prog)s --data STORE --out RUN (--minutes M | --epochs E | --steps S) [settings]"
+    parser.add_argument("--data", default="", metavar="STORE", help="a sealed store; the domain is known from it")
+    parser.add_argument("--out", default="", metavar="RUN", help="run folder")
     parser.add_argument("--method", default="byol", help="see `sciencessl methods`, or FILE.py:NAME (default: byol)")
-    parser.add_argument("--scale", default="laptop", help="shipped scale preset (default: laptop)")
+    parser.add_argument("--scale", default=SCALE, help=f"preset of settings: {', '.join(scales())} (default: {SCALE})")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML settings, or recipe/NAME")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     parser.add_argument("--dry-run", action="store_true", help="estimate memory, steps and time; write nothing")
     _json_flag(parser)
-    add_settings(parser, RunConfig, "settings", skip=("data", "method"))
-    parser.epilog = (
-        "deeper settings: --optim.base_lr 0.1, --compute.precision float32, --log.every 5, --options.tau_base 0.99\n"
-        "(the method's), --views.size 96 (the domain's)\n\nexample:\n"
-        "  sciencessl pretrain --data gz.zarr --out runs/hybrid --labels smooth-or-featured --minutes 10"
-    )
+    preset = scale_settings(SCALE)
+    add_settings(parser, RunConfig, "settings", ("data", "method"), preset, f"scale {SCALE}")
+    parser.epilog = "\n\n".join([
+        deeper_settings(preset, f"scale {SCALE}"),
+        "example:\n  sciencessl pretrain --data gz.zarr --out runs/hybrid --minutes 10 --labels smooth-or-featured "
+        "--views.size 96",
+    ])
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    from sciencessl.train.run import RunEstimate, pretrain
+    from sciencessl.train.estimate import RunEstimate
+    from sciencessl.train.run import pretrain
 
+    if not (args.data or args.resume):
+        raise ConfigError("--data is missing: name the store to train on, such as one made by `sciencessl prepare`.")
     settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
     tell: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if args.json else print
     result = pretrain(
@@ -293,10 +300,12 @@ def _run_estimate_text(result: Any) -> str:
 
 def _fill_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a finished run")
-    parser.add_argument("--data", required=True, help="a sealed store")
-    parser.add_argument("--out", required=True, help="folder for Parquet shards")
-    parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"))
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for Parquet shards")
+    parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
+                        help="samples to embed (default: all)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"),
+                        help="of the stored values (default: float32)")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of something else in --out")
     _json_flag(parser)
 
@@ -304,7 +313,7 @@ def _fill_embed(parser: argparse.ArgumentParser) -> None:
 def _embed(args: argparse.Namespace) -> int:
     from sciencessl.evaluate.embed import embed
 
-    result = embed(args.run, args.data, args.out, args.split, args.dtype, overwrite=args.overwrite)
+    result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite)
     _emit(result, args.json, f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
           f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
     return DONE
@@ -312,15 +321,18 @@ def _embed(args: argparse.Namespace) -> int:
 
 def _fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="finished runs")
-    parser.add_argument("--data", required=True, help="a sealed store with the task's labels")
-    parser.add_argument("--out", required=True, help="folder for table, plot, subsets and cached fits")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store with the task's labels")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for table, plot, subsets and cached fits")
     parser.add_argument("--task", default="", help="a task of the domain (may be left out when there is one)")
     parser.add_argument("--labels", nargs="+", default=[], metavar="N",
-                        help="budgets: 50, 20/class, 1%%, '5 patients', all")
-    parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM")
-    parser.add_argument("--subsets", type=int, default=10, help="label subsets for each budget (default: 10)")
-    parser.add_argument("--random-encoders", type=int, default=5, help="encoders in the random arm (default: 5)")
-    parser.add_argument("--draw", default="stratified", choices=("stratified", "random"))
+                        help="budgets: 50, 20/class, 1%%, '5 patients', all (default: those of the task)")
+    parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM",
+                        help="frozen: logistic regression; knn; random: the former on random encoders (default: all)")
+    parser.add_argument("--subsets", type=int, default=10, metavar="N", help="label subsets a budget (default: 10)")
+    parser.add_argument("--random-encoders", type=int, default=5, metavar="N",
+                        help="encoders in the random arm (default: 5)")
+    parser.add_argument("--draw", default="stratified", choices=("stratified", "random"),
+                        help="how label subsets are drawn (default: stratified by class)")
     parser.add_argument("--dry-run", action="store_true", help="count fits and images; write nothing")
     _json_flag(parser)
 
@@ -331,15 +343,16 @@ def _transfer(args: argparse.Namespace) -> int:
     from sciencessl.evaluate.transfer import transfer
 
     result = transfer(
-        args.runs, args.data, args.out, args.task, args.labels, args.arms, args.subsets, args.random_encoders,
-        args.draw, dry_run=args.dry_run,
+        args.runs, args.data, args.out, task=args.task, labels=args.labels, arms=args.arms, subsets=args.subsets,
+        random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run,
     )
     if isinstance(result, TransferEstimate):
         _emit(result, args.json, f"would do {result.fits} fits on {result.embeddings:,} embeddings to compute; "
               f"{result.n_pool} labels to draw from, {result.n_test} test samples; a difference below "
               f"{result.resolution:.3f} cannot be resolved")
         return DONE
-    _emit(result, args.json, f"{table_text(result)}\n{result.fits} fits, {result.seconds:.0f} s: {result.out}")
+    done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out}"
+    _emit(result.to_json(), args.json, f"{table_text(result)}\n{done}")
     return DONE
 
 
@@ -362,13 +375,13 @@ def _report(args: argparse.Namespace) -> int:
 Verb = tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 VERBS: dict[str, Verb] = {
     "demo": ("run the whole path on synthetic data", "sciencessl demo pathology --out /tmp/demo", _fill_demo, _demo),
-    "domains": ("list domains", "sciencessl domains --json", _fill_list, _domains),
-    "methods": ("list methods", "sciencessl methods", _fill_list, _methods),
-    "backbones": ("list backbones", "sciencessl backbones 'regnety*'", _fill_backbones, _backbones),
+    "domains": ("list the fields of science that are installed", "sciencessl domains --json", _fill_list, _domains),
+    "methods": ("list pretraining methods and their options", "sciencessl methods", _fill_list, _methods),
+    "backbones": ("list encoder architectures", "sciencessl backbones 'regnety*'", _fill_backbones, _backbones),
     "prepare": ("turn files into a store", "sciencessl prepare galaxy stamps/ --out gz.zarr --resize-px 128",
                 _fill_prepare, _prepare),
-    "store": ("look into a store: info, verify, show", "sciencessl store show gz.zarr --column class",
-              _fill_store, _store),
+    "store": ("look into a store: what it holds, whether it is sound, what it looks like",
+              "sciencessl store show gz.zarr --column class", _fill_store, _store),
     "pretrain": ("pretrain an encoder on a store", "", _fill_pretrain, _pretrain),
     "embed": ("write the embeddings of a store", "sciencessl embed runs/byol --data gz.zarr --out emb",
               _fill_embed, _embed),

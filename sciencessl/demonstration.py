@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sciencessl.errors import RunError
-from sciencessl.preparation import prepare
+from sciencessl.errors import ConfigError, RunError
+from sciencessl.preparation import prepare, report_text
 from sciencessl.registry import load_domain
+from sciencessl.spec import DomainSpec
 
 SAMPLES = 1500
 MINUTES = 2.5
+BUDGETS = ("10/class", "50/class", "all")
+SUBSETS = 5
+RANDOM_ENCODERS = 3
 MARKER = "sciencessl-demo.txt"
 
 
@@ -44,7 +49,7 @@ def demo(
     minutes: float = MINUTES,
     tell: Callable[[str], None] = print,
 ) -> DemoResult:
-    """Make synthetic data, prepare, pretrain, transfer, report.
+    """Make synthetic data, prepare, pretrain, transfer, report; tells each command, which does the same by itself.
 
     Args:
         domain: Name of a domain.
@@ -54,36 +59,63 @@ def demo(
         tell: Receives lines for people.
 
     Raises:
+        RegistryError: For an unknown domain.
+        ConfigError: For a number of samples or minutes that is not positive.
         RunError: When `out` holds anything but an earlier demo.
     """
     from sciencessl.evaluate.report import report
+    from sciencessl.evaluate.results import TransferResult
     from sciencessl.evaluate.tables import table_text
     from sciencessl.evaluate.transfer import transfer
-    from sciencessl.train.run import pretrain
+    from sciencessl.train.run import RunResult, pretrain
 
     spec = load_domain(domain)
+    _check(spec, samples, minutes)
     folder = _claim(Path(out))
-    tell(f"1/5 synthetic data of the {domain} domain: {samples} samples in {folder / 'raw'}")
-    raw = spec.synthetic(folder / "raw", np.random.default_rng(0), samples)
-    store, run = folder / "store.zarr", folder / "run"
-    tell(f"2/5 sciencessl prepare {domain} {raw} --out {store}")
-    report_ = prepare(domain, [raw], store)
-    tell(f"    {report_.n_samples} samples stored, {sum(report_.refused.values())} refused")
-    tell(f"3/5 sciencessl pretrain --data {store} --out {run} --minutes {minutes:g}")
-    pretrain(store, run, settings={"minutes": minutes}, overwrite=True, tell=lambda line: tell(f"    {line}"))
-    task = spec.tasks[0].name
-    tell(f"4/5 sciencessl transfer {run} --data {store} --task {task} --out {run / 'transfer'}")
-    table = table_text(_few_labels(transfer, run, store, task))
-    tell(table)
-    tell(f"5/5 sciencessl report {run}")
+    raw, store, run = folder / "raw", folder / "store.zarr", folder / "run"
+    few = run / "transfer"
+    commands = demo_commands(spec, raw, store, run, minutes)
+    tell(f"1/5 making synthetic data of the {domain} domain in {raw}: {samples} samples and their labels")
+    raw = spec.synthetic(raw, np.random.default_rng(0), samples)
+    tell(f"2/5 {commands[0]}")
+    tell(_indented(report_text(prepare(domain, [raw], store))))
+    tell(f"3/5 {commands[1]}")
+    done = pretrain(store, run, settings={"minutes": minutes}, tell=lambda line: tell(_indented(line)))
+    tell(_indented(f"{done.steps} steps, {done.seconds:.0f} s" if isinstance(done, RunResult) else ""))
+    tell(f"4/5 {commands[2]}")
+    result = transfer([run], store, few, spec.tasks[0].name, BUDGETS, subsets=SUBSETS, random_encoders=RANDOM_ENCODERS)
+    table = table_text(result) if isinstance(result, TransferResult) else ""
+    tell(f"\n{table}\n")
+    tell(f"5/5 {commands[3]}")
     page = report(run)
-    tell(f"report: {page}")
+    tell(f"\nOpen {page.resolve()} in a browser. With other --out folders, the commands above do the same again.")
     return DemoResult(folder, store, run, page, table)
 
 
-def _few_labels(transfer: Callable[..., Any], run: Path, store: Path, task: str) -> Any:
-    return transfer([run], store, run / "transfer", task, labels=("10/class", "50/class", "all"), subsets=5,
-                    random_encoders=3)
+def demo_commands(spec: DomainSpec, raw: Path, store: Path, run: Path, minutes: float) -> list[str]:
+    """The demo's steps from the synthetic files on, as one would type them."""
+    task = spec.tasks[0].name
+    steps: list[list[object]] = [
+        ["prepare", spec.name, raw, "--out", store],
+        ["pretrain", "--data", store, "--out", run, "--minutes", f"{minutes:g}"],
+        ["transfer", run, "--data", store, "--task", task, "--labels", *BUDGETS, "--subsets", SUBSETS,
+         "--random-encoders", RANDOM_ENCODERS, "--out", run / "transfer"],
+        ["report", run],
+    ]
+    return [shlex.join(["sciencessl", *map(str, step)]) for step in steps]
+
+
+def _check(spec: DomainSpec, samples: int, minutes: float) -> None:
+    if samples < 1:
+        raise ConfigError(f"--samples is {samples}; it must be 1 or more. The default is {SAMPLES}.")
+    if not minutes > 0:
+        raise ConfigError(f"--minutes is {minutes:g}; it must be above 0. The default is {MINUTES:g}.")
+    if not spec.tasks:
+        raise ConfigError(f"domain {spec.name!r} has no few-label task, so there is nothing to demonstrate with it.")
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "    ")
 
 
 def _claim(folder: Path) -> Path:

@@ -6,16 +6,38 @@ import argparse
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
+from sciencessl.config import RunConfig, flatten, preset_layers
 from sciencessl.errors import ConfigError
+from sciencessl.registry import domains, load_domain
+
+MISSING = dataclasses.MISSING
+EMPTY = ("", (), None, False, MISSING)
+"""Defaults that mean "nothing", which the words of a setting explain where that matters."""
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: type, title: str, skip: Sequence[str] = ()) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser,
+    kind: type,
+    title: str,
+    skip: Sequence[str] = (),
+    preset: Mapping[str, Any] | None = None,
+    preset_name: str = "",
+) -> None:
     """Add a flag for every plain setting of a dataclass; nested dataclasses and names in `skip` are left out.
 
     Flags that are not given leave no trace in the namespace, so that lower layers keep their say.
+
+    Args:
+        parser: Receives the flags, in one group.
+        kind: The dataclass.
+        title: Of the group.
+        skip: Settings without a flag.
+        preset: Dotted setting -> value that a preset gives it: shown instead of the default.
+        preset_name: Of that preset.
     """
     group = parser.add_argument_group(title)
     documented = attribute_docs(kind)
@@ -23,9 +45,10 @@ def add_settings(parser: argparse.ArgumentParser, kind: type, title: str, skip: 
         if entry.name in skip or dataclasses.is_dataclass(entry.default_factory):
             continue
         default = default_of(entry)
-        text = documented.get(entry.name, "").replace("%", "%%")
-        shown = "" if default in ("", (), None, False, dataclasses.MISSING) else f" (default: {default})"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": entry.name, "help": text + shown}
+        text = documented.get(entry.name, "") + shown_default(entry.name, default, preset or {}, preset_name)
+        options: dict[str, Any] = {
+            "default": argparse.SUPPRESS, "dest": entry.name, "help": text.strip().replace("%", "%%"),
+        }
         if isinstance(default, bool):
             options["action"] = "store_true"
         else:
@@ -33,6 +56,58 @@ def add_settings(parser: argparse.ArgumentParser, kind: type, title: str, skip: 
             if isinstance(default, tuple):
                 options["nargs"] = "+"
         group.add_argument(f"--{entry.name.replace('_', '-')}", **options)
+
+
+def settings_text(
+    kind: type, prefix: str, preset: Mapping[str, Any] | None = None, preset_name: str = "", width: int = 110
+) -> str:
+    """The settings of a dataclass as help lines, `  --optim.base_lr  Learning rate... (default: 0.2)`.
+
+    Args:
+        kind: The dataclass.
+        prefix: Of each name, such as `optim.`.
+        preset: Dotted setting -> value that a preset gives it: shown instead of the default.
+        preset_name: Of that preset.
+        width: Of a line, in characters.
+    """
+    documented = attribute_docs(kind)
+    lines = []
+    for entry in dataclasses.fields(kind):
+        name = f"{prefix}{entry.name}"
+        words = documented.get(entry.name, "") + shown_default(name, default_of(entry), preset or {}, preset_name)
+        start = f"  --{name}  "
+        lines.append(textwrap.fill(words.strip(), width, initial_indent=start.ljust(30), subsequent_indent=" " * 30))
+    return "\n".join(lines)
+
+
+def scale_settings(scale: str) -> dict[str, Any]:
+    """Dotted setting -> value of a shipped scale preset."""
+    # The scale is the first layer, whatever method and domain follow.
+    return dict(flatten(preset_layers(scale, "byol", domains()[0].name, [])[0].values, set()))
+
+
+def deeper_settings(preset: Mapping[str, Any], preset_name: str) -> str:
+    """Settings of a run with a dot in their name, as one text: which there are depends on method and domain."""
+    parts = ["Layers of settings, later ones win: defaults, --scale, method, domain, --config files, flags."]
+    for entry in dataclasses.fields(RunConfig):
+        kind: Any = entry.default_factory
+        if dataclasses.is_dataclass(kind):
+            title = (inspect.getdoc(kind) or "").partition(".")[0]
+            parts.append(f"{title}:\n{settings_text(cast('type', kind), f'{entry.name}.', preset, preset_name)}")
+    for found in domains():
+        if not found.error:
+            text = settings_text(load_domain(found.name).train_options, "views.")
+            parts.append(f"Views of domain {found.name}:\n{text}")
+    return "\n\n".join([*parts, "Settings of the method are --options.NAME; `sciencessl methods` lists them."])
+
+
+def shown_default(name: str, default: Any, preset: Mapping[str, Any], preset_name: str) -> str:
+    """` (default: 128, from scale laptop)`, or an empty string where nothing is the default."""
+    value = preset.get(name, default)
+    if any(value is empty or (value == empty and type(value) is type(empty)) for empty in EMPTY):
+        return ""
+    words = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return f" (default: {words}{f', from {preset_name}' if name in preset else ''})"
 
 
 def given(args: argparse.Namespace, kind: type) -> dict[str, Any]:

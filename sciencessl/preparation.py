@@ -12,6 +12,8 @@ from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import domain_module, load_domain, prepare_settings, preparer, resolve
 
+SHOWN_REFUSALS = 5
+
 
 def prepare(
     domain: str,
@@ -43,9 +45,9 @@ def prepare(
     bar = _Bar()
     try:
         return preparer()(
-            spec, list(sources), Path(out), parse_settings(prepare_settings(), common, "", {}),
-            domain_options=parse_settings(spec.prepare_options, own, "", {}), schema_loader=schema_loader(spec),
-            dry_run=dry_run, progress=None if dry_run else bar.update,
+            spec, list(sources), Path(out), _parsed(prepare_settings(), common),
+            domain_options=_parsed(spec.prepare_options, own), schema_loader=schema_loader(spec), dry_run=dry_run,
+            progress=None if dry_run else bar.update,
         )
     finally:
         bar.close()
@@ -77,17 +79,61 @@ def split_settings(options: type, values: Mapping[str, Any]) -> tuple[dict[str, 
     )
 
 
+def _parsed(kind: type, values: Mapping[str, Any]) -> Any:
+    return parse_settings(kind, values, "", dict.fromkeys(values, "flags"))
+
+
+def report_text(result: Any) -> str:
+    """What `prepare` did, for people: what was guessed, what is stored, and the first of what was refused."""
+    lines = list(result.guessed)
+    if result.nothing_to_do:
+        lines.append(f"nothing to do: {result.out} holds all {result.rows_kept} rows")
+    splits = ", ".join(f"{name} {count:,}" for name, count in result.splits.items() if count)
+    lines.append(f"{result.n_samples:,} samples ({splits}) in {result.out}, {result.bytes / 2**20:.1f} MiB, "
+                 f"{result.seconds:.1f} s")
+    if result.refused:
+        lines += [f"refused: {_counts(result.refused)}", *_first_refusals(result.refusals_file)]
+    return "\n".join([*lines, f"manifest digest {result.manifest_digest}"])
+
+
+def _first_refusals(path: Path) -> list[str]:
+    import csv
+
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    shown = [f"  {row['id']}: {row['reason']}, {row['detail']}" for row in rows[:SHOWN_REFUSALS]]
+    left = len(rows) - len(shown)
+    return [*shown, f"  {f'and {left:,} more; ' if left else ''}all are listed in {path}"]
+
+
+def estimate_text(result: Any) -> str:
+    """What `prepare` would do, for people."""
+    return "\n".join([
+        *result.guessed,
+        f"would store {result.n_samples:,} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
+        f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.0f} s",
+        f"of {result.tried} inputs tried, refused: {_counts(result.refused)}",
+    ])
+
+
+def _counts(refused: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in refused.items()) or "none"
+
+
 class _Bar:
     """The bar is drawn once the number of samples is known."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
+        self._done = -1
 
     def update(self, done: int, total: int) -> None:
         """Called by the preparer."""
         if self._progress is None:
             self._progress = Progress(total, unit="sample", title="prepare")
-        self._progress.update(done)
+        if done != self._done:
+            self._progress.update(done)
+            self._done = done
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -67,6 +67,7 @@ def _table(store: Store, name: str) -> dict[str, Any]:
         "rows": table.data.num_rows,
         "columns": table.columns,
         "questions": [question.name for question in table.schema.questions] if table.schema else [],
+        "votes": [column for column in table.schema.columns if column in table.columns] if table.schema else [],
         "derived_from": {column: list(parents) for column, parents in table.derived_from.items()},
         "note": table.note,
         "digest": table.digest,
@@ -85,12 +86,16 @@ def info_text(found: dict[str, Any]) -> str:
     for name, spec in found["fields"].items():
         shape = "x".join(map(str, spec["shape"])) or "any size"
         lines.append(f"field {name}: {spec['kind']}, {spec['dtype']}, channels {'/'.join(spec['channels'])}, {shape}")
+    votes = {column for table in found["tables"].values() for column in table["votes"]}
     for name, column in found["columns"].items():
-        lines.append(f"  {name} ({column['in']}): {_column_text(column)}")
+        if name not in votes:
+            lines.append(f"  {name} ({column['in']}): {_column_text(column)}")
     for name, table in found["tables"].items():
-        asked = f", questions {', '.join(table['questions'])}" if table["questions"] else ""
+        asked = f", votes on {', '.join(table['questions'])}" if table["questions"] else ""
+        parents = sorted({parent for above in table["derived_from"].values() for parent in above})
+        derived = f", derived from {', '.join(parents)}" if parents else ""
         note = f" [{table['note'].partition(':')[0]}]" if table["note"] else ""
-        lines.append(f"table {name}: {table['rows']:,} rows{asked}{note}")
+        lines.append(f"table {name}: {table['rows']:,} rows{asked}{derived}{note}")
     return "\n".join([*lines, f"manifest digest {found['manifest_digest']}"])
 
 
