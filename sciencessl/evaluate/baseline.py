@@ -15,7 +15,6 @@ from sciencessl.evaluate.linear import fit_logistic
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import digest
-from sciencessl.store.reader import Store
 
 IN_WORDS = {
     "statistics": "batch-norm statistics of unlabelled training images",
@@ -61,8 +60,7 @@ def choose_variant(
         data: The task.
         rows: (n,) positions in the pool of the labels to use.
     """
-    path = cache.folder / f"variant-{_key(variants, cache.store, data, rows)}.json"
-    kept = _kept(path)
+    kept = kept_choice(variants, cache, data, rows)
     if kept is not None:
         return kept
     labels, units, index = data.train_labels[rows], data.train_units[rows], data.train[rows]
@@ -74,18 +72,25 @@ def choose_variant(
             losses[name] = float(np.mean([min(search.values()) for search in searches]))
     best = min(losses, key=lambda name: losses[name]) if len(losses) == len(variants) else VARIANTS[0]
     choice = Choice(best, losses, len(rows))
-    write_atomic(path, json.dumps(asdict(choice)).encode())
+    write_atomic(_path(variants, cache, data, rows), json.dumps(asdict(choice)).encode())
     return choice
 
 
-def _key(variants: Mapping[str, Sequence[Encoder]], store: Store, data: TaskData, rows: np.ndarray) -> str:
-    encoders = "".join(encoder.digest for group in variants.values() for encoder in group)
-    return digest(encoders.encode(), store.digest.encode(), data.digest.encode(), data.train[rows].tobytes(),
-                  "\n".join(map(str, data.train_units[rows])).encode())
-
-
-def _kept(path: Path) -> Choice | None:
+def kept_choice(
+    variants: Mapping[str, Sequence[Encoder]], cache: FeatureCache, data: TaskData, rows: np.ndarray
+) -> Choice | None:
+    """What `choose_variant` chose in an earlier call, or None."""
     try:
-        return Choice(**json.loads(path.read_text(encoding="utf-8")))
+        return Choice(**json.loads(_path(variants, cache, data, rows).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _path(
+    variants: Mapping[str, Sequence[Encoder]], cache: FeatureCache, data: TaskData, rows: np.ndarray
+) -> Path:
+    encoders = "".join(encoder.digest for group in variants.values() for encoder in group)
+    units = "\n".join(map(str, data.train_units[rows]))
+    key = digest(encoders.encode(), cache.store.digest.encode(), data.digest.encode(), data.train[rows].tobytes(),
+                 units.encode())
+    return cache.folder / f"variant-{key}.json"

@@ -251,5 +251,11 @@ def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]
 def _stream(card: ModelCard, store: Store, index: np.ndarray) -> EvaluationStream:
     domain = load_domain(card.domain)
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in card.views.items()}
-    views = domain.train_options(**settings)
+    try:
+        views = domain.train_options(**settings)
+    except TypeError as error:
+        raise RunError(
+            f"a run was trained with view settings that domain {card.domain!r} does not have ({error}); "
+            "evaluate it with the version of sciencessl that trained it."
+        ) from error
     return EvaluationStream(Decoder(store, domain.decode), np.asarray(index), domain.views, views, [card.field])

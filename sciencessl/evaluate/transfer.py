@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sciencessl.errors import RunError
-from sciencessl.evaluate.baseline import Choice, choose_variant
+from sciencessl.evaluate.baseline import Choice, choose_variant, kept_choice
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.features import FeatureCache
 from sciencessl.evaluate.fits import Fit, load_fit, run_fit, save_fit
@@ -108,7 +108,7 @@ def _estimate(plan: Plan, cache: FeatureCache) -> TransferEstimate:
     work = [item for curve in plan.curves for item in _work(plan, curve, curve.encoders)]
     encoders = {e.digest: e for curve in plan.curves for group in curve.variants.values() for e in group}
     samples = plan.samples()
-    fits = sum(_cached(plan, encoder, arm, budget, seed) is None for arm, encoder, budget, seed in work)
+    fits = sum(_cached(plan, *item) is None for item in work)
     return TransferEstimate(
         fits=fits, embeddings=sum(len(cache.missing(e, samples)) for e in encoders.values()) if fits else 0,
         resolution=resolution(plan), n_pool=len(plan.data.train), n_test=len(plan.data.test),
@@ -123,7 +123,7 @@ def _work(plan: Plan, curve: Curve, encoders: Sequence[Encoder]) -> Iterator[tup
                 yield curve.arm, encoder, budget, seed
 
 
-def _cached(plan: Plan, encoder: Encoder, arm: str, budget: Budget, seed: int) -> Fit | None:
+def _cached(plan: Plan, arm: str, encoder: Encoder, budget: Budget, seed: int) -> Fit | None:
     shape = (len(plan.data.test), len(plan.data.classes))
     return load_fit(plan.out / "fits", plan.key(encoder, arm, budget, seed), shape)
 
@@ -132,13 +132,13 @@ def _all_fits(
     plan: Plan, cache: FeatureCache
 ) -> tuple[dict[tuple[str, str], dict[Budget, Outcome]], dict[str, Choice], int]:
     """Outcomes of every curve, the variant chosen for each random one, and how many fits were computed now."""
+    _fill(plan, cache)
     choices = {c.name: choose_variant(c.variants, cache, plan.data, plan.largest()) for c in plan.curves
                if c.arm == "random"}
     chosen = {(c.arm, c.name): c.variants[choices[c.name].variant] if c.arm == "random" else c.encoders
               for c in plan.curves}
     progress = Progress(sum(len(list(_work(plan, c, chosen[c.arm, c.name]))) for c in plan.curves), unit="fit",
                         title="transfer")
-    _fill(plan, cache, chosen)
     outcomes: dict[tuple[str, str], dict[Budget, Outcome]] = {}
     computed = done = 0
     for curve in plan.curves:
@@ -146,7 +146,7 @@ def _all_fits(
         found: dict[Budget, list[tuple[int, np.ndarray, Fit]]] = {}
         reader = _Reader(plan, cache)
         for arm, encoder, budget, seed in _work(plan, curve, chosen[key]):
-            fit = _cached(plan, encoder, arm, budget, seed)
+            fit = _cached(plan, arm, encoder, budget, seed)
             if fit is None:
                 fit = reader.fit(encoder, arm, budget, seed)
                 computed += 1
@@ -158,14 +158,18 @@ def _all_fits(
     return outcomes, choices, computed
 
 
-def _fill(plan: Plan, cache: FeatureCache, chosen: Mapping[tuple[str, str], Sequence[Encoder]]) -> None:
+def _fill(plan: Plan, cache: FeatureCache) -> None:
     """Embeddings of all encoders that still have a fit to do, together, so that images are decoded once."""
-    lacking = [
-        encoder
-        for curve in plan.curves
-        for encoder in chosen[curve.arm, curve.name]
-        if any(_cached(plan, e, arm, budget, seed) is None for arm, e, budget, seed in _work(plan, curve, [encoder]))
-    ]
+    lacking: list[Encoder] = []
+    for curve in plan.curves:
+        candidates = curve.encoders
+        if curve.arm == "random":
+            choice = kept_choice(curve.variants, cache, plan.data, plan.largest())
+            if choice is None:
+                lacking += [encoder for group in curve.variants.values() for encoder in group]
+                continue
+            candidates = curve.variants[choice.variant]
+        lacking += [e for e in candidates if any(_cached(plan, *item) is None for item in _work(plan, curve, [e]))]
     cache.fill(lacking, plan.samples())
 
 

@@ -33,11 +33,10 @@ RunFactory = Callable[..., Path]
 def picture(name: str, kind: int, side: int = SIDE) -> bytes:
     """A PNG of a blob whose shape depends on its class."""
     rng = np.random.default_rng(list(name.encode()))
-    y, x = np.mgrid[:side, :side] - side / 2
-    light = np.exp(-((x / 9) ** 2 + (y / (9.0, 2.0, 5.0)[kind]) ** 2))
-    if kind == 2:
-        light = light * (0.5 + 0.5 * np.sin(x + y))
-    image = 150 * light[..., None] + rng.uniform(0, 70, (side, side, 3))
+    y, x = np.mgrid[:side, :side] - side / 2 + rng.normal(0, 3, (2, 1, 1))
+    width = rng.uniform(6, 10)
+    light = np.exp(-((x / width) ** 2 + (y / (width * (1.0, 0.4, 0.65)[kind])) ** 2))
+    image = rng.uniform(30, 150) * light[..., None] + rng.uniform(0, 70, (side, side, 3))
     return bytes(cv2.imencode(".png", image.astype(np.uint8))[1])
 
 
