@@ -208,7 +208,10 @@ def _samples(
         domain = load_domain(store.header.domain)
     except SciencesslError as error:
         return {**shown, "missing_parts": dict.fromkeys(("views", "embedding", "data"), str(error))}
-    shown["data"] = _store_facts(store, record)
+    try:
+        shown["data"] = _store_facts(store, record)
+    except SciencesslError as error:
+        shown["missing_parts"]["data"] = str(error)
     try:
         shown["strips"] = _strips(record, store, domain, folder)
     except (SciencesslError, TypeError) as error:  # TypeError: settings of another version of the domain
@@ -257,13 +260,13 @@ def _costs(record: RunRecord, results: Sequence[FewLabels]) -> dict[str, Mapping
     return costs
 
 
-def _settings(record: RunRecord) -> list[tuple[str, list[tuple[str, str, bool]]]]:
-    """Groups of settings: name of the group, then (name, value, whether it was set on the command line)."""
+def _settings(record: RunRecord) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
+    """Groups of settings: name of the group, then (name, resolved value, what the user gave, None for nothing)."""
     own = [(k, v) for k, v in record.config.items() if not isinstance(v, Mapping)]
     groups = [("run", "", own)]
     groups += [(k, f"{k}.", list(v.items())) for k, v in record.config.items() if isinstance(v, Mapping) and v]
     return [
-        (group, [(name, _shown(value), f"{prefix}{name}" in record.overrides) for name, value in values])
+        (group, [(name, _shown(value), record.overrides.get(f"{prefix}{name}")) for name, value in values])
         for group, prefix, values in groups
     ]
 
