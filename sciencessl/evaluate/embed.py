@@ -132,7 +132,9 @@ def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
         cast = values.astype(dtype)
     if not np.isfinite(cast).all():
         largest = float(np.abs(values).max())
-        raise DataError(f"embeddings reach {largest:.3g}, which is not a finite {dtype}; use float32, or check the run.")
+        raise DataError(
+            f"embeddings reach {largest:.3g}, which is not a finite {dtype}; use float32, or check the run."
+        )
     return cast
 
 

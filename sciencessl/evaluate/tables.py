@@ -15,8 +15,8 @@ WIDTH = 120
 
 _HEADER = ("encoder", "arm", "budget", "labels", "score", "minus random", "", "trials", "saw")
 _RIGHT = frozenset({2, 3, 4, 5, 7})
-_NAME = 28
-"""Characters of an encoder's name in the table; the notes have it in full."""
+_NAME = 12
+"""Fewest characters of an encoder's name in the table; the notes have it in full."""
 
 
 def table_text(result: TransferResult) -> str:
@@ -36,7 +36,7 @@ def table_text(result: TransferResult) -> str:
         *_dropped(result),
         *sorted({f"{row.budget}: {row.note}" for row in result.rows if row.note}),
     ]
-    table = aligned([_HEADER, *map(_cells, result.rows)], _RIGHT)
+    table = aligned(_clipped([_HEADER, *map(_cells, result.rows)]), _RIGHT)
     ends = [endpoint_text(endpoint) for endpoint in result.endpoints]
     return "\n".join([*_wrapped(head), "", *table, "", *_wrapped(ends), *_wrapped(foot)])
 
@@ -54,7 +54,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     name = row.encoder if row.encoders == 1 else f"{row.encoder} (mean of {row.encoders})"
     difference = "" if row.difference is None else _with_half(row.difference, row.difference_high, "+.3f")
     return (
-        name if len(name) <= _NAME else f"{name[: _NAME - 3]}...",
+        name,
         row.arm,
         row.budget,
         str(row.n_labels),
@@ -64,6 +64,13 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.trials:.1f}",
         row.saw,
     )
+
+
+def _clipped(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Names cut so that lines of `aligned` fit `WIDTH`."""
+    rest = sum(2 + max(len(row[i]) for row in rows) for i in range(1, len(rows[0])))
+    most = max(WIDTH - rest, _NAME)
+    return [(name if len(name) <= most else f"{name[: most - 3]}...", *cells) for name, *cells in rows]
 
 
 def _with_half(middle: float, high: float | None, form: str) -> str:

@@ -49,8 +49,9 @@ def make_store() -> StoreFactory:
     """Writes and seals a store of pictures, one class in turn, every third sample in split=test."""
 
     def build(
-        path: Path, names: Sequence[str], domain: str = "galaxy", rows: int = 1, splits: Mapping[str, str] | None = None,
-        columns: Mapping[str, Mapping[str, Any]] | None = None, classes: Mapping[str, Any] | None = None, side: int = SIDE,
+        path: Path, names: Sequence[str], domain: str = "galaxy", rows: int = 1, side: int = SIDE,
+        splits: Mapping[str, str] | None = None, columns: Mapping[str, Mapping[str, Any]] | None = None,
+        classes: Mapping[str, Any] | None = None,
     ) -> Store:
         spec = load_domain(domain)
         header = StoreHeader(domain, "images", spec.fields, rows, len(names), {"side": side}, "plan", "config")

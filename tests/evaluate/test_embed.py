@@ -97,7 +97,7 @@ def test_a_folder_of_other_things_is_refused_even_to_overwrite(tmp_path: Path, s
 
 def test_bad_input_leaves_no_folder(tmp_path: Path, survey: Store, run: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match="no dtype of embeddings named 'float61'. Did you mean 'float16'"):
+    with pytest.raises(ConfigError, match=r"no dtype of embeddings named 'float61'. Did you mean 'float16'"):
         embed(run, survey.path, out, dtype="float61")  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="no split 'tset'"):
         embed(run, survey.path, out, split="tset")

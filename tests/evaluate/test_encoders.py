@@ -78,7 +78,7 @@ def test_a_random_encoder_is_a_function_of_its_number(run: Path) -> None:
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert (one.card.method, one.card.store, one.card.steps) == ("random", "", 0)
-    with pytest.raises(ConfigError, match="no variant of random encoders named 'branch'. Did you mean 'branches'"):
+    with pytest.raises(ConfigError, match=r"no variant of random encoders named 'branch'. Did you mean 'branches'"):
         random_encoder(card, 0, "branch")
 
 
@@ -147,7 +147,7 @@ def test_runs_that_cannot_be_read(tmp_path: Path, survey: Store, run: Path, make
     with pytest.raises(DataError, match="cannot be read"):
         run_encoder(torn)
     (torn / MODEL).write_text((run / MODEL).read_text()[:-40])
-    with pytest.raises(RunError, match="model.json is damaged"):
+    with pytest.raises(RunError, match=r"model.json is damaged"):
         run_encoder(torn)
 
     mixed = make_run(tmp_path / "mixed", survey, backbone="test_efficientnet")

@@ -58,7 +58,7 @@ def test_a_class_without_a_label_keeps_its_column(data: Data) -> None:
 
 def test_bad_input(data: Data) -> None:
     train, labels, units, test, test_labels = data
-    with pytest.raises(ConfigError, match="no head named 'knnn'. Did you mean 'knn'"):
+    with pytest.raises(ConfigError, match=r"no head named 'knnn'. Did you mean 'knn'"):
         run_fit("knnn", train, labels, units, test, test_labels, 3, 0)
     with pytest.raises(DataError, match="60 of 60 embeddings are not finite"):
         run_fit("logistic", train * np.nan, labels, units, test, test_labels, 3, 0)

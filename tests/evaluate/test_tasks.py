@@ -42,7 +42,8 @@ def test_values_that_are_not_mapped_are_dropped_and_counted(tmp_path: Path, make
 
 
 def test_where_leaves_samples_out_first(tmp_path: Path, make_store: Any) -> None:
-    store = make_store(tmp_path / "s", NAMES, columns={name: {"band": "gr"[i // 3 % 2]} for i, name in enumerate(NAMES)})
+    bands = {name: {"band": "gr"[i // 3 % 2]} for i, name in enumerate(NAMES)}
+    store = make_store(tmp_path / "s", NAMES, columns=bands)
     task = TransferTask("t", "class", where={"band": ("g",)})
     data = load_task(store, task)
     assert {store.ids[i] for i in [*data.train, *data.test]} == {n for i, n in enumerate(NAMES) if i // 3 % 2 == 0}
@@ -68,7 +69,7 @@ def test_whole_numbers_read_the_same_with_missing_values(tmp_path: Path, make_st
 def test_finding_a_task() -> None:
     assert find_task(TASKS, "morphology") is MORPHOLOGY
     assert find_task(TASKS[:1], "") is MORPHOLOGY
-    with pytest.raises(ConfigError, match="no task named 'morfology'. Did you mean 'morphology'"):
+    with pytest.raises(ConfigError, match=r"no task named 'morfology'. Did you mean 'morphology'"):
         find_task(TASKS, "morfology")
     with pytest.raises(ConfigError, match="choose a --task: morphology, spiral-edge-on"):
         find_task(TASKS, "")
@@ -76,7 +77,7 @@ def test_finding_a_task() -> None:
 
 def test_a_task_whose_column_is_absent(tmp_path: Path, make_store: Any) -> None:
     store = make_store(tmp_path / "s", NAMES, classes={}, columns={name: {"klass": "x"} for name in NAMES})
-    with pytest.raises(StoreError, match="has no column 'class'. Did you mean 'klass'"):
+    with pytest.raises(StoreError, match=r"has no column 'class'. Did you mean 'klass'"):
         load_task(store, MORPHOLOGY)
 
 
@@ -103,7 +104,7 @@ def test_units_are_groups_where_the_task_says_so(tmp_path: Path, make_store: Any
     store = _grouped(tmp_path / "s", make_store, {name: f"tile{i // 3}" for i, name in enumerate(NAMES)})
     data = load_task(store, BY_GROUP)
     assert data.task.unit == "group"
-    assert all(unit == f"tile{int(store.ids[i][1:]) // 3}" for i, unit in zip(data.train, data.train_units, strict=True))
+    assert data.train_units.tolist() == [f"tile{int(store.ids[i][1:]) // 3}" for i in data.train]
 
 
 def test_without_groups_the_unit_is_the_sample(survey: Store) -> None:

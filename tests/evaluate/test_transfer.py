@@ -66,7 +66,8 @@ def test_every_arm_and_budget_has_a_row(result: TransferResult) -> None:
         assert row.low < row.score < row.high
         assert row.baseline == ("" if row.arm == "random" else "random")
         assert (row.difference is None) == (row.arm == "random")
-    assert {path.name for path in result.out.iterdir()} >= {"transfer.json", "table.csv", "curve.png", "subsets.parquet"}
+    written = {path.name for path in result.out.iterdir()}
+    assert written >= {"transfer.json", "table.csv", "curve.png", "subsets.parquet"}
     assert result.cost == {"first": {"images_seen": 8}, "second": {"images_seen": 8}}
 
 
@@ -93,7 +94,8 @@ def test_differences_are_paired_by_subset_and_test_sample(result: TransferResult
     data = load_task(survey, MORPHOLOGY)
     card = run_encoder(run).card
     variants = {
-        variant: [random_encoder(card, number, variant) for number in range(2)] for variant in ("statistics", "branches")
+        variant: [random_encoder(card, number, variant) for number in range(2)]
+        for variant in ("statistics", "branches")
     }
     losses = {}
     for variant, encoders in variants.items():
@@ -285,7 +287,7 @@ def test_more_budgets_reuse_what_is_there(tmp_path: Path, survey: Store, run: Pa
     np.testing.assert_allclose(cache.get(encoder, shuffled), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_folder_with_another_table_is_refused(tmp_path: Path, result: TransferResult, survey: Store, run: Path) -> None:
+def test_a_folder_with_another_table_is_refused(result: TransferResult, survey: Store, run: Path) -> None:
     with pytest.raises(RunError, match="holds the few-label table of task 'morphology'"):
         transfer([run], survey.path, result.out, task="spiral-edge-on", labels=("all",), workers=0)
 
@@ -305,7 +307,7 @@ def test_groups_are_drawn_and_resampled_whole(tmp_path: Path, make_store: Any, m
         assert len(drawn) == 21
         assert len({row["unit"] for row in drawn}) == 7
     assert found.rows[0].note == "whole units drawn: 21 labels of 7 units"
-    # 16 test tiles of 2 classes: 2 * 1.96 * sqrt(0.2 / 8 + 0.2 / 8) / 4 by the worst case of one sample a unit.
+    # 16 test tiles, 8 of each class; their 48 samples would promise more.
     assert found.resolution == pytest.approx(1.95996 * np.sqrt(0.2 / 8 * 2) / 2, rel=1e-3)
 
 
@@ -333,8 +335,11 @@ def test_the_written_table_reads_back(result: TransferResult) -> None:
     assert found == replace(result, marks=dict(result.marks))
 
 
-def test_plain_accuracy_has_no_strata(tmp_path: Path, survey: Store, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sciencessl.evaluate.plan.find_task", lambda tasks, name: replace(MORPHOLOGY, metric="accuracy"))
+def test_plain_accuracy_has_no_strata(
+    tmp_path: Path, survey: Store, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(MORPHOLOGY, metric="accuracy")
+    monkeypatch.setattr("sciencessl.evaluate.plan.find_task", lambda tasks, name: task)
     found = _transfer([run], survey, tmp_path, labels=("36",), arms=("frozen",))
     assert found.rows[0].metric == "accuracy"
     assert found.rows[0].score == pytest.approx(found.rows[0].metrics["accuracy"])

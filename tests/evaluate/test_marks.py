@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sciencessl.domains.galaxy.tasks import MORPHOLOGY
+from sciencessl.evaluate.encoders import random_encoder, run_encoder
+from sciencessl.evaluate.marks import mark_encoder
+from sciencessl.evaluate.seen import Mark
+from sciencessl.evaluate.tasks import load_task
+from sciencessl.store.reader import Store
+from sciencessl.store.tables import write_table
+
+NAMES = [f"g{i:03d}" for i in range(36)]
+ANSWERS = ("smooth-or-featured_smooth", "smooth-or-featured_featured")
+VOTED = {"label_columns": ANSWERS, "label_rows": {"smooth-or-featured": 24},
+         "label_note": "simulated votes on real images: {seed: 0}"}
+
+
+@pytest.fixture
+def store(tmp_path: Path, make_store: Any) -> Store:
+    """A store whose votes were simulated from the task's column."""
+    made: Store = make_store(tmp_path / "survey.zarr", NAMES)
+    votes = pa.table({"id": NAMES, **{answer: [1.0] * 36 for answer in ANSWERS}})
+    write_table(made.path, "votes", votes, derived_from=dict.fromkeys(ANSWERS, ("class",)))
+    return made
+
+
+def _mark(run: Path, store: Store) -> Mark:
+    return mark_encoder(run_encoder(run), store, load_task(store, MORPHOLOGY))
+
+
+def test_pixels_of_the_training_split_alone_are_nothing(tmp_path: Path, store: Store, make_run: Any) -> None:
+    mark = _mark(make_run(tmp_path / "run", store), store)
+    assert mark == Mark("none", "Neither test samples nor related labels were seen in pretraining.")
+    random = random_encoder(run_encoder(tmp_path / "run").card, 0)
+    assert random.card.label_columns == ()
+
+
+def test_votes_simulated_from_the_tasks_column_are_related(tmp_path: Path, store: Store, make_run: Any) -> None:
+    mark = _mark(make_run(tmp_path / "run", store, **VOTED), store)
+    assert mark.level == "related"
+    assert mark.sentence == (
+        "Related labels were seen in pretraining: smooth-or-featured (24 labelled samples). "
+        "They are simulated votes on real images."
+    )
+
+
+def test_votes_of_another_origin_are_not_related(tmp_path: Path, store: Store, make_run: Any) -> None:
+    write_table(store.path, "votes", pa.table({"id": NAMES, ANSWERS[0]: [1.0] * 36}))
+    mark = _mark(make_run(tmp_path / "run", store, **VOTED), store)
+    assert mark.level == "none"
+    assert "simulated" not in mark.sentence
+
+
+def test_the_tasks_own_column(tmp_path: Path, store: Store, make_run: Any) -> None:
+    changes = {"label_columns": ("class",), "label_rows": {"class": 1024}}
+    mark = _mark(make_run(tmp_path / "run", store, **changes), store)
+    assert mark.level == "own"
+    assert mark.sentence == "The task's own labels were seen in pretraining: class (1,024 labelled samples)."
+
+
+def test_what_an_ancestor_saw_counts(tmp_path: Path, store: Store, make_run: Any) -> None:
+    oldest = make_run(tmp_path / "oldest", store, **VOTED)
+    middle = make_run(tmp_path / "middle", store, init_from=str(oldest))
+    mark = _mark(make_run(tmp_path / "run", store, init_from=str(middle)), store)
+    assert mark.level == "related"
+    assert "smooth-or-featured (24 labelled samples)" in mark.sentence
+    shutil.rmtree(oldest)
+    assert _mark(tmp_path / "run", store).level == "unknown"
+
+
+def test_weights_from_a_file_are_foreign(tmp_path: Path, store: Store, make_run: Any) -> None:
+    mark = _mark(make_run(tmp_path / "run", store, init_from="/weights/imagenet.safetensors"), store)
+    assert mark.level == "unknown"
+    assert mark.sentence == "Unknown: foreign weights, whose training data are not on record."
+
+
+def test_another_store_that_trains_on_test_samples(
+    tmp_path: Path, store: Store, make_store: Any, make_run: Any
+) -> None:
+    everything = make_store(tmp_path / "all.zarr", NAMES, splits=dict.fromkeys(NAMES, "train"), side=44)
+    assert everything.digest != store.digest
+    mark = _mark(make_run(tmp_path / "run", everything), store)
+    assert (mark.level, mark.transductive) == ("transductive", True)
+    assert mark.sentence == "Test samples were seen in pretraining, without labels."
+    apart = make_store(tmp_path / "apart.zarr", [f"h{i:03d}" for i in range(36)])
+    assert _mark(make_run(tmp_path / "far", apart), store).level == "none"
+    same = make_store(tmp_path / "same.zarr", NAMES, side=44)
+    assert _mark(make_run(tmp_path / "near", same), store).level == "none"
+
+
+def test_what_derives_from_what_is_read_in_the_runs_store_too(
+    tmp_path: Path, store: Store, make_store: Any, make_run: Any
+) -> None:
+    plain = make_store(tmp_path / "plain.zarr", NAMES, side=44)
+    assert _mark(make_run(tmp_path / "run", store, **VOTED), plain).level == "related"
+
+
+def test_a_training_store_that_is_gone(tmp_path: Path, store: Store, make_store: Any, make_run: Any) -> None:
+    other = make_store(tmp_path / "other.zarr", NAMES, side=44)
+    plain, voted = make_run(tmp_path / "plain", other), make_run(tmp_path / "voted", other, **VOTED)
+    shutil.move(other.path, tmp_path / "elsewhere.zarr")
+    mark = _mark(plain, store)
+    assert mark.level == "unknown"
+    assert mark.sentence.startswith("Whether test samples were seen is unknown: the training store")
+    # Labels are on record in the run itself: the stronger statement stands.
+    known = _mark(voted, store)
+    assert known.level == "related"
+    assert "smooth-or-featured (24 labelled samples)" in known.sentence
+    assert "is gone or has changed" in known.sentence
+
+
+def test_another_store_in_the_place_of_the_training_store(
+    tmp_path: Path, store: Store, make_store: Any, make_run: Any
+) -> None:
+    other = make_store(tmp_path / "other.zarr", NAMES, side=44)
+    run = make_run(tmp_path / "run", other)
+    shutil.rmtree(other.path)
+    make_store(tmp_path / "other.zarr", NAMES[:30], side=44)
+    assert _mark(run, store).level == "unknown"
+
+
+def test_a_task_on_an_answer_column_is_own(tmp_path: Path, store: Store, make_run: Any) -> None:
+    from dataclasses import replace
+
+    run = make_run(tmp_path / "run", store, **VOTED)
+    data = load_task(store, MORPHOLOGY)
+    data = replace(data, task=replace(data.task, column=ANSWERS[0]))
+    assert mark_encoder(run_encoder(run), store, data).level == "own"
