@@ -7,8 +7,11 @@ of (seed, epoch, step), so the state of a run is the number of tickets taken.
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -217,16 +220,23 @@ def _context() -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One core a worker: the decoder's and torch's own threads would fight with the other workers.
-
-    A signal to the whole job is the trainer's to answer: it still needs the batch in hand, and ends its workers.
-    """
+    """One core a worker: the decoder's and torch's own threads would fight with the other workers."""
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # Sent to the whole job, these are the trainer's to answer. SIGTERM is how it ends a worker itself.
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """A worker and its fork server keep each other alive when the trainer is killed: neither would ever end."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
 
 
 def loader_error(error: Exception) -> Exception | None:

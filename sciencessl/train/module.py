@@ -239,7 +239,8 @@ def fit(module: Pretraining, plan: Plan, checkpoint: Path | None, taken: int) ->
             if cause is None:
                 raise
             _save_if_taken(module)
-            raise cause from None
+            if not module.stop_requested:  # a signal to the whole job ends its loaders too
+                raise cause from None
         _save_if_taken(module)
 
 
