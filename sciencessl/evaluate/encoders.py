@@ -15,6 +15,7 @@ from sciencessl.data.loader import Decoder, EvaluationStream, make_loader
 from sciencessl.data.order import derive_key
 from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
 from sciencessl.registry import load_domain, resolve
+from sciencessl.samples import Batch
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import MODEL, WEIGHTS, ModelCard, read_model
@@ -70,9 +71,15 @@ def run_encoder(run: str | Path) -> Encoder:
     path = Path(run)
     card = _read_card(path)
     weights = path / WEIGHTS
-    module = build_backbone(card.backbone, len(card.channels), 0, weights).eval()
+    module = _frozen(build_backbone(card.backbone, len(card.channels), 0, weights))
     encoder = Encoder(path.resolve().name, card, module, "")
     return replace(encoder, digest=digest(weights.read_bytes(), encoder.input.encode()))
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """In evaluation mode, laid out channels last: up to 1.7 times as fast on a CPU, with the same values."""
+    frozen: nn.Module = module.eval().to(memory_format=torch.channels_last)
+    return frozen
 
 
 def _read_card(run: Path) -> ModelCard:
@@ -95,7 +102,9 @@ def random_encoder(card: ModelCard, number: int, variant: str = "statistics") ->
     - `statistics`: batch-norm statistics are those of unlabelled training images (see `take_statistics`);
     - `branches`: every branch is switched on, and statistics stay as initialised.
 
-    Both at once was weaker than either. Source: ours.
+    Both at once was weaker than either. Balanced accuracy at 750 labels as initialised, with statistics, with branches
+    on: galaxies, RegNetY-002 0.52, 0.55, 0.63; galaxies, ResNet-18 0.65, 0.70, 0.64; CIFAR-10, RegNetY-002 0.23, 0.24,
+    0.28; lung tissue, RegNetY-002 0.77, 0.74, 0.76 (means of 5, 3, 3 and 3 encoders at 64 px). Source: ours.
 
     Args:
         card: Of the run that it is compared with.
@@ -107,7 +116,8 @@ def random_encoder(card: ModelCard, number: int, variant: str = "statistics") ->
     """
     if variant not in VARIANTS:
         raise ConfigError(unknown_name("variant of random encoders", variant, VARIANTS))
-    module = build_backbone(card.backbone, len(card.channels), derive_key("random encoder", number) % 2**63).eval()
+    seed = derive_key("random encoder", number) % 2**63
+    module = _frozen(build_backbone(card.backbone, len(card.channels), seed))
     if variant == "branches":
         switch_on(module)
     blank = replace(card, method="random", label_columns=(), label_note="", label_rows={}, steps=0, images=0,
@@ -196,11 +206,10 @@ def embed_together(
     check_input(encoders[0], store)
     card = encoders[0].card
     take_statistics([encoder for encoder in encoders if encoder.statistics], store)
-    function = resolve(load_domain(card.domain).to_input)
     parts: list[list[Tensor]] = [[torch.zeros(0, encoder.card.features)] for encoder in encoders]
     done = 0
     for batch in make_loader(_stream(card, store, index), workers if len(index) > ENOUGH_FOR_WORKERS else 0):
-        x = function(batch.views[0][card.field], card.stats)
+        x = _as_input(batch, card)
         for encoder, values in zip(encoders, parts, strict=True):
             values.append(encoder.module(x).float())
         done += len(batch)
@@ -226,14 +235,13 @@ def take_statistics(encoders: Sequence[Encoder], store: Store) -> None:
         return
     positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATISTICS_SAMPLES)).astype(np.int64))
     card = normed[0].card
-    function = resolve(load_domain(card.domain).to_input)
     kept = [(layer, layer.momentum) for encoder in normed for layer in _batch_norms(encoder.module)]
     for layer, _ in kept:
         layer.reset_running_stats()
         layer.momentum = None  # the cumulative mean
         layer.train()
     for batch in _stream(card, store, split.to_store(positions)):
-        x = function(batch.views[0][card.field], card.stats)
+        x = _as_input(batch, card)
         for encoder in normed:
             if len(x) > 1:
                 encoder.module(x)
@@ -246,6 +254,12 @@ def _batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
             yield layer
+
+
+def _as_input(batch: Batch, card: ModelCard) -> Tensor:
+    function = resolve(load_domain(card.domain).to_input)
+    x: Tensor = function(batch.views[0][card.field], card.stats)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _stream(card: ModelCard, store: Store, index: np.ndarray) -> EvaluationStream:
