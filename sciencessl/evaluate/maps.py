@@ -11,6 +11,7 @@ from sciencessl.errors import DataError
 
 COMPONENTS = 50
 PERPLEXITY = 30.0
+ITERATIONS = 750
 FEWEST = 8
 """Below this many samples the map is the first two principal components: t-SNE has nothing to arrange."""
 DECIMALS = 12
@@ -96,7 +97,8 @@ def _tsne(reduced: np.ndarray, plane: np.ndarray, rng: np.random.Generator) -> n
 
     start = 1e-4 * plane / max(float(plane[:, 0].std()), 1e-12)
     start = start + 1e-6 * rng.standard_normal(start.shape)  # equal samples must not start, and so stay, on one point
-    layout = TSNE(init=start.astype(np.float32), perplexity=min(PERPLEXITY, (len(reduced) - 1) / 3), random_state=0)
+    perplexity = min(PERPLEXITY, (len(reduced) - 1) / 3)
+    layout = TSNE(init=start.astype(np.float32), perplexity=perplexity, max_iter=ITERATIONS, random_state=0)
     with threadpool_limits(1):
         return cast(np.ndarray, layout.fit_transform(reduced.astype(np.float32)).astype(np.float64))
 
