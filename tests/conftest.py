@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,9 @@ def make_tiny_store(path: Path, rows: int = 2, each: int = 30, seed: int = 0) ->
 def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 images of 40 px, 48 of them in split=train; do not change it."""
     return make_tiny_store(tmp_path_factory.mktemp("tiny") / "tiny.zarr")
+
+
+@pytest.fixture(scope="session")
+def make_store() -> Callable[..., Path]:
+    """`make_tiny_store`, for a test that needs a store of its own."""
+    return make_tiny_store
