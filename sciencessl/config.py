@@ -283,13 +283,20 @@ def build_config(
     for layer in stack:
         for name, value in flatten(layer.values, known):
             if name not in known:
-                raise ConfigError(f"{layer.name}: no setting named {name!r}.{did_you_mean(name, known)}")
+                raise ConfigError(f"{layer.name}: no setting named {name!r}.{_known(name, known)}")
             origin[name] = layer.name
             merged[name] = value
     values = nest(merged)
     options = parse_settings(options_type, values.pop("options", {}), "options.", origin)
     views = parse_settings(views_type, values.pop("views", {}), "views.", origin)
     return FullConfig(parse_settings(RunConfig, values, "", origin), options, views, origin)
+
+
+def _known(name: str, known: set[str]) -> str:
+    """What is near an unknown setting: the closest name, or else all of its group."""
+    group = name.rpartition(".")[0]
+    near = sorted(other for other in known if other.rpartition(".")[0] == group)
+    return did_you_mean(name, known) or f" Settings beside it: {', '.join(near) or 'none'}."
 
 
 def parse_settings(kind: type, values: Mapping[str, Any], prefix: str, origin: Mapping[str, str]) -> Any:

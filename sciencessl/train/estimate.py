@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -142,9 +144,22 @@ def operations_per_image(plan: Plan) -> float:
 
     count = 2 * plan.config.run.accumulate
     batch = sample_batch(plan, count)
-    with FlopCounterMode(display=False) as counter:
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         probe_step(plan)(batch)
     return int(counter.get_total_flops()) / count
+
+
+def _convolution_backward(
+    gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], bias: Any, stride: Any, padding: Any,
+    dilation: Any, transposed: bool, output_padding: Any, groups: int, wanted: Sequence[bool], **_: Any,
+) -> int:
+    """Operations of a convolution's gradients by input and by weight, each as many as its forward pass.
+
+    Torch's own formula leaves the groups out, and counts a grouped convolution several times over.
+    """
+    places = math.prod(x if transposed else gradient)
+    return 2 * places * math.prod(weight[1:]) * (int(wanted[0]) + int(wanted[1]))
 
 
 def estimate(plan: Plan) -> RunEstimate:

@@ -1,0 +1,108 @@
+"""What is measured before the first step touches neither weights nor generators of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sciencessl.config import Layer, build_config
+from sciencessl.domains.galaxy.views import GalaxyViews
+from sciencessl.errors import ConfigError
+from sciencessl.methods.byol import ByolOptions
+from sciencessl.train import estimate, plan
+from sciencessl.train.estimate import operations_per_image, probe_step, seconds_per_step, settle
+from sciencessl.train.plan import Plan, make_plan, sample_batch
+
+
+@pytest.fixture
+def planned(tiny_store: Path, tiny_settings: dict[str, Any]) -> Plan:
+    flags = {**tiny_settings, "data": str(tiny_store), "accumulate": 2}
+    return make_plan(build_config([Layer("defaults", {})], ByolOptions, GalaxyViews, flags))
+
+
+def snapshot(found: Plan) -> list[torch.Tensor]:
+    modules = [found.method, *found.terms]
+    return [value.clone() for module in modules for value in module.state_dict().values()]
+
+
+def test_probing_leaves_weights_statistics_and_generators(planned: Plan) -> None:
+    before, state = snapshot(planned), torch.get_rng_state()
+    once = probe_step(planned)
+    once(sample_batch(planned, 8))
+    operations_per_image(planned)
+    seconds_per_step_of = seconds_per_step(planned)
+    assert seconds_per_step_of > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(planned), strict=True))
+    assert all(p.grad is None for p in planned.method.parameters())
+    # The loader of torch draws its unused base seed; nothing of a run reads that generator.
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "regnety_002"])
+def test_operations_are_those_of_eight_passes(
+    backbone: str, tiny_store: Path, tiny_settings: dict[str, Any]
+) -> None:
+    """Two views forward, twice that backward but for the pixels, two views through the target; grouped or not."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    flags = {**tiny_settings, "data": str(tiny_store), "backbone": backbone, "labels": []}
+    found = make_plan(build_config([], ByolOptions, GalaxyViews, flags))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        found.method.encoder(torch.zeros(2, 3, 32, 32))
+    assert operations_per_image(found) / (counter.get_total_flops() / 2) == pytest.approx(8, abs=0.4)
+
+
+def test_a_batch_larger_than_the_split_can_be_sampled(planned: Plan) -> None:
+    batch = sample_batch(planned, 50)
+    assert len(batch) == 50
+    assert np.array_equal(batch.index[:2], batch.index[48:])
+
+
+def test_settling_resolves_everything_that_was_open(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda plan: 0.5)
+    monkeypatch.setattr(estimate, "cores", lambda: 64)
+    run = planned.config.run
+    compute = type(run.compute)()
+    planned.config = type(planned.config)(
+        type(run)(**{**vars(run), "steps": 0, "minutes": 1.0, "compute": compute}), planned.config.options,
+        planned.config.views,
+    )
+    told: list[str] = []
+    settle(planned, told.append)
+    run = planned.config.run
+    assert (run.steps, run.minutes, run.epochs, run.slots) == (120, 0.0, 0.0, 8)
+    assert run.compute.precision in ("float32", "bfloat16")
+    assert run.compute.memory_format in ("contiguous", "channels_last")
+    assert (run.compute.device, run.compute.workers) == ("cpu", 8)
+    assert run.compute.threads == torch.get_num_threads()
+    assert told[0].startswith("chose ")
+    assert told[1] == "120 steps of 0.50 s fill 1 minutes (20.0 epochs)"
+
+
+def test_a_run_without_length_is_refused(planned: Plan) -> None:
+    run = planned.config.run
+    planned.config = type(planned.config)(
+        type(run)(**{**vars(run), "steps": 0}), planned.config.options, planned.config.views
+    )
+    with pytest.raises(ConfigError, match="the run has no length"):
+        settle(planned, lambda line: None)
+
+
+def test_input_statistics_are_those_of_the_training_pixels(planned: Plan, tiny_store: Path) -> None:
+    from sciencessl.data.loader import Decoder
+
+    index = planned.store.split("train").all()
+    samples = Decoder(planned.store, planned.domain.decode)(index)
+    pixels = np.concatenate([sample.fields["image"].reshape(-1, 3) for sample in samples]) / 255.0
+    np.testing.assert_allclose(planned.stats.mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(planned.stats.std, pixels.std(0), rtol=1e-12)
+
+
+def test_large_images_are_read_every_kth_pixel() -> None:
+    image = np.arange(200 * 130 * 3).reshape(200, 130, 3)
+    assert plan._thinned(image).shape == (100, 65, 3)
+    assert plan._thinned(image[:90, :90]).shape == (90, 90, 3)

@@ -1,0 +1,67 @@
+"""The run folder: metrics that survive a crash, and the card of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from sciencessl.errors import RunError
+from sciencessl.spec import InputStats
+from sciencessl.train.folder import (
+    METRICS,
+    MetricsFile,
+    ModelCard,
+    begin,
+    read_metrics,
+    read_model,
+    series,
+    write_model,
+)
+
+CARD = ModelCard(
+    domain="galaxy", method="byol", backbone="test_resnet", field="image", channels=("r", "g"), features=4,
+    stats=InputStats((0.1, 0.2), (1.0, 2.0), (255.0, 3.5), "asinh"), views={"size": 32, "area": [0.3, 0.8]}, steps=7,
+    images=56, seed=3, store="a.zarr", store_digest="d", table_digests={"labels": "e"}, label_columns=("class",),
+    label_note="by hand", init_from="", label_rows={"class": 12},
+)
+
+
+def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_model(tmp_path, CARD, nn.Linear(2, 3))
+    assert read_model(tmp_path) == CARD
+    assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == ["encoder.safetensors", "model.json"]
+
+
+def test_a_folder_without_a_model_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="It is no run"):
+        read_model(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(RunError, match="did not finish: continue it with `sciencessl pretrain --resume`"):
+        read_model(tmp_path)
+
+
+def test_metrics_of_steps_to_come_and_a_torn_line_are_dropped(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path, 0)
+    for step in (1, 2, 3):
+        file.write({"step": step, "loss": 0.5 * step})
+    with (tmp_path / METRICS).open("a") as stream:
+        stream.write('{"step": 4, "lo')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    MetricsFile(tmp_path, 2).write({"step": 3, "loss": 9.0, "std": None})
+    assert series(read_metrics(tmp_path), "loss") == ([1, 2, 3], [0.5, 1.0, 9.0])
+    assert series(read_metrics(tmp_path), "std") == ([], [])
+    assert all(json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines())
+
+
+def test_a_folder_is_begun_once(tmp_path: Path) -> None:
+    run = tmp_path / "deep" / "run"
+    begin(run, overwrite=False)
+    begin(run, overwrite=False)
+    (run / "config.yaml").write_text("batch: 2")
+    with pytest.raises(RunError, match="exists and is not empty"):
+        begin(run, overwrite=False)
+    begin(run, overwrite=True)
+    assert list(run.iterdir()) == []
