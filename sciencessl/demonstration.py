@@ -13,11 +13,14 @@ import numpy as np
 from sciencessl.errors import ConfigError, RunError
 from sciencessl.preparation import prepare, report_text
 from sciencessl.registry import load_domain
-from sciencessl.spec import DomainSpec
+from sciencessl.spec import DomainSpec, TransferTask
 
 SAMPLES = 1500
 MINUTES = 2.5
-BUDGETS = ("10/class", "50/class", "all")
+PER_CLASS = (10, 50)
+"""Label budgets of the demo, as far as the synthetic data has so many of each class; all labels come last."""
+TEST_FRACTION = {True: 0.2, False: 0.4}
+"""Whether samples are drawn one by one -> share of test. Whole patients are few, and intervals need several of them."""
 SUBSETS = 5
 RANDOM_ENCODERS = 3
 MARKER = "sciencessl-demo.txt"
@@ -74,35 +77,40 @@ def demo(
     folder = _claim(Path(out))
     raw, store, run = folder / "raw", folder / "store.zarr", folder / "run"
     few = run / "transfer"
-    commands = demo_commands(spec, raw, store, run, minutes)
     tell(f"1/5 making synthetic data of the {domain} domain in {raw}: {samples} samples and their labels")
     raw = spec.synthetic(raw, np.random.default_rng(0), samples)
-    tell(f"2/5 {commands[0]}")
-    tell(_indented(report_text(prepare(domain, [raw], store))))
-    tell(f"3/5 {commands[1]}")
+    test_fraction = TEST_FRACTION[not spec.group]
+    tell(f"2/5 {typed('prepare', domain, raw, '--out', store, '--test-fraction', test_fraction)}")
+    tell(_indented(report_text(prepare(domain, [raw], store, {"test_fraction": test_fraction}))))
+    budgets = _budgets(store, spec.tasks[0])
+    tell(f"3/5 {typed('pretrain', '--data', store, '--out', run, '--minutes', minutes)}")
     done = pretrain(store, run, settings={"minutes": minutes}, tell=lambda line: tell(_indented(line)))
     tell(_indented(f"{done.steps} steps, {done.seconds:.0f} s" if isinstance(done, RunResult) else ""))
-    tell(f"4/5 {commands[2]}")
-    result = transfer([run], store, few, spec.tasks[0].name, BUDGETS, subsets=SUBSETS, random_encoders=RANDOM_ENCODERS)
+    task = spec.tasks[0].name
+    chosen = ("--labels", *budgets, "--subsets", SUBSETS, "--random-encoders", RANDOM_ENCODERS)
+    tell(f"4/5 {typed('transfer', run, '--data', store, '--task', task, *chosen, '--out', few)}")
+    result = transfer([run], store, few, task, budgets, subsets=SUBSETS, random_encoders=RANDOM_ENCODERS)
     table = table_text(result) if isinstance(result, TransferResult) else ""
     tell(f"\n{table}\n")
-    tell(f"5/5 {commands[3]}")
+    tell(f"5/5 {typed('report', run)}")
     page = report(run)
     tell(f"\nOpen {page.resolve()} in a browser. With other --out folders, the commands above do the same again.")
     return DemoResult(folder, store, run, page, table)
 
 
-def demo_commands(spec: DomainSpec, raw: Path, store: Path, run: Path, minutes: float) -> list[str]:
-    """The demo's steps from the synthetic files on, as one would type them."""
-    task = spec.tasks[0].name
-    steps: list[list[object]] = [
-        ["prepare", spec.name, raw, "--out", store],
-        ["pretrain", "--data", store, "--out", run, "--minutes", f"{minutes:g}"],
-        ["transfer", run, "--data", store, "--task", task, "--labels", *BUDGETS, "--subsets", SUBSETS,
-         "--random-encoders", RANDOM_ENCODERS, "--out", run / "transfer"],
-        ["report", run],
-    ]
-    return [shlex.join(["sciencessl", *map(str, step)]) for step in steps]
+def typed(*words: object) -> str:
+    """A command as one would type it in a shell."""
+    shown = (f"{word:g}" if isinstance(word, float) else str(word) for word in words)
+    return shlex.join(["sciencessl", *shown])
+
+
+def _budgets(store: Path, task: TransferTask) -> tuple[str, ...]:
+    """Label budgets that the store can serve. Raises before minutes of training when it can serve none."""
+    from sciencessl.evaluate.tasks import load_task
+    from sciencessl.store.reader import Store
+
+    smallest = int(np.bincount(load_task(Store(store), task).train_labels).min())
+    return (*(f"{number}/class" for number in PER_CLASS if number <= smallest), "all")
 
 
 def _check(spec: DomainSpec, samples: int, minutes: float) -> None:

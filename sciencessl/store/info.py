@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sciencessl.plain import plain
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import Store
 
@@ -32,7 +32,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "domain": header.domain,
         "n_samples": len(store),
         "splits": {name: len(store.split(name)) for name in zpack.SPLITS},
-        "fields": {name: asdict(spec) for name, spec in header.fields.items()},
+        "fields": {name: plain(spec) for name, spec in header.fields.items()},
         "columns": {name: _column(store, name, where) for name, where in columns.items()},
         "tables": {name: _table(store, name) for name in store.tables},
         "refused": dict(refused),

@@ -66,20 +66,23 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
     ) -> np.ndarray:
         """(H, W, C) -> (size, size, C) of the same dtype."""
         factor = max(int(min(window) / self.size), 1)
+        full_height, full_width = img.shape[:2]
+        height, width = full_height // factor, full_width // factor
         if factor > 1:
-            height, width = img.shape[0] // factor, img.shape[1] // factor
-            img = cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
+            img = resize(img, height, width)
+        # Sides that are no multiples of the factor shrink by a little more than it.
+        matrix = self._matrix(window, centre, angle, mirror, (full_width / width, full_height / height))
         out = cv2.warpAffine(
-            img, self._matrix(window, centre, angle, mirror, factor), (self.size, self.size),
+            img, matrix, (self.size, self.size),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
         )
         result: np.ndarray = out.reshape(self.size, self.size, -1)
         return result
 
     def _matrix(
-        self, window: Range, centre: Range, angle: float, mirror: tuple[bool, bool], factor: int
+        self, window: Range, centre: Range, angle: float, mirror: tuple[bool, bool], shrink: Range
     ) -> np.ndarray:
-        """Pixel of the result -> pixel of the (shrunk) image; pixel centres are at whole numbers."""
+        """Pixel (x, y) of the result -> pixel of the image shrunk by (x, y) factors; centres are at whole numbers."""
         scale = np.array(window) / self.size * np.where(mirror, -1.0, 1.0)
         rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         linear = rotation * scale
@@ -87,8 +90,9 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
         offset = np.array(centre) - 0.5 - linear @ np.array([middle, middle])
         full = np.column_stack([linear, offset])
         # The centre of a shrunk pixel k lies at (k + 0.5) * factor - 0.5 of the full image.
+        factor = np.array(shrink)
         full[:, 2] = (full[:, 2] + 0.5) / factor - 0.5
-        full[:, :2] /= factor
+        full[:, :2] /= factor[:, None]
         return full
 
 
@@ -102,6 +106,16 @@ def centre_window(image: np.ndarray, fraction: float, size: int) -> np.ndarray:
     side = max(round(min(image.shape[:2]) * fraction), 1)
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     window = image[top : top + side, left : left + side]
-    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    resized: np.ndarray = cv2.resize(window, (size, size), interpolation=how).reshape(size, size, -1)
-    return resized
+    return resize(window, size, size)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, C) -> (height, width, C) of the same dtype; shrinking averages areas, growing is bicubic."""
+    how = cv2.INTER_AREA if image.shape[0] > height else cv2.INTER_CUBIC
+    # OpenCV averages areas of four channels at most.
+    parts = [
+        cv2.resize(np.ascontiguousarray(image[..., i : i + 4]), (width, height), interpolation=how)
+        for i in range(0, image.shape[2], 4)
+    ]
+    shaped = [part.reshape(height, width, -1) for part in parts]
+    return shaped[0] if len(shaped) == 1 else np.concatenate(shaped, axis=2)

@@ -1,0 +1,311 @@
+"""The command line as a user meets it: the whole path on synthetic data of each domain, exit codes, JSON, help."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import sciencessl
+from sciencessl import cli
+from sciencessl.registry import load_domain
+from sciencessl.train.run import RunResult
+
+SMALL = [
+    "--steps", "4", "--batch", "16", "--views.size", "32", "--backbone", "test_resnet", "--compute.workers", "0",
+    "--compute.threads", "1", "--compute.precision", "float32", "--compute.memory_format", "contiguous",
+    "--log.every", "1",
+]  # fmt: skip
+HEADS = ["--options.hidden", "32", "--options.out", "16"]
+SAMPLES = {"galaxy": 60, "pathology": 160, "web": 60}
+TASKS = {"galaxy": "morphology", "pathology": "tissue", "web": "classes"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def call(*arguments: object) -> Shown:
+    """Run one command in this process; `--help` and `--version` leave through SystemExit."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.run([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Shown(code, out.getvalue(), err.getvalue())
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One domain's way from files to a report: where things lie, and what each command showed."""
+
+    domain: str
+    folder: Path
+    shown: dict[str, Shown]
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store.zarr"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+
+def walk(domain: str, folder: Path) -> Walk:
+    raw = load_domain(domain).synthetic(folder / "raw", np.random.default_rng(1), SAMPLES[domain])
+    store, run, few = folder / "store.zarr", folder / "run", folder / "few"
+    shown = {
+        "prepare": call("prepare", domain, raw, "--out", store, "--test-fraction", 0.4, "--json"),
+        "info": call("store", "info", store, "--json"),
+        "show": call("store", "show", store, "--column", "class", "-n", 4, "--out", folder / "sheet.png", "--json"),
+        "pretrain": call("pretrain", "--data", store, "--out", run, *SMALL, *HEADS, "--json"),
+        "embed": call("embed", run, "--data", store, "--out", folder / "emb", "--dtype", "float16", "--json"),
+        "transfer": call(
+            "transfer", run, "--data", store, "--out", few, "--task", TASKS[domain], "--labels", "all", "--arms",
+            "frozen", "random", "--subsets", 2, "--random-encoders", 1, "--json",
+        ),
+        "report": call("report", run, "--transfer", few, "--json"),
+    }  # fmt: skip
+    return Walk(domain, folder, shown)
+
+
+@pytest.fixture(scope="module", params=sorted(SAMPLES))
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    return walk(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class folder each of 8 red and 8 blue photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (folder / name).mkdir()
+        for i in range(8):
+            noise = np.random.default_rng(i).integers(0, 50, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(noise + np.array(colour, np.uint8)).save(folder / name / f"{name}{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stores") / "photos.zarr"
+    assert call("prepare", "web", photos, "--out", out).code == 0
+    return out
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(store, tmp_path / "copy.zarr")
+
+
+def test_every_step_ends_well_and_prints_one_json_object(path: Walk) -> None:
+    codes = {verb: shown.code for verb, shown in path.shown.items()}
+    # The synthetic crawl holds three files that are no images.
+    assert codes.pop("prepare") == (3 if path.domain == "web" else 0)
+    assert set(codes.values()) == {0}, {verb: path.shown[verb].err for verb, code in codes.items() if code}
+    for shown in path.shown.values():
+        assert isinstance(shown.json, dict)
+        assert "Traceback" not in shown.err
+
+
+def test_prepare_and_info_agree(path: Walk) -> None:
+    prepared, found = path.shown["prepare"].json, path.shown["info"].json
+    for key in ("n_samples", "refused", "manifest_digest"):
+        assert prepared[key] == found[key]
+    assert found["n_samples"] == SAMPLES[path.domain] == sum(found["splits"].values())
+    assert found["domain"] == path.domain
+    assert list(found["fields"]) == [load_domain(path.domain).primary]
+    assert sum(found["columns"]["class"]["values"].values()) == found["n_samples"]
+    assert "labels" in found["tables"] or "class" in found["columns"]
+    assert sum(found["refused"].values()) == (3 if path.domain == "web" else 0)
+
+
+def test_store_verify_and_show(path: Walk) -> None:
+    sound = call("store", "verify", path.store)
+    assert (sound.code, sound.out) == (0, f"{path.store}: every byte is as it was sealed\n")
+    with Image.open(path.shown["show"].json["path"]) as sheet:
+        assert min(sheet.size) > 32
+
+
+def test_pretrain_wrote_a_run(path: Walk) -> None:
+    result = path.shown["pretrain"].json
+    assert (result["steps"], result["images"], result["finished"]) == (4, 64, True)
+    names = {"config.yaml", "overrides.txt", "environment.json", "cost.json", "train.log", "metrics.jsonl"}
+    assert names <= {entry.name for entry in path.run.iterdir()}
+    assert "backbone=test_resnet" in (path.run / "overrides.txt").read_text().splitlines()
+
+
+def test_embeddings_have_the_ids_of_the_store(path: Walk) -> None:
+    result = path.shown["embed"].json
+    tables = [pq.read_table(part) for part in sorted((path.folder / "emb").glob("*.parquet"))]
+    ids = [name for table in tables for name in table["id"].to_pylist()]
+    assert ids == sciencessl.Store(path.store).ids
+    assert result["samples"] == len(ids) == result["computed"]
+    again = call("embed", path.run, "--data", path.store, "--out", path.folder / "emb", "--dtype", "float16", "--json")
+    assert (again.code, again.json["computed"]) == (0, 0)
+
+
+def test_transfer_prints_the_whole_table(path: Walk) -> None:
+    result = path.shown["transfer"].json
+    assert result["task"] == TASKS[path.domain]
+    assert [(row["encoder"], row["arm"], row["budget"]) for row in result["rows"]] == [
+        ("run", "frozen", "all"), ("random", "random", "all"),
+    ]  # fmt: skip
+    for row in result["rows"]:
+        assert 0 <= row["score"] <= 1
+        assert {"low", "high", "trials", "saw", "resolved"} <= set(row)
+    assert result["unit"] == ("group" if path.domain == "pathology" else "object")
+    assert (path.folder / "few" / "table.csv").is_file()
+
+
+def test_report_is_one_page_that_asks_for_no_other(path: Walk) -> None:
+    page = Path(path.shown["report"].json["report"]).read_text(encoding="utf-8")
+    assert TASKS[path.domain] in page
+    assert "<script src=" not in page
+    assert 'src="http' not in page
+
+
+def test_hybrid_learns_from_votes_and_transfer_says_so(tmp_path: Path) -> None:
+    raw = load_domain("galaxy").synthetic(tmp_path / "raw", np.random.default_rng(2), 40)
+    store, run = tmp_path / "gz.zarr", tmp_path / "hybrid"
+    assert call("prepare", "galaxy", raw, "--out", store, "--keep", "mag_r").code == 0
+    done = call("pretrain", "--data", store, "--out", run, *SMALL, *HEADS, "--labels", "smooth-or-featured", "bar")
+    assert done.code == 0, done.err
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("label" in name for name in metrics[-1])
+    assert all(np.isfinite(value) for name, value in metrics[-1].items() if "loss" in name)
+    assert sciencessl.Store(store).columns()["mag_r"] == "rows"
+
+
+def test_resume_of_a_finished_run_does_nothing_and_keeps_its_settings(path: Walk) -> None:
+    if path.domain != "web":
+        pytest.skip("one domain is enough")
+    again = call("pretrain", "--out", path.run, "--resume", "--json")
+    assert (again.code, again.json["steps"], again.json["finished"]) == (0, 4, True)
+    changed = call("pretrain", "--out", path.run, "--resume", "--backbone", "resnet18")
+    assert changed.code == 2
+    assert "got backbone as well" in changed.err
+
+
+def test_a_second_prepare_has_nothing_to_do(photos: Path, store: Path) -> None:
+    again = call("prepare", "web", photos, "--out", store)
+    assert again.code == 0
+    assert f"nothing to do: {store} holds all 16 rows" in again.out
+
+
+def test_dry_runs_write_nothing(photos: Path, store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "none"
+    estimate = call("prepare", "web", photos, "--out", out, "--dry-run")
+    assert estimate.code == 0
+    assert "would store 16 samples in 16 rows" in estimate.out
+    measured = call("pretrain", "--data", store, "--out", out, "--dry-run", "--json", *SMALL, *HEADS)
+    assert (measured.code, measured.json["steps"]) == (0, 4)
+    assert measured.json["seconds"] > 0
+    assert not out.exists()
+
+
+def test_verify_fails_on_one_flipped_byte(copy: Path) -> None:
+    shard = max((file for file in (copy / "fields").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    shard.write_bytes(raw)
+    damaged = call("store", "verify", copy, "--json")
+    assert damaged.code == 1
+    assert damaged.json
+    assert {"where", "what"} <= set(damaged.json[0])
+
+
+def test_a_run_that_was_stopped_asks_to_be_queued_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stopped = RunResult(tmp_path, 3, 48, 1.0, finished=False)
+    monkeypatch.setattr("sciencessl.train.run.pretrain", lambda *args, **kwargs: stopped)
+    shown = call("pretrain", "--data", "x.zarr", "--out", tmp_path)
+    assert shown.code == 75
+    assert "stopped with a checkpoint; continue with --resume: 3 steps, 48 images" in shown.out
+
+
+def test_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sciencessl.preparation.prepare", interrupted)
+    shown = call("prepare", "web", "x", "--out", "y")
+    assert shown.code == 130
+    assert "the same command goes on" in shown.err
+
+
+def test_listings(tmp_path: Path) -> None:
+    names = [entry["name"] for entry in call("domains", "--json").json]
+    assert names == ["galaxy", "pathology", "web"]
+    assert {entry["name"] for entry in call("methods", "--json").json} >= {"byol", "labels_only"}
+    assert "--options.tau_base" in call("methods").out
+    assert "regnety_002" in call("backbones", "regnety*", "--json").json
+    assert call().out.startswith("usage: sciencessl")
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    shown = call(verb, "--help")
+    assert shown.code == 0
+    assert shown.out.startswith(f"usage: sciencessl {verb}")
+    assert f"sciencessl {verb}" in shown.out.partition("example:")[2]
+
+
+def test_pretrain_help_shows_the_defaults_that_hold() -> None:
+    words = " ".join(call("pretrain", "--help").out.split())
+    assert "--batch BATCH Samples of one optimiser step. (default: 128, from scale laptop)" in words
+    assert "(default: adamw, from scale laptop)" in words
+    for name in ("--compute.precision", "--log.every", "--views.parity_safe"):
+        assert name in words
+
+
+def test_sources_may_stand_before_or_after_options(photos: Path, tmp_path: Path) -> None:
+    one, two = photos / "red", photos / "blue"
+    first = call("prepare", "web", one, two, "--test-fraction", "0.5", "--out", tmp_path / "a.zarr", "--json")
+    second = call("prepare", "--test-fraction=0.5", "--out", tmp_path / "b.zarr", "--json", "web", one, two)
+    assert first.code == second.code == 0, first.err + second.err
+    assert first.json["manifest_digest"] == second.json["manifest_digest"]
+
+
+def test_the_module_exits_with_the_code_and_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sciencessl", "prepar"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Did you mean 'prepare'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["prepare", "pretrain", "embed", "transfer", "report", "demo"])
+def test_verbs_are_functions_of_the_same_name(verb: str) -> None:
+    assert getattr(sciencessl, verb).__name__ == verb
+    assert verb in sciencessl.__all__
+
+
+def test_public_names_survive_the_import_of_packages_beside_them() -> None:
+    for name in sciencessl.__all__:
+        assert callable(getattr(sciencessl, name))
+        assert callable(getattr(sciencessl, name))  # again: the first access has imported submodules
+    with pytest.raises(AttributeError, match="'pretrian'; it has"):
+        _ = sciencessl.pretrian
