@@ -6,6 +6,7 @@ Layers, later ones win: defaults -> scale -> method -> domain -> user files -> f
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ class OptimConfig:
     warmup: float = 0.01
 
     def __post_init__(self) -> None:
-        _require(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0", "the BYOL paper uses 0.2 with lars")
-        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
+        rate = self.base_lr
+        _require(0 < rate < math.inf, "optim.base_lr", rate, "above 0", "the BYOL paper uses 0.2 with lars")
+        _require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)", "the usual value is 0.9")
         _require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a fraction in [0, 1]", "the usual value is 0.01")
 
@@ -107,6 +109,8 @@ class RunConfig:
         steps: Length in optimiser steps.
         minutes: Length in minutes, turned into steps by a short measurement at the start.
         slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
+        zero_init: Start the last norm scale of each residual branch at 0, as the released BYOL code does; the numbers of
+            the BYOL paper start it at 1, and so do we (byol/README.md of the release). Short runs learn far faster.
         init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
     """
 
@@ -122,6 +126,7 @@ class RunConfig:
     steps: int = 0
     minutes: float = 0.0
     slots: int = 0
+    zero_init: bool = False
     init_from: str = ""
     optim: OptimConfig = field(default_factory=OptimConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -138,13 +143,18 @@ class RunConfig:
             self.batch // self.accumulate >= 2, "accumulate", self.accumulate, f"at most half of batch={self.batch}",
             "batch statistics need two samples in each micro-batch",
         )
-        _require(self.label_weight >= 0, "label_weight", self.label_weight, "0 or more", "1.0 is the default")
+        _require(
+            0 <= self.label_weight < math.inf, "label_weight", self.label_weight, "0 or more and finite",
+            "1.0 is the default; for the label loss alone use method labels_only",
+        )
         _require(
             self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,
             f"0 or a divisor of batch={self.batch}", "0 chooses",
         )
         lengths = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
-        _require(all(v >= 0 for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one")
+        _require(
+            all(0 <= v < math.inf for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one"
+        )
         _require(
             sum(v > 0 for v in lengths.values()) <= 1, "epochs, steps, minutes", lengths, "at most one above 0",
             "give the run one length",
@@ -323,6 +333,7 @@ def _readable(error: Exception, prefix: str, origin: Mapping[str, str]) -> Confi
         return ConfigError(f"settings: {text}")
     name = f"{prefix}{match[1]}"
     what = re.sub(r"<class '(\w+)'>", r"\1", match[2]).replace("typing.", "").replace("Expected a", "expected")
+    what = what.replace("expected tuple.", "expected a list such as [a, b].")
     return ConfigError(f"{name} (set by {origin.get(name, 'a file')}): {what}")
 
 
