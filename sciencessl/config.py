@@ -109,8 +109,8 @@ class RunConfig:
         steps: Length in optimiser steps.
         minutes: Length in minutes, turned into steps by a short measurement at the start.
         slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
-        zero_init: Start the last norm scale of each residual branch at 0, as the released BYOL code does; the numbers of
-            the BYOL paper start it at 1, and so do we (byol/README.md of the release). Short runs learn far faster.
+        zero_init: Start the last norm scale of each residual branch at 0, as the released BYOL code does. The numbers
+            of the paper start it at 1 (byol/README.md of the release), and so do we: short runs learn far faster.
         init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
     """
 

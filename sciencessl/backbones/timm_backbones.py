@@ -15,6 +15,12 @@ from torch import Tensor, nn
 
 from sciencessl.errors import ConfigError, DataError, RegistryError, did_you_mean
 
+SWITCHED_OFF = 0.01
+"""A scale whose values are all the same and no larger is one that an initialiser sets so that a branch starts off."""
+
+SCALES = frozenset({"weight", "gamma", "gamma_1", "gamma_2", "gamma1", "gamma2", "gain", "scale", "lambda_"})
+"""What timm calls the scale of a norm or of a residual branch."""
+
 
 def list_backbones(pattern: str = "*") -> list[str]:
     """Names of the architectures that match a shell pattern such as `regnety*`, in natural order; may be empty."""
@@ -135,3 +141,22 @@ def _check_state(state: dict[str, Tensor], own: dict[str, Tensor], name: str, ch
             f"weight file {str(path)!r} does not fit backbone {name!r} with {channels} channels: "
             f"{', '.join(faults)}. Give weights of the same architecture, trained on 3 or {channels} channels."
         )
+
+
+def switch_on(module: nn.Module, most: float = SWITCHED_OFF) -> nn.Module:
+    """Set to 1 every scale that switches a branch off: all values equal and at most `most`. Returns `module`.
+
+    Scales are the parameters, other than biases, with one axis longer than 1 at most: `weight` of a norm, layer scale,
+    gain. With `most` = 0 only norm scales that start at exactly zero are meant, not small layer scales.
+    """
+    with torch.no_grad():
+        for name, scale in module.named_parameters():
+            vector = scale.numel() == max(scale.shape, default=1) and not name.endswith("bias")
+            if vector and name.rpartition(".")[2] in SCALES and _is_off(scale, most):
+                scale.fill_(1.0)
+    return module
+
+
+def _is_off(scale: Tensor, most: float) -> bool:
+    low, high = float(scale.min()), float(scale.max())
+    return low == high and abs(high) <= most

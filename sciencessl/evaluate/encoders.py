@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 from sciencessl.data.loader import Decoder, EvaluationStream, make_loader
 from sciencessl.data.order import derive_key
 from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
@@ -28,9 +28,6 @@ VARIANTS = ("statistics", "branches")
 
 STATISTICS_SAMPLES = 1024
 """Images of split=train, evenly spread over it, that batch-norm statistics of random encoders are taken from."""
-
-SWITCHED_OFF = 0.01
-"""A scale whose values are all the same and no larger is one that an initialiser sets so that a branch starts off."""
 
 
 @dataclass(frozen=True)
@@ -125,29 +122,6 @@ def random_encoder(card: ModelCard, number: int, variant: str = "statistics") ->
     encoder = Encoder(f"random {number}", blank, module, "", statistics=variant == "statistics")
     key = f"random {number} {variant} {card.backbone}"
     return replace(encoder, digest=digest(key.encode(), encoder.input.encode()))
-
-
-def switch_on(module: nn.Module) -> nn.Module:
-    """Set to 1 every scale that switches a branch off: all values equal and at most `SWITCHED_OFF`. Returns `module`.
-
-    Scales are the parameters, other than biases, with one axis longer than 1 at most: `weight` of a norm, layer scale,
-    gain.
-    """
-    with torch.no_grad():
-        for name, scale in module.named_parameters():
-            vector = scale.numel() == max(scale.shape, default=1) and not name.endswith("bias")
-            if vector and name.rpartition(".")[2] in SCALES and _is_off(scale):
-                scale.fill_(1.0)
-    return module
-
-
-SCALES = frozenset({"weight", "gamma", "gamma_1", "gamma_2", "gamma1", "gamma2", "gain", "scale", "lambda_"})
-"""What timm calls the scale of a norm or of a residual branch."""
-
-
-def _is_off(scale: Tensor) -> bool:
-    low, high = float(scale.min()), float(scale.max())
-    return low == high and abs(high) <= SWITCHED_OFF
 
 
 def check_input(encoder: Encoder, store: Store) -> None:

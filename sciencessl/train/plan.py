@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sciencessl.config import FullConfig, OptimConfig
+from sciencessl.config import FullConfig, OptimConfig, RunConfig
 from sciencessl.data.loader import BatchStream, Decoder
 from sciencessl.data.order import Order, derive_key
 from sciencessl.errors import ConfigError
@@ -92,20 +92,21 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     labels = find_labels(store, run.labels)
     order = Order(len(split), run.seed, run.batch, slots=run.slots or None)
     generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
-    method = load_method(run.method)(_encoder(store, run.backbone, run.seed, "" if continued else run.init_from),
-                                     full.options, generator)
+    method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, _fit_stats(store, domain), method,
                 terms, order, _device(run.compute.device))
 
 
-def _encoder(store: Store, backbone: str, seed: int, init_from: str) -> nn.Module:
+def _encoder(store: Store, run: RunConfig, continued: bool) -> nn.Module:
     # Here, because loader workers import what the caller's script imports, and need no timm.
-    from sciencessl.backbones.timm_backbones import build_backbone
+    from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 
     channels = len(store.header.fields[store.primary].channels)
-    return build_backbone(backbone, channels, derive_key("encoder", seed) % 2**63, _initial_weights(init_from))
+    weights = None if continued else _initial_weights(run.init_from)
+    encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights)
+    return encoder if run.zero_init or weights else switch_on(encoder, most=0.0)
 
 
 def _initial_weights(init_from: str) -> Path | None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 from sciencessl.data.decode import decode
 from sciencessl.domains.galaxy import SPEC
 from sciencessl.domains.galaxy.views import GalaxyViews
@@ -22,7 +22,6 @@ from sciencessl.evaluate.encoders import (
     embed_together,
     random_encoder,
     run_encoder,
-    switch_on,
     take_statistics,
 )
 from sciencessl.samples import Sample
