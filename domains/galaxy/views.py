@@ -8,6 +8,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError
 from sciencessl.spec import View
+from sciencessl.views.settings import check_views
 
 FIELD = "image"
 
@@ -41,14 +42,9 @@ class GalaxyViews:
     evaluation_window: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ConfigError(f"views.size is {self.size}; it must be 8 pixels or more. 64 suits a small encoder.")
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ConfigError(f"views.area is {self.area}; it must be two fractions in (0, 1], the smaller first.")
+        check_views(self)
         if not 0 <= self.shift <= 0.5:
             raise ConfigError(f"views.shift is {self.shift}; it must be in [0, 0.5], so that the galaxy stays in view.")
-        if not 0 < self.evaluation_window <= 1:
-            raise ConfigError(f"views.evaluation_window is {self.evaluation_window}; it must be in (0, 1].")
 
 
 def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:

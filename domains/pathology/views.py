@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sciencessl.errors import ConfigError
 from sciencessl.spec import View
+from sciencessl.views.settings import check_views
 
 FIELD = "tile"
 
@@ -40,12 +40,7 @@ class PathologyViews:
     evaluation_window: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ConfigError(f"views.size is {self.size}; it must be 8 pixels or more. 64 suits a small encoder.")
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ConfigError(f"views.area is {self.area}; it must be two fractions in (0, 1], the smaller first.")
-        if not 0 < self.evaluation_window <= 1:
-            raise ConfigError(f"views.evaluation_window is {self.evaluation_window}; it must be in (0, 1].")
+        check_views(self)
 
 
 def pathology_views(settings: PathologyViews) -> tuple[View, View]:

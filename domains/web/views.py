@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sciencessl.errors import ConfigError
 from sciencessl.spec import View
+from sciencessl.views.settings import check_views
 
 FIELD = "image"
 
@@ -25,10 +25,7 @@ class WebViews:
     area: tuple[float, float] = (0.08, 1.0)
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise ConfigError(f"views.size is {self.size}; it must be 8 pixels or more. 64 suits a small encoder.")
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ConfigError(f"views.area is {self.area}; it must be two fractions in (0, 1], the smaller first.")
+        check_views(self)
 
 
 def web_views(settings: WebViews) -> tuple[View, View]:

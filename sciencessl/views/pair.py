@@ -52,7 +52,9 @@ def display_rgb(field: str) -> Callable[[Sample], np.ndarray]:
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:
-    finite = np.where(np.isfinite(image), image, np.nan)
+    known = np.isfinite(image)
+    # A band without any value is black, which zeros are.
+    finite = np.where(known, image, np.where(known.any(axis=(0, 1)), np.nan, 0.0))
     low, high = np.nanpercentile(finite, (1.0, 99.5), axis=(0, 1))
     scaled = np.nan_to_num((finite - low) / np.maximum(high - low, 1e-12), nan=0.0).clip(0.0, 1.0)
     shown: np.ndarray = (255 * np.arcsinh(10 * scaled) / np.arcsinh(10.0)).round().astype(np.uint8)

@@ -1,0 +1,40 @@
+"""The rules of view settings that several domains share, checked by name when a domain's settings are built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sciencessl.errors import ConfigError
+
+
+def _pair(value: Any, most: float) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1] <= most
+
+
+RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "size": (lambda v: v >= 8, "8 pixels or more; 64 suits a small encoder"),
+    "area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
+    "aspect": (lambda v: _pair(v, float("inf")), "two positive numbers, the smaller first"),
+    "brightness": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
+    "contrast": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
+    "saturation": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
+    "hue": (lambda v: 0 <= v <= 0.5, "turns in [0, 0.5]"),
+    "greyscale": (lambda v: 0 <= v <= 1, "a probability in [0, 1]"),
+    "blur": (lambda v: 0 <= v <= 1, "a probability in [0, 1]"),
+    "evaluation_window": (lambda v: 0 < v <= 1, "a fraction in (0, 1]"),
+}
+"""Name of a setting -> whether a value is allowed, and the rule in words."""
+
+
+def check_views(settings: Any) -> None:
+    """Check every setting of a dataclass whose name has a rule.
+
+    Raises:
+        ConfigError: Naming the setting, its value and the rule.
+    """
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if entry.name in RULES and not RULES[entry.name][0](value):
+            raise ConfigError(f"views.{entry.name} is {value}; it must be {RULES[entry.name][1]}.")
