@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import shutil
@@ -19,7 +20,8 @@ from PIL import Image
 
 import sciencessl
 from sciencessl import cli
-from sciencessl.registry import load_domain
+from sciencessl.config import RunConfig, leaf_names
+from sciencessl.registry import load_domain, prepare_settings
 from sciencessl.train.run import RunResult
 
 SMALL = [
@@ -187,7 +189,7 @@ def test_report_is_one_page_that_asks_for_no_other(path: Walk) -> None:
     assert 'src="http' not in page
 
 
-def test_hybrid_learns_from_votes_and_transfer_says_so(tmp_path: Path) -> None:
+def test_hybrid_learns_from_votes(tmp_path: Path) -> None:
     raw = load_domain("galaxy").synthetic(tmp_path / "raw", np.random.default_rng(2), 40)
     store, run = tmp_path / "gz.zarr", tmp_path / "hybrid"
     assert call("prepare", "galaxy", raw, "--out", store, "--keep", "mag_r").code == 0
@@ -197,6 +199,23 @@ def test_hybrid_learns_from_votes_and_transfer_says_so(tmp_path: Path) -> None:
     assert any("label" in name for name in metrics[-1])
     assert all(np.isfinite(value) for name, value in metrics[-1].items() if "loss" in name)
     assert sciencessl.Store(store).columns()["mag_r"] == "rows"
+
+
+def test_a_hybrid_of_simulated_votes_says_so_in_its_table(tmp_path: Path) -> None:
+    for i in range(60):
+        path = tmp_path / "raw" / ("elliptical", "spiral-clockwise", "edge-on")[i % 3] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    store, run = tmp_path / "gz.zarr", tmp_path / "hybrid"
+    assert call("prepare", "galaxy", tmp_path / "raw", "--out", store, "--simulate-votes-from", "class").code == 0
+    shown = call("store", "info", store).out
+    assert "derived from class [simulated votes on real images]" in shown
+    assert call("pretrain", "--data", store, "--out", run, *SMALL, *HEADS, "--labels", "smooth-or-featured").code == 0
+    table = call("transfer", run, "--data", store, "--out", tmp_path / "few", "--task", "morphology", "--labels", "all",
+                 "--arms", "frozen", "--json")  # fmt: skip
+    assert table.code == 0, table.err
+    assert table.json["rows"][0]["saw"] != "none"
+    assert "simulated votes on real images" in table.json["marks"]["hybrid"]
 
 
 def test_resume_of_a_finished_run_does_nothing_and_keeps_its_settings(path: Walk) -> None:
@@ -309,3 +328,22 @@ def test_public_names_survive_the_import_of_packages_beside_them() -> None:
         assert callable(getattr(sciencessl, name))  # again: the first access has imported submodules
     with pytest.raises(AttributeError, match="'pretrian'; it has"):
         _ = sciencessl.pretrian
+
+
+def test_flags_and_arguments_of_the_functions_agree() -> None:
+    """Names and defaults; settings of a run and of preparation travel in one argument."""
+    renamed = {"transfer": "transfers"}
+    gathered = {"prepare": prepare_settings(), "pretrain": RunConfig}
+    options = {name for d in ("galaxy", "pathology", "web") for name in leaf_names(load_domain(d).prepare_options)}
+    for verb in ("prepare", "pretrain", "embed", "transfer", "report", "demo"):
+        parameters = inspect.signature(getattr(sciencessl, verb)).parameters
+        for action in cli._parsers([verb])[1][verb]._actions:
+            name = renamed.get(action.dest, action.dest) if verb == "report" else action.dest
+            if name in ("help", "json"):
+                continue
+            if name not in parameters:
+                assert name in {*leaf_names(gathered[verb]), *options}, f"{verb} {action.option_strings}"
+            elif action.option_strings and not action.required:
+                default = parameters[name].default
+                expected = list(default) if isinstance(default, tuple) else default
+                assert str(action.default) == str(expected), f"{verb} {name}"
