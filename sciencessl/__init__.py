@@ -8,8 +8,13 @@ package imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Read by OpenMP when torch loads. Threads that spin while they wait take the cores from loader workers and from each
+# other: on two cores with another busy process a step was forty times slower. A value of the user's own is kept.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

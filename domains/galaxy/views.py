@@ -1,4 +1,8 @@
-"""Views of galaxies: any rotation, flips, crop, mild brightness; no hue, since colour is a measurement."""
+"""Views of galaxies: any rotation, flips, crop, mild brightness; no hue for flux, where colour is measured.
+
+An 8-bit colour stamp is a picture, not a measurement: its colours are those of a stretch. Left alone they are the
+easiest thing that two views share, and an encoder that matches colours need not look at shapes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ FIELD = "image"
 
 @dataclass(frozen=True)
 class GalaxyViews:
-    """Settings of the views of galaxies. Defaults follow the hybrid card's crop and flips; the rest is ours.
+    """Settings of the views of galaxies.
+
+    Crop, flips, jitter of 8-bit colour and greyscale are those of the hybrid paper's code (arXiv 2206.11927), except
+    that brightness is milder, windows keep the galaxy in view and hardly change its shape, and some are blurred: ours.
 
     Attributes:
         size: Side of a view in pixels.
@@ -25,6 +32,8 @@ class GalaxyViews:
         parity_safe: No mirror flips, for labels that tell clockwise from anticlockwise.
         brightness: Additive, as a fraction of the range of uint8 stamps; float flux is never shifted.
         contrast: Around the mean of each channel, as a fraction; for flux it is a change of exposure.
+        saturation: Of colour, as a fraction; stamps of three 8-bit channels only.
+        hue: Of colour, in turns; stamps of three 8-bit channels only.
         greyscale: Probability of dropping colour (stamps of three 8-bit channels only).
         blur: Probability of a blur, as by worse seeing, sigma 0.1 to 1.5 pixels.
         evaluation_window: Side of the centred window that is evaluated, as a fraction of the stamp.
@@ -32,11 +41,13 @@ class GalaxyViews:
 
     size: int = 64
     area: tuple[float, float] = (0.3, 0.85)
-    aspect: tuple[float, float] = (0.8, 1.25)
+    aspect: tuple[float, float] = (0.95, 1.05)
     shift: float = 0.2
     parity_safe: bool = False
     brightness: float = 0.1
     contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
     greyscale: float = 0.3
     blur: float = 0.3
     evaluation_window: float = 0.75
@@ -65,19 +76,21 @@ class _Pipeline:
         from sciencessl.views.affine import RotatedCrop
         from sciencessl.views.pipeline import Pipeline
 
-        def build(brightness: float, greyscale: float) -> Pipeline:
+        def build(brightness: float, colour: bool) -> Pipeline:
             return Pipeline([
                 RotatedCrop(
                     settings.size, settings.area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift
                 ),
-                op.ByolColourJitter(brightness, settings.contrast, saturation=0.0, hue=0.0, p=0.8),
-                op.Greyscale(p=greyscale),
+                op.ByolColourJitter(
+                    brightness, settings.contrast, settings.saturation * colour, settings.hue * colour, p=0.8
+                ),
+                op.Greyscale(p=settings.greyscale * colour),
                 op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 1.5), p=settings.blur),
             ])
 
-        self._stamp = build(settings.brightness, settings.greyscale)
-        self._grey = build(settings.brightness, 0.0)
-        self._flux = build(0.0, 0.0)
+        self._stamp = build(settings.brightness, colour=True)
+        self._grey = build(settings.brightness, colour=False)
+        self._flux = build(0.0, colour=False)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if image.dtype != "uint8":

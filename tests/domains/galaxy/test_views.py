@@ -53,12 +53,19 @@ def test_operations_are_independent_within_and_between_views(
         assert has_rate(found[0, :, i] & found[1, :, i], rates[i] ** 2), names[i]
 
 
-def test_colour_is_not_touched() -> None:
+def test_hue_and_saturation_of_stamps_are_jittered_and_may_be_left_alone() -> None:
+    colour = np.broadcast_to(np.array([130, 110, 90], np.uint8), (24, 24, 3)).copy()
+    settings = GalaxyViews(size=16, greyscale=0.0, brightness=0.0, contrast=0.0)
+    steps = [np.diff(view[0, 0].astype(int)) for i in range(50) for view in train(settings, colour, i)]
+    assert np.ptp(steps, axis=0).min() > 10
+
+
+def test_colour_is_not_touched_without_them() -> None:
     """On one colour, contrast does nothing and a shift moves all bands alike: hue and saturation alone would not."""
     colour = np.broadcast_to(np.array([130, 110, 90], np.uint8), (24, 24, 3)).copy()
     brightness = set()
     for i in range(150):
-        for view in train(GalaxyViews(size=16, greyscale=0.0), colour, i):
+        for view in train(GalaxyViews(size=16, greyscale=0.0, saturation=0.0, hue=0.0), colour, i):
             steps = np.diff(view.astype(int), axis=2)
             assert np.abs(steps + 20).max() <= 1  # each band is rounded by itself
             brightness.add(int(view[0, 0, 0]))
@@ -99,7 +106,8 @@ def test_parity_safe_views_never_show_a_mirror_image(parity_safe: bool, mirrored
     )
     image = (np.stack([corner, far, near], -1) * 255).astype(np.uint8)
     settings = GalaxyViews(
-        size=48, area=(0.7, 0.85), shift=0.05, parity_safe=parity_safe, brightness=0.0, greyscale=0.0, contrast=0.0
+        size=48, area=(0.7, 0.85), shift=0.05, parity_safe=parity_safe, brightness=0.0, greyscale=0.0, contrast=0.0,
+        saturation=0.0, hue=0.0,
     )
     grid = np.stack(np.mgrid[:48, :48][::-1], -1).reshape(-1, 2)
     senses = []
