@@ -7,13 +7,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from sciencessl.config import FullConfig, OptimConfig, RunConfig
-from sciencessl.data.loader import BatchStream, Decoder
+from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import Order, derive_key
 from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
@@ -31,8 +32,6 @@ from sciencessl.views.to_input import fit_stats
 
 STATS_SAMPLES = 512
 """Samples whose pixels set the input statistics: their mean and spread are then known to a few percent."""
-STATS_SIDE = 64
-"""Rows and columns, at least, that are read of each of them: every k-th, so that large images cost no more."""
 
 
 @dataclass
@@ -95,8 +94,9 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
-    return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, _fit_stats(store, domain), method,
-                terms, order, _device(run.compute.device))
+    stats = _fit_stats(store, domain, full.views)
+    return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, order,
+                _device(run.compute.device))
 
 
 def _encoder(store: Store, run: RunConfig, continued: bool) -> nn.Module:
@@ -125,20 +125,19 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _fit_stats(store: Store, domain: DomainSpec) -> InputStats:
-    """Statistics of samples spread over split=train, whose keyed-hash order makes them a random sample."""
+def _fit_stats(store: Store, domain: DomainSpec, settings: Any) -> InputStats:
+    """Statistics of evaluation views of split=train, whose keyed-hash order makes any spread of samples a random one.
+
+    Of views, not of stored images: a galaxy in the middle window is far brighter than the sky around it.
+    """
     name = store.primary
     spec = store.header.fields[name]
     split = store.split("train")
     positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATS_SAMPLES)).astype(np.int64))
-    decoder = Decoder(store, domain.decode)
-    images = (sample.fields[name] for i in split.to_store(positions) for sample in decoder(np.array([i])))
-    return fit_stats(map(_thinned, images), len(spec.channels), domain.stretch, spec.dtype)
-
-
-def _thinned(image: np.ndarray) -> np.ndarray:
-    stride = max(1, min(image.shape[:2]) // STATS_SIDE)
-    return image[::stride, ::stride]
+    decoder, view = Decoder(store, domain.decode), domain.views(settings)[1]
+    samples = (sample for i in split.to_store(positions) for sample in decoder(np.array([i])))
+    images = (apply_view(view, sample, ViewRandomness(0, 0, sample.index))[0].fields[name] for sample in samples)
+    return fit_stats(images, len(spec.channels), domain.stretch, spec.dtype)
 
 
 def make_recipe(plan: Plan) -> Recipe:

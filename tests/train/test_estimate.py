@@ -13,7 +13,7 @@ from sciencessl.config import Layer, build_config
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
 from sciencessl.methods.byol import ByolOptions
-from sciencessl.train import estimate, plan
+from sciencessl.train import estimate
 from sciencessl.train.estimate import operations_per_image, probe_step, seconds_per_step, settle
 from sciencessl.train.plan import Plan, make_plan, sample_batch
 
@@ -92,17 +92,13 @@ def test_a_run_without_length_is_refused(planned: Plan) -> None:
         settle(planned, lambda line: None)
 
 
-def test_input_statistics_are_those_of_the_training_pixels(planned: Plan, tiny_store: Path) -> None:
+def test_input_statistics_are_those_of_the_evaluation_views_of_train(planned: Plan) -> None:
     from sciencessl.data.loader import Decoder
 
     index = planned.store.split("train").all()
+    view = planned.domain.views(planned.config.views)[1]
     samples = Decoder(planned.store, planned.domain.decode)(index)
-    pixels = np.concatenate([sample.fields["image"].reshape(-1, 3) for sample in samples]) / 255.0
+    images = [view(sample, np.random.default_rng)[0].fields["image"] for sample in samples]
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255.0
     np.testing.assert_allclose(planned.stats.mean, pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(planned.stats.std, pixels.std(0), rtol=1e-12)
-
-
-def test_large_images_are_read_every_kth_pixel() -> None:
-    image = np.arange(200 * 130 * 3).reshape(200, 130, 3)
-    assert plan._thinned(image).shape == (100, 65, 3)
-    assert plan._thinned(image[:90, :90]).shape == (90, 90, 3)
