@@ -149,9 +149,13 @@ def canonical_json(values: Any) -> bytes:
     Dataclasses become objects, NumPy scalars numbers, paths, dates and decimals text, bytes hex, sets sorted lists.
 
     Raises:
-        StoreError: For any other type: its text could differ from one process to the next, and so would digests.
+        StoreError: For any other type: its text could differ from one process to the next, and so would digests. For
+            a mapping whose keys have no order, too.
     """
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain_value)
+    try:
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain_value)
+    except TypeError as error:
+        raise StoreError(f"a mapping or set cannot be written to a store ({error}); use text for its keys.") from error
     return text.encode()
 
 

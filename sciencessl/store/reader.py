@@ -34,6 +34,9 @@ def read_header(path: Path) -> zpack.StoreHeader:
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
         attributes = dict(group.attrs)
+    except FileNotFoundError:
+        lacks = "it has no zarr.json" if path.exists() else "there is nothing of that name"
+        raise StoreError(f"{path} is no store: {lacks}. Make one with `sciencessl prepare`.") from None
     except Exception as error:  # a damaged zarr.json can make its parser raise anything
         raise StoreError(f"{path} is no store: {_first_line(error)}. Make one with `sciencessl prepare`.") from error
     return zpack.StoreHeader.from_attributes(attributes, path)

@@ -90,6 +90,8 @@ def write_table(
 ) -> Table:
     """Write or replace one table. The pixels and the sealed rows stay as they are.
 
+    Writing what is there already touches no file of the table.
+
     Args:
         store: The store's folder.
         name: Table name: letters, digits, `-` and `_`.
@@ -111,14 +113,22 @@ def write_table(
         "note": note,
         "data": digest(raw),
     }
-    # The data file carries its digest in its name: an old table.json never meets new data.
-    write_atomic(store / "tables" / name / f"{described['data']}.parquet", raw)
-    signed = {**described, "self": digest(canonical_json(described))}
-    write_atomic(store / "tables" / name / "table.json", canonical_json(signed))
+    description = canonical_json({**described, "self": digest(canonical_json(described))})
+    if not _is_written(store, name, digest(description)):
+        # The data file carries its digest in its name: an old table.json never meets new data.
+        write_atomic(store / "tables" / name / f"{described['data']}.parquet", raw)
+        write_atomic(store / "tables" / name / "table.json", description)
     for stale in (store / "tables" / name).glob("*.parquet"):
         if stale.stem != described["data"]:
             stale.unlink()
     return read_table(store, name)
+
+
+def _is_written(store: Path, name: str, expected: str) -> bool:
+    try:
+        return read_table(store, name).digest == expected
+    except StoreError:
+        return False
 
 
 def read_table(store: Path, name: str) -> Table:

@@ -44,6 +44,7 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
 
 
 def _damage(store: Store, progress: Callable[[int, int], None] | None) -> Iterator[Damage]:
+    yield from _check_root(store)
     yield from _check_files(store)
     digests = []
     for row in range(store.header.rows):
@@ -56,6 +57,13 @@ def _damage(store: Store, progress: Callable[[int, int], None] | None) -> Iterat
         yield Damage("zarr.json", "the manifest digest does not follow from the rows")
     yield from _check_index(store)
     yield from _check_tables(store)
+
+
+def _check_root(store: Store) -> Iterator[Damage]:
+    # The header's own digest covers the attributes; zarr itself opens a root without these two.
+    root = json.loads((store.path / "zarr.json").read_bytes())
+    if root.get("zarr_format") != 3 or root.get("node_type") != "group":
+        yield Damage("zarr.json", "does not say that it is a Zarr group of format 3")
 
 
 def _check_files(store: Store) -> Iterator[Damage]:
@@ -92,6 +100,10 @@ def _check_row(store: Store, row: int) -> tuple[str, list[Damage]]:
     except SciencesslError as error:
         return "", [Damage(where, str(error))]
     found = zpack.row_digest(table, payloads, store.header.fields)
+    for name, spec in store.header.fields.items():
+        shard = zpack.shard_file(name, spec, row)
+        if not any(map(len, payloads[name])) and (store.path / shard).exists():
+            return found, [Damage(shard, "holds payloads, but the row has none of this field")]
     if found != receipt.row_digest:
         return found, [Damage(where, "its samples do not match its receipt")]
     return found, []

@@ -23,7 +23,7 @@ from sciencessl.store import format as zpack
 from sciencessl.store.files import flush_to_disk, parquet_bytes, write_atomic
 
 Payload = bytes | np.ndarray
-UNSTORABLE = (pa.ArrowException, ValueError, TypeError, OverflowError)
+UNSTORABLE = (pa.ArrowException, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,10 @@ def _row_table(
 def _column(row: int, name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
+    except OverflowError as error:
+        raise DataError(
+            f"row {row}: column {name!r} holds whole numbers outside -2^63 to 2^63 - 1; give them as text."
+        ) from error
     except UNSTORABLE:
         try:
             # Catalogues mark missing text with NaN; read so, what is left may well have one type.

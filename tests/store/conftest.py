@@ -1,0 +1,90 @@
+"""Small stores for the tests of `sciencessl.store`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sciencessl.spec import FieldSpec
+from sciencessl.store.format import StoreHeader
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import seal
+from sciencessl.store.tables import write_table
+from sciencessl.store.writer import PreparedSample, Refusal, create_store, write_row
+
+IMAGE = FieldSpec("bytes", ("r", "g", "b"))
+FLUX = FieldSpec("array", ("g", "r"), "float32", shape=(4, 4), primary=False)
+
+HeaderFactory = Callable[..., StoreHeader]
+SampleFactory = Callable[..., PreparedSample]
+StoreFactory = Callable[..., Store]
+
+
+@pytest.fixture
+def header() -> HeaderFactory:
+    def build(
+        fields: Mapping[str, FieldSpec] | None = None, rows: int = 1, places: int = 8, settings: Any = None
+    ) -> StoreHeader:
+        chosen = {"image": IMAGE, "flux": FLUX} if fields is None else fields
+        return StoreHeader("galaxy", "images", chosen, rows, places, settings or {"size": 4}, "plan", "config")
+
+    return build
+
+
+@pytest.fixture
+def sample() -> SampleFactory:
+    def build(
+        name: str, split: str = "train", image: bytes | None = None, flux: np.ndarray | None = None, **columns: Any
+    ) -> PreparedSample:
+        rng = np.random.default_rng(list(name.encode()))
+        size = int(rng.integers(10, 60))
+        payload = {
+            "image": rng.bytes(size) if image is None else image,
+            "flux": rng.normal(size=(2, 4, 4)).astype("f4") if flux is None else flux,
+        }
+        return PreparedSample(name, split, payload, columns)
+
+    return build
+
+
+@pytest.fixture
+def make(header: HeaderFactory) -> StoreFactory:
+    """Write rows of samples, seal, open."""
+
+    def build(
+        path: Path,
+        rows: Sequence[Sequence[PreparedSample]],
+        fields: Mapping[str, FieldSpec] | None = None,
+        refused: Mapping[int, Sequence[Refusal]] | None = None,
+        **settings: Any,
+    ) -> Store:
+        h = header(fields, len(rows), max(1, *(len(row) for row in rows)), settings)
+        create_store(path, h, 2_000)
+        for number, samples in enumerate(rows):
+            write_row(path, h, number, samples, (refused or {}).get(number, []), "inputs")
+        seal(path, h)
+        return Store(path)
+
+    return build
+
+
+@pytest.fixture
+def survey(tmp_path: Path, make: StoreFactory, sample: SampleFactory) -> Store:
+    """Three rows (4, 0 and 3 samples), two fields, a refusal and a table."""
+    splits = ("train", "test", "val", "train")
+    rows = [
+        [sample(f"a{i}", splits[i], width=i, group=f"g{i % 2}") for i in range(4)],
+        [],
+        [sample(f"c{i}", splits[i], width=10 + i, group="h") for i in range(3)],
+    ]
+    store = make(tmp_path / "survey.zarr", rows, refused={1: [Refusal("b0", "corrupt", "no end of image")]})
+    write_table(
+        store.path, "labels", pa.table({"id": ["c0", "a1"], "class": ["spiral", "smooth"]}),
+        derived_from={"class": ["votes"]}, note="by hand",
+    )
+    return store

@@ -1,0 +1,219 @@
+"""Reading: any order, across windows, with columns in place, and with damage confined to its row."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sciencessl.errors import StoreError
+from sciencessl.spec import FieldSpec
+from sciencessl.store import format as zpack
+from sciencessl.store import reader
+from sciencessl.store.reader import SplitIndex, Store, read_header
+from sciencessl.store.tables import write_table
+from sciencessl.store.writer import PreparedSample, create_store
+
+
+def expected_payloads(rows: list[list[PreparedSample]], field: str) -> dict[str, Any]:
+    return {s.id: s.payload[field] for row in rows for s in row}
+
+
+@pytest.mark.parametrize("cache", [1, 150, 10_000])
+def test_payloads_in_any_order_through_small_windows(
+    tmp_path: Path, make: Any, sample: Any, monkeypatch: pytest.MonkeyPatch, cache: int
+) -> None:
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 64)
+    monkeypatch.setattr(reader, "CACHE_BYTES", cache)
+    monkeypatch.setattr(zpack, "ARRAY_CHUNK_BYTES", 256)
+    rng = np.random.default_rng(5)
+    sizes = [[0, 64, 1, 63, 200, 0, 128], [], [65, 3, 0]]
+    rows = [[sample(f"{r}-{i}", image=rng.bytes(n)) for i, n in enumerate(row)] for r, row in enumerate(sizes)]
+    store = make(tmp_path / "s.zarr", rows)
+    images, fluxes = expected_payloads(rows, "image"), expected_payloads(rows, "flux")
+    for _ in range(20):
+        index = rng.integers(0, len(store), 7)
+        assert store.payloads("image", index) == [images[store.ids[i]] for i in index]
+        np.testing.assert_array_equal(store.payloads("flux", index), [fluxes[store.ids[i]] for i in index])
+        kept = store._windows._kept
+        assert store._windows.nbytes == sum(window.nbytes for window in kept.values())
+        assert store._windows.nbytes <= cache or len(kept) == 1
+    assert store.payloads("image", []) == []
+
+
+def test_a_window_is_read_once_while_it_is_kept(survey: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, int, int]] = []
+    read = Store.read_window
+
+    def counted(self: Store, *window: Any) -> np.ndarray:
+        seen.append(window)
+        return read(self, *window)
+
+    monkeypatch.setattr(Store, "read_window", counted)
+    for index in ([0, 6, 3], [5, 1], [0]):
+        survey.payloads("image", index)
+    assert sorted(row for _, row, _, _ in seen) == [0, 2]
+
+
+def test_the_caller_may_change_what_it_was_given(survey: Store) -> None:
+    first = survey.payloads("flux", [0])[0]
+    kept = np.array(first)
+    first[...] = 0
+    np.testing.assert_array_equal(survey.payloads("flux", [0])[0], kept)
+
+
+def test_what_the_store_lacks_is_said(survey: Store) -> None:
+    with pytest.raises(StoreError, match=r"no field named 'imag'. Did you mean 'image'"):
+        survey.payloads("imag", [0])
+    for index in (-1, 7):
+        with pytest.raises(StoreError, match="sample index outside 0 to 6"):
+            survey.payloads("image", [index])
+    with pytest.raises(StoreError, match="no split 'dev': a store has train, val, test"):
+        survey.split("dev")
+    with pytest.raises(StoreError, match=r"has no column 'widht'. Did you mean 'width'"):
+        survey.column("widht")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=8))
+def test_a_split_is_its_ranges_written_out(ranges: list[tuple[int, int]]) -> None:
+    gaps, sizes = np.array(ranges).T
+    first = np.cumsum(gaps + np.concatenate([[0], sizes[:-1]]))
+    written = [i for a, n in zip(first, sizes, strict=True) for i in range(a, a + n)]
+    index = SplitIndex(first, first + sizes)
+    assert len(index) == len(written)
+    assert index.all().tolist() == written
+    backwards = np.arange(len(written))[::-1]
+    assert index.to_store(backwards).tolist() == written[::-1]
+    for outside in (-1, len(written)):
+        with pytest.raises(StoreError, match=f"has {len(written)} samples"):
+            index.to_store(np.array([outside]))
+
+
+def test_splits_of_a_store(survey: Store) -> None:
+    wanted = survey.column("split")
+    for code, name in enumerate(zpack.SPLITS):
+        assert survey.split(name).all().tolist() == np.flatnonzero(wanted == name).tolist()
+        assert (survey.split_codes() == code).tolist() == (wanted == name).tolist()
+    assert survey.split("train").to_store(np.array([[0], [2]])).shape == (2, 1)
+
+
+def test_row_columns_and_tables_line_up_with_the_samples(survey: Store) -> None:
+    width = {**{f"a{i}": i for i in range(4)}, **{f"c{i}": 10 + i for i in range(3)}}
+    assert survey.column("width").tolist() == [width[name] for name in survey.ids]
+    known = {"c0": "spiral", "a1": "smooth"}
+    assert survey.column("class").tolist() == [known.get(name) for name in survey.ids]
+    assert survey.column("id").tolist() == survey.ids
+    assert survey.columns() == {"id": "rows", "split": "rows", "width": "rows", "group": "rows", "class": "labels"}
+    assert survey.derived_from() == {"class": ("votes",)}
+
+
+def test_a_column_that_some_rows_lack_is_missing_there(tmp_path: Path, make: Any, sample: Any) -> None:
+    store = make(tmp_path / "s.zarr", [[sample("a", n=1, big=2**60 + 1, t="x")], [sample("b")]])
+    np.testing.assert_array_equal(store.column("n"), [1.0, np.nan])
+    assert store.column("big").tolist() == [2**60 + 1, None]
+    assert store.column("t").tolist() == ["x", None]
+
+
+def test_tables_hide_row_columns_and_earlier_tables(survey: Store) -> None:
+    write_table(survey.path, "zz", pa.table({"id": survey.ids, "width": np.arange(7) * 0.5, "class": ["z"] * 7}))
+    assert survey.columns()["width"] == "zz"
+    assert survey.column("width").tolist() == [0.5 * i for i in range(7)]
+    assert survey.column("class").tolist() == ["z"] * 7
+
+
+def test_a_replaced_table_is_seen_by_an_open_store(survey: Store) -> None:
+    before = survey.table_digests()
+    assert survey.table("labels") is survey.table("labels")
+    write_table(survey.path, "labels", pa.table({"id": ["c1"], "class": ["edge-on"]}))
+    assert survey.table_digests() != before
+    assert survey.column("class")[survey.ids.index("c1")] == "edge-on"
+    with pytest.raises(StoreError, match=r"no table named 'label'. Did you mean 'labels'"):
+        survey.table("label")
+
+
+def test_refusals_and_keys(survey: Store) -> None:
+    assert survey.refusals().to_pylist() == [{"id": "b0", "reason": "corrupt", "detail": "no end of image"}]
+    assert survey.keys(np.array([6]))[0].tobytes() == zpack.sample_key("images", survey.ids[6])
+    assert (len(survey), survey.primary, survey.tables) == (7, "image", ["labels"])
+
+
+def test_a_store_travels_without_what_it_has_read(survey: Store) -> None:
+    before = survey.payloads("image", range(7))
+    assert survey.ids
+    raw = pickle.dumps(survey)
+    there = pickle.loads(raw)
+    assert set(there.__dict__) == {"path", "header", "_windows", "_tables"}
+    assert there._windows.nbytes == 0
+    assert len(raw) == len(pickle.dumps(Store(survey.path)))
+    assert there.payloads("image", range(7)) == before
+    assert there.digest == survey.digest
+
+
+def test_what_is_no_store_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    for name, reason in (("gone", "there is nothing of that name"), ("empty", "it has no zarr.json")):
+        with pytest.raises(StoreError) as caught:
+            read_header(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name} is no store: {reason}. Make one with `sciencessl prepare`."
+    with pytest.raises(StoreError, match="is no store") as caught:
+        Store(str(tmp_path / "file"))
+    assert "PosixPath" not in str(caught.value)
+
+
+def test_other_zarr_and_unsealed_stores_are_refused(tmp_path: Path, header: Any) -> None:
+    zarr.create_group(tmp_path / "group", zarr_format=3)
+    zarr.create_array(tmp_path / "array", shape=(2,), dtype="u1")
+    create_store(tmp_path / "open", header(), 100)
+    with pytest.raises(StoreError, match="group is a Zarr group but no zpack/1 store"):
+        Store(tmp_path / "group")
+    with pytest.raises(StoreError, match="array is no store"):
+        Store(tmp_path / "array")
+    with pytest.raises(StoreError, match=r"open was never sealed.*Run the same `sciencessl prepare` again"):
+        Store(tmp_path / "open")
+    assert not read_header(tmp_path / "open").sealed
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[3] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("field", ["image", "flux"])
+@pytest.mark.parametrize(("harm", "message"), [(flip, "is damaged"), (Path.unlink, "is missing")])
+def test_damage_stays_in_its_row(survey: Store, field: str, harm: Callable[[Path], None], message: str) -> None:
+    whole = survey.payloads(field, range(7))
+    harm(survey.path / zpack.shard_file(field, survey.header.fields[field], 0))
+    store = Store(survey.path)
+    with pytest.raises(StoreError, match=rf"row 0 of field '{field}' {message}.*sciencessl store verify"):
+        store.payloads(field, [5, 2])
+    for found, expected in zip(store.payloads(field, [6, 4, 5]), [whole[6], whole[4], whole[5]], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    other = "flux" if field == "image" else "image"
+    assert len(store.payloads(other, range(7))) == 7
+
+
+def test_a_damaged_index_names_itself(survey: Store) -> None:
+    flip(next(f for f in (survey.path / "index" / "row_first").rglob("*") if f.name == "0"))
+    with pytest.raises(StoreError, match=r"index/row_first is damaged .*store verify"):
+        len(Store(survey.path))
+    shutil.rmtree(survey.path / "index" / "row_first")
+    with pytest.raises(StoreError, match="index/row_first cannot be opened"):
+        len(Store(survey.path))
+
+
+def test_a_row_read_as_bytes_or_places(tmp_path: Path, make: Any) -> None:
+    spec = FieldSpec("bytes", ("v",))
+    store = make(tmp_path / "s.zarr", [[PreparedSample("a", "train", {"image": b"abcdef"})]], {"image": spec})
+    assert store.read_window("image", 0, 1, 4).tobytes() == b"bcd"
+    assert store.read_window("image", 0, 2, 2).size == 0

@@ -1,0 +1,180 @@
+"""Sealing: nothing unfinished, repeated or empty is closed, and the digest covers content and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from zarr.core.attributes import Attributes
+
+from sciencessl.errors import DataError, StoreError
+from sciencessl.store import format as zpack
+from sciencessl.store import seal as sealing
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import index_arrays, read_columns, read_receipt, read_sidecar, required_receipt, seal
+from sciencessl.store.verify import verify
+from sciencessl.store.writer import PreparedSample, Refusal, create_store, write_row
+
+
+def lay(path: Path, h: zpack.StoreHeader, rows: dict[int, list[PreparedSample]]) -> Path:
+    create_store(path, h, 2_000)
+    for number, samples in rows.items():
+        write_row(path, h, number, samples, [Refusal("x", "corrupt")], "in")
+    return path
+
+
+def test_a_row_without_a_receipt_is_unfinished(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {0: [sample("a")]})
+    with pytest.raises(StoreError, match="row 1 has no receipt, so the store is unfinished; run prepare again"):
+        seal(path, h)
+    assert read_receipt(path, 1) is None
+    with pytest.raises(StoreError, match="run prepare again"):
+        required_receipt(path, 1)
+
+
+@pytest.mark.parametrize("rows", [{0: "aa", 1: "b"}, {0: "ab", 1: "cb"}])
+def test_an_id_that_occurs_twice_is_refused(tmp_path: Path, header: Any, sample: Any, rows: dict[int, str]) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {row: [sample(name) for name in names] for row, names in rows.items()})
+    with pytest.raises(DataError, match=r"1 ids occur more than once, such as \['[ab]'\]; ids must be unique"):
+        seal(path, h)
+
+
+def test_nothing_stored_lists_the_reasons(tmp_path: Path, header: Any) -> None:
+    h = header(rows=2)
+    create_store(tmp_path / "s", h, 100)
+    write_row(tmp_path / "s", h, 0, [], [Refusal("a", "corrupt"), Refusal("b", "too small")], "in")
+    write_row(tmp_path / "s", h, 1, [], [Refusal("c", "corrupt")], "in")
+    with pytest.raises(DataError, match=r"every input was refused \(2 corrupt, 1 too small\)"):
+        seal(tmp_path / "s", h)
+
+
+def test_a_column_that_is_number_and_text_is_refused(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {0: [sample("a", x=1)], 1: [sample("b", x="one")]})
+    with pytest.raises(DataError, match="row 1 holds a column of another type"):
+        seal(path, h)
+
+
+def test_payloads_that_are_gone_are_missed_before_sealing(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {0: [sample("a")], 1: [sample("b")]})
+    (path / "fields/flux/c/1/0/0/0").unlink()
+    with pytest.raises(StoreError, match="row 1 lacks its payloads of field 'flux'"):
+        seal(path, h)
+
+
+def test_a_row_of_other_settings_or_another_number_is_refused(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {0: [sample("a")], 1: [sample("b")]})
+    receipt = required_receipt(path, 1)
+    for wrong in (replace(receipt, config_digest="other"), replace(receipt, row=0)):
+        (path / zpack.receipt_file(1)).write_bytes(wrong.to_bytes())
+        with pytest.raises(StoreError, match="row 1 was prepared with other settings"):
+            seal(path, h)
+
+
+def test_sidecars_are_compared_before_they_are_parsed(tmp_path: Path, header: Any, sample: Any) -> None:
+    path = lay(tmp_path / "s", header(), {0: [sample("a")]})
+    file = path / zpack.rows_file(0)
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(StoreError, match=r"row 0 is damaged: rows/00000000.parquet is not the file"):
+        read_columns(path, 0)
+    file.unlink()
+    with pytest.raises(StoreError, match=r"row 0 lacks its file rows/00000000.parquet"):
+        read_sidecar(path, required_receipt(path, 0), zpack.rows_file(0))
+
+
+@pytest.mark.parametrize("where", ["listing", "attributes"])
+def test_sealing_that_was_interrupted_is_repeated(
+    tmp_path: Path, header: Any, sample: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    h = header(rows=2)
+    rows = {0: [sample("a"), sample("b", "val")], 1: [sample("c")]}
+    whole = seal(lay(tmp_path / "whole", h, rows), h)
+    path = lay(tmp_path / "cut", h, rows)
+
+    def killed(*_: Any) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((sealing, "write_atomic") if where == "listing" else (Attributes, "put")), killed)
+        with pytest.raises(OSError, match="killed"):
+            seal(path, h)
+    with pytest.raises(StoreError, match="never sealed"):
+        Store(path)
+    assert seal(path, h) == whole
+    assert verify(path) == []
+
+
+def test_a_sealed_store_is_left_as_it_is(survey: Store, header: Any) -> None:
+    before = {f: f.stat().st_mtime_ns for f in survey.path.rglob("*")}
+    opened = replace(survey.header, sealed=False, manifest_digest="")
+    assert seal(survey.path, opened) == survey.header
+    assert {f: f.stat().st_mtime_ns for f in survey.path.rglob("*")} == before
+    with pytest.raises(StoreError, match="sealed already"):
+        seal(survey.path, replace(opened, source="tiles"))
+
+
+def test_temporary_files_of_killed_writers_go(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header()
+    path = lay(tmp_path / "s", h, {0: [sample("a")]})
+    (path / "rows/.0.parquet.ab.tmp").write_bytes(b"x")
+    (path / "fields/image/c/0/0.ab.partial").write_bytes(b"x")
+    seal(path, h)
+    assert not [f for f in path.rglob("*") if f.suffix in {".tmp", ".partial"}]
+    assert verify(path) == []
+
+
+def test_the_manifest_does_not_know_order_of_writing_or_place(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=3)
+    rows = {row: [sample(f"{row}{i}", width=i) for i in range(3)] for row in range(3)}
+    first = seal(lay(tmp_path / "a", h, rows), h)
+    mixed = {row: rows[row][::-1] for row in (2, 0, 1)}
+    other = replace(h, plan_digest="another plan")
+    assert seal(lay(tmp_path / "deep" / "b", other, mixed), other).manifest_digest == first.manifest_digest
+
+
+def test_the_manifest_knows_everything_else(tmp_path: Path, header: Any, sample: Any) -> None:
+    image, flux = b"12345", np.zeros((2, 4, 4), "f4")
+    other_flux = flux.copy()
+    other_flux[1, 3, 3] = 1e-30
+    samples = [
+        sample("a", "train", image, flux, width=1),
+        sample("b", "train", image, flux, width=1),
+        sample("a", "val", image, flux, width=1),
+        sample("a", "train", b"12344", flux, width=1),
+        sample("a", "train", image, other_flux, width=1),
+        sample("a", "train", image, flux, width=2),
+        sample("a", "train", image, flux, wide=1),
+        sample("a", "train", image, flux),
+    ]
+    digests = [seal(lay(tmp_path / str(i), header(), {0: [s]}), header()).manifest_digest
+               for i, s in enumerate(samples)]
+    changed = header(settings={"size": 5})
+    digests.append(seal(lay(tmp_path / "settings", changed, {0: samples[:1]}), changed).manifest_digest)
+    assert len(set(digests)) == len(samples) + 1
+
+
+def test_index_arrays_of_a_worked_example(header: Any) -> None:
+    def sidecar(splits: list[str], sizes: list[int]) -> pa.Table:
+        starts = np.cumsum([0, *sizes])[:-1].astype("u8")
+        return pa.table({
+            "id": pa.array([""] * len(splits), pa.string()), "split": pa.array(splits, pa.string()),
+            "key": pa.array([bytes([i] * 16) for i in range(len(splits))], pa.binary(16)),
+            "image.offset": starts, "image.size": pa.array(sizes, pa.uint64()),
+        })
+
+    tables = [sidecar(["train", "train", "test"], [5, 0, 7]), sidecar([], []), sidecar(["val"], [9])]
+    found = index_arrays(tables, header())
+    assert {name: values.tolist() for name, values in found.items() if name != "key"} == {
+        "row_first": [0, 3, 3, 4],
+        "split_first": [[0, 2, 2, 3], [3, 3, 3, 3], [3, 3, 4, 4]],
+        "image.offset": [0, 5, 5, 12, 0, 0, 9],
+    }
+    assert found["key"].tolist() == [[0] * 16, [1] * 16, [2] * 16, [0] * 16]
