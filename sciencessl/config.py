@@ -109,8 +109,8 @@ class RunConfig:
         steps: Length in optimiser steps.
         minutes: Length in minutes, turned into steps by a short measurement at the start.
         slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
-        zero_init: Start the last norm scale of each residual branch at 0, as the released BYOL code does. The numbers
-            of the paper start it at 1 (byol/README.md of the release), and so do we: short runs learn far faster.
+        branches_on: Start the last norm scale of each residual branch at 1, as for the numbers of the BYOL paper, not at
+            0, as in the released code (its byol/README.md). The loss falls faster; short runs did not learn more.
         init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
     """
 
@@ -126,7 +126,7 @@ class RunConfig:
     steps: int = 0
     minutes: float = 0.0
     slots: int = 0
-    zero_init: bool = False
+    branches_on: bool = False
     init_from: str = ""
     optim: OptimConfig = field(default_factory=OptimConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)

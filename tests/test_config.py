@@ -33,7 +33,7 @@ from sciencessl.methods.labels_only import LabelsOnlyOptions
 
 LEAVES = [
     "data", "method", "backbone", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps", "minutes",
-    "slots", "zero_init", "init_from", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
+    "slots", "branches_on", "init_from", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
     "optim.warmup", "compute.precision", "compute.memory_format", "compute.device", "compute.threads",
     "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",
 ]

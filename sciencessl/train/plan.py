@@ -106,7 +106,7 @@ def _encoder(store: Store, run: RunConfig, continued: bool) -> nn.Module:
     channels = len(store.header.fields[store.primary].channels)
     weights = None if continued else _initial_weights(run.init_from)
     encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights)
-    return encoder if run.zero_init or weights else switch_on(encoder, most=0.0)
+    return switch_on(encoder, most=0.0) if run.branches_on and not weights else encoder
 
 
 def _initial_weights(init_from: str) -> Path | None:
