@@ -100,7 +100,7 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, tiny_run: Any) -
     assert found.operations_per_image > 1e5
     encoder = sum(p.numel() for p in build_backbone("test_resnet", 3, 0).parameters())
     assert found.parameters > encoder
-    assert found.state_bytes > 4 * 3 * found.parameters  # weight, gradient, two of AdamW; and the target
+    assert found.state_bytes > 4 * 3 * found.parameters  # weight, gradient, momentum of LARS; and the target
 
 
 def test_minutes_and_epochs_become_steps(tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
