@@ -109,8 +109,8 @@ class RunConfig:
         steps: Length in optimiser steps.
         minutes: Length in minutes, turned into steps by a short measurement at the start.
         slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
-        branches_on: Start the last norm scale of each residual branch at 1, as for the numbers of the BYOL paper, not at
-            0, as in the released code (its byol/README.md). The loss falls faster; short runs did not learn more.
+        branches_on: Start the last norm scale of each residual branch at 1, as for the numbers of the BYOL paper, not
+            at 0, as in its released code (byol/README.md). The loss falls faster; short runs did not learn more.
         init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
     """
 
