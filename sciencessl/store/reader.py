@@ -141,10 +141,31 @@ class Store:
         key = f"_array:{name}"
         if key not in self.__dict__:
             try:
-                self.__dict__[key] = self._group[name]
+                array = cast("zarr.Array[Any]", self._group[name])
+                found = (array.shape, str(array.dtype))
             except Exception as error:  # damaged metadata can make zarr raise anything
                 raise StoreError(f"{self.path}: {name} cannot be opened ({_first_line(error)}). {VERIFY}") from error
+            if found != self._layout(name):
+                # Checksums cover chunks only: a changed shape would give the wrong pixels without a word.
+                raise StoreError(f"{self.path}: {name} is {found}, expected {self._layout(name)}. {VERIFY}")
+            self.__dict__[key] = array
         return cast("zarr.Array[Any]", self.__dict__[key])
+
+    def _layout(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype that an array must have, as follows from the header and the samples stored."""
+        rows = self.header.rows
+        folder, _, what = name.partition("/")
+        if folder == "fields":
+            spec = self.header.fields[what]
+            if spec.kind == "bytes":
+                return (rows, zpack.ROW_BYTES), "uint8"
+            places = rows * padded_places(self.header.places, spec)
+            return (places, len(spec.channels), *spec.shape), str(np.dtype(spec.dtype))
+        if what == "row_first":
+            return (rows + 1,), "uint64"
+        if what == "split_first":
+            return (rows, len(zpack.SPLITS) + 1), "uint64"
+        return ((len(self), 16), "uint8") if what == "key" else ((len(self) + rows,), "uint64")
 
     def _index(self, name: str) -> np.ndarray:
         key = f"_index:{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sciencessl.store import format as zpack
 from sciencessl.store import reader
 from sciencessl.store.reader import SplitIndex, Store, read_header
 from sciencessl.store.tables import write_table
+from sciencessl.store.verify import verify
 from sciencessl.store.writer import PreparedSample, create_store
 
 
@@ -201,6 +203,53 @@ def test_damage_stays_in_its_row(survey: Store, field: str, harm: Callable[[Path
         np.testing.assert_array_equal(found, expected)
     other = "flux" if field == "image" else "image"
     assert len(store.payloads(other, range(7))) == 7
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("fields/flux", {"shape": [12, 2, 4, 0]}),
+    ("fields/flux", {"data_type": "int32"}),
+    ("fields/image", {"shape": [9, zpack.ROW_BYTES]}),
+    ("index/row_first", {"shape": [3]}),
+    ("index/split_first", {"shape": [3, 3]}),
+    ("index/key", {"shape": [6, 16]}),
+    ("index/image.offset", {"shape": [9]}),
+])
+def test_an_array_whose_shape_or_dtype_was_changed_is_refused(
+    survey: Store, name: str, change: dict[str, Any]
+) -> None:
+    file = survey.path / name / "zarr.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    store = Store(survey.path)
+    with pytest.raises(StoreError, match=rf"{name} is \(.*, expected \(.*store verify"):
+        _ = store.payloads("image", [0]), store.payloads("flux", [0]), store.split("train"), store.keys(np.arange(7))
+
+
+def test_a_damaged_sidecar_names_its_row_and_leaves_the_pixels_readable(survey: Store) -> None:
+    whole = survey.payloads("image", range(7))
+    flip(survey.path / zpack.rows_file(2))
+    store = Store(survey.path)
+    with pytest.raises(StoreError, match=r"row 2 is damaged: rows/00000002.parquet"):
+        store.column("width")
+    assert store.payloads("image", range(7)) == whole
+
+
+def test_reading_needs_no_right_to_write_and_changes_nothing(survey: Store) -> None:
+    def state() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in survey.path.rglob("*")}
+
+    everything = [survey.path, *survey.path.rglob("*")]
+    before = state()
+    for path in everything:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        store = Store(survey.path)
+        assert len(store.payloads("image", range(7))) == len(store.payloads("flux", range(7))) == 7
+        assert store.column("class")[store.ids.index("a1")] == "smooth"
+        assert verify(survey.path) == []
+    finally:
+        for path in everything:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    assert state() == before
 
 
 def test_a_damaged_index_names_itself(survey: Store) -> None:

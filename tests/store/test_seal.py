@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,17 @@ def test_the_manifest_does_not_know_order_of_writing_or_place(tmp_path: Path, he
     mixed = {row: rows[row][::-1] for row in (2, 0, 1)}
     other = replace(h, plan_digest="another plan")
     assert seal(lay(tmp_path / "deep" / "b", other, mixed), other).manifest_digest == first.manifest_digest
+
+
+def test_rows_written_by_threads_at_once_give_the_same_store(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=8)
+    rows = {row: [sample(f"{row}-{i}", width=i) for i in range(3)] for row in range(8)}
+    first = seal(lay(tmp_path / "one", h, rows), h)
+    path = lay(tmp_path / "many", h, {})
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda row: write_row(path, h, row, rows[row], [], "in"), reversed(rows)))
+    assert seal(path, h).manifest_digest == first.manifest_digest
+    assert verify(path) == []
 
 
 def test_the_manifest_knows_everything_else(tmp_path: Path, header: Any, sample: Any) -> None:

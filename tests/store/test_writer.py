@@ -33,14 +33,14 @@ def test_bytes_come_back_with_their_columns(tmp_path: Path, make: Any, sample: A
     assert dict(zip(store.ids, store.column("width").tolist(), strict=True)) == {f"s{i}": i for i in range(4)}
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])
-@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "int16", "uint16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("shape", [(9,), (3, 4)])
 def test_arrays_come_back_in_their_dtype(
     tmp_path: Path, make: Any, dtype: str, channels: int, shape: tuple[int, ...]
 ) -> None:
     rng = np.random.default_rng(3)
-    spec = FieldSpec("array", tuple("abcde"[:channels]), dtype, spatial_dims=len(shape), shape=shape)
+    spec = FieldSpec("array", tuple("abcdef"[:channels]), dtype, spatial_dims=len(shape), shape=shape)
     values = [rng.integers(0, 200, (channels, *shape)).astype(dtype) for _ in range(3)]
     rows = [[PreparedSample(f"s{i}", "train", {"x": value})] for i, value in enumerate(values)]
     store = make(tmp_path / "s.zarr", rows, {"x": spec})
