@@ -127,7 +127,10 @@ def test_temporary_files_of_killed_writers_go(tmp_path: Path, header: Any, sampl
     path = lay(tmp_path / "s", h, {0: [sample("a")]})
     (path / "rows/.0.parquet.ab.tmp").write_bytes(b"x")
     (path / "fields/image/c/0/0.ab.partial").write_bytes(b"x")
+    (path / "index/gone.offset/c").mkdir(parents=True)
+    (path / "index/gone.offset/c/0").write_bytes(b"x")
     seal(path, h)
+    assert not (path / "index/gone.offset/c/0").exists()
     assert not [f for f in path.rglob("*") if f.suffix in {".tmp", ".partial"}]
     assert verify(path) == []
 

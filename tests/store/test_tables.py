@@ -59,6 +59,23 @@ def test_any_change_replaces_the_table_and_its_digest(tmp_path: Path, change: di
     assert set(files(tmp_path)) == table_files(tmp_path, "t")
 
 
+def test_a_table_replaced_while_it_is_read_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path, "t", LABELS, note="old")
+    parsed = tables._parsed
+    replaced = []
+
+    def slow(folder: Path, raw: bytes) -> dict[str, Any]:
+        described = parsed(folder, raw)
+        if not replaced:
+            replaced.append(True)
+            write_table(tmp_path, "t", LABELS.slice(1), note="new")
+        return described
+
+    monkeypatch.setattr(tables, "_parsed", slow)
+    found = read_table(tmp_path, "t")
+    assert (found.note, found.data["id"].to_pylist()) == ("new", ["b"])
+
+
 @pytest.mark.parametrize("stop", [".parquet", ".json"])
 def test_a_replacement_that_was_killed_leaves_the_old_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
