@@ -10,14 +10,8 @@ from sciencessl.domains.galaxy.schema import load_schema, schema_names
 from sciencessl.domains.galaxy.sources import GalaxyPrepare, add_simulated_votes
 from sciencessl.domains.galaxy.tasks import TASKS
 from sciencessl.domains.galaxy.views import FIELD, GalaxyViews, galaxy_views
-from sciencessl.samples import Sample
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
-
-
-def _display(sample: Sample) -> np.ndarray:
-    from sciencessl.views.pair import display_rgb
-
-    return display_rgb(FIELD)(sample)
+from sciencessl.views.pair import display_rgb
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -37,7 +31,7 @@ SPEC = DomainSpec(
     ),
     labels={name: load_schema(name) for name in schema_names()},
     views=galaxy_views,
-    display=_display,
+    display=display_rgb(FIELD),
     synthetic=_synthetic,
     sources={"images": "sciencessl.data_prep.ingest:images"},
     train_options=GalaxyViews,

@@ -9,19 +9,13 @@ import numpy as np
 
 from sciencessl.domains.pathology.tasks import TASKS
 from sciencessl.domains.pathology.views import FIELD, PathologyViews, pathology_views
-from sciencessl.samples import Sample
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
+from sciencessl.views.pair import display_rgb
 
 
 @dataclass(frozen=True)
 class PathologyPrepare:
     """Image tiles need no settings beyond those of every source."""
-
-
-def _display(sample: Sample) -> np.ndarray:
-    from sciencessl.views.pair import display_rgb
-
-    return display_rgb(FIELD)(sample)
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -42,7 +36,7 @@ SPEC = DomainSpec(
     group="patient",
     identity=("patient",),
     views=pathology_views,
-    display=_display,
+    display=display_rgb(FIELD),
     synthetic=_synthetic,
     sources={"images": "sciencessl.data_prep.ingest:images"},
     train_options=PathologyViews,

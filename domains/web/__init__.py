@@ -9,19 +9,13 @@ import numpy as np
 
 from sciencessl.domains.web.tasks import TASKS
 from sciencessl.domains.web.views import FIELD, WebViews, web_views
-from sciencessl.samples import Sample
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
+from sciencessl.views.pair import display_rgb
 
 
 @dataclass(frozen=True)
 class WebPrepare:
     """Photos need no settings beyond those of every source."""
-
-
-def _display(sample: Sample) -> np.ndarray:
-    from sciencessl.views.pair import display_rgb
-
-    return display_rgb(FIELD)(sample)
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -36,7 +30,7 @@ SPEC = DomainSpec(
     fields={FIELD: FieldSpec("bytes", ("r", "g", "b"))},
     columns=(ColumnSpec("class", "str", "label", description="class folder, where there is one"),),
     views=web_views,
-    display=_display,
+    display=display_rgb(FIELD),
     synthetic=_synthetic,
     sources={"images": "sciencessl.data_prep.ingest:images"},
     train_options=WebViews,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from sciencessl.store.files import atomic_stream
 
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a file that is missing, torn or changed can raise; the archive carries a checksum of each array."""
@@ -15,14 +16,8 @@ DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write named arrays under a temporary name, then rename: a reader sees all of them or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_stream(path) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:

@@ -5,28 +5,41 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def write_atomic(path: Path, raw: bytes) -> None:
-    """Write to a temporary name, flush to disk, rename: a reader sees the old file, the new one, or none.
+@contextmanager
+def atomic_stream(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a temporary name, flushed to disk and renamed: a reader sees the old file, the new or none.
 
     Raises:
-        OSError: As the file system says (disk full, read-only); the temporary file is removed.
+        OSError: As the file system says (disk full, read-only); after any error the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(raw)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, raw: bytes) -> None:
+    """Write bytes through `atomic_stream`.
+
+    Raises:
+        OSError: As there.
+    """
+    with atomic_stream(path) as stream:
+        stream.write(raw)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import torch
 
 from sciencessl.errors import RunError
+from sciencessl.store.files import atomic_stream
 
 SCHEMA = 1
 """Version of what a checkpoint holds."""
@@ -21,18 +19,8 @@ KEEP = 2
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Write a checkpoint whole or not at all: under a temporary name, flushed, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(buffer.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_stream(path) as stream:
+        torch.save(content, stream)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -35,20 +36,21 @@ def evaluation_views(field: str, pipeline: Callable[[np.ndarray], np.ndarray]) -
 
 
 def display_rgb(field: str) -> Callable[[Sample], np.ndarray]:
-    """Sample -> (H, W, 3) uint8. Float fields are shown through asinh between their 1st and 99.5th percentile, per
-    channel; more than three channels show the first three, in reverse so that red is the longest wavelength."""
+    """Sample -> (H, W, 3) uint8, as a function that travels to other processes. Float fields are shown through asinh
+    between their 1st and 99.5th percentile, per channel; more than three channels show the first three, in reverse so
+    that red is the longest wavelength."""
+    return partial(_show, field)
 
-    def show(sample: Sample) -> np.ndarray:
-        image = sample.fields[field]
-        if image.dtype != np.uint8:
-            image = _stretched(image[..., ::-1] if image.shape[2] > 1 else image)
-        if image.shape[2] == 1:
-            return np.repeat(image, 3, axis=2)
-        if image.shape[2] == 2:
-            image = np.stack([image[..., 0], image.mean(axis=2).astype(np.uint8), image[..., 1]], axis=2)
-        return np.ascontiguousarray(image[..., :3] if image.shape[2] <= 3 else image[..., -3:])
 
-    return show
+def _show(field: str, sample: Sample) -> np.ndarray:
+    image = sample.fields[field]
+    if image.dtype != np.uint8:
+        image = _stretched(image[..., ::-1] if image.shape[2] > 1 else image)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    if image.shape[2] == 2:
+        image = np.stack([image[..., 0], image.mean(axis=2).astype(np.uint8), image[..., 1]], axis=2)
+    return np.ascontiguousarray(image[..., :3] if image.shape[2] <= 3 else image[..., -3:])
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:
