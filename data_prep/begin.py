@@ -15,7 +15,7 @@ from sciencessl.data_prep.source import Input, Source, Task
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import read_header
-from sciencessl.store.seal import read_receipt
+from sciencessl.store.seal import read_receipt, read_sidecar
 from sciencessl.store.writer import Refusal, create_store
 
 
@@ -114,6 +114,9 @@ def is_done(out: Path, task: Task, config_digest: str, source: Source, verify_in
     """Whether a row is committed and its inputs are what they were: by size and time, or by content.
 
     A damaged receipt commits nothing.
+
+    Raises:
+        StoreError: When contents are to be compared and what the row recorded of them is damaged.
     """
     try:
         receipt = read_receipt(out, task.row)
@@ -123,25 +126,21 @@ def is_done(out: Path, task: Task, config_digest: str, source: Source, verify_in
         return False
     if not verify_inputs:
         return receipt.inputs_digest == inputs_digest(task.inputs)
-    return _same_content(out, task, source)
+    return _same_content(out, receipt, task, source)
 
 
-def _same_content(out: Path, task: Task, source: Source) -> bool:
-    rows = pq.read_table(out / zpack.rows_file(task.row))
+def _same_content(out: Path, receipt: zpack.Receipt, task: Task, source: Source) -> bool:
+    rows = read_sidecar(out, receipt, zpack.rows_file(task.row))
     stored: dict[str, str] = {}
     if rows.num_rows:
         stored = dict(zip(rows["file"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
-    refused = dict(_refusals(out, task.row))
+    table = read_sidecar(out, receipt, zpack.refused_file(task.row))
+    refused = dict(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True))
     return all(
         source.fingerprint(entry) == stored[entry.file] if entry.file in stored
         else _refused_again(source, entry, refused)
         for entry in task.inputs
     )
-
-
-def _refusals(out: Path, row: int) -> Iterator[tuple[str, str]]:
-    table = pq.read_table(out / zpack.refused_file(row))
-    yield from zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
 
 
 def _refused_again(source: Source, entry: Input, refused: dict[str, str]) -> bool:

@@ -21,9 +21,11 @@ from sciencessl.train.measure import choose
 from sciencessl.train.plan import Plan, build_optimizer, cores, make_recipe, make_stream, sample_batch
 from sciencessl.train.step import train_step
 
-TIMED_SECONDS = 2.0
-TIMED_STEPS = (2, 50)
-"""A step is timed over at least and at most so many of them, and for `TIMED_SECONDS` between."""
+TIMED_SECONDS = (2.0, 15.0)
+TIMED_SHARE = 0.03
+TIMED_STEPS = (2, 200)
+"""A step is timed for a share of the minutes asked for, within bounds in seconds and in steps: two seconds on a busy
+machine were a third off, and a run's length hangs on it."""
 CHOICE_IMAGES = 32
 """Images a candidate is timed on where no accelerator wants to be filled."""
 
@@ -61,8 +63,12 @@ def check_length(run: RunConfig) -> None:
         raise ConfigError("the run has no length: give one of --epochs, --steps and --minutes, such as --minutes 10.")
 
 
-def settle(plan: Plan, tell: Callable[[str], None]) -> None:
-    """Replace what is `auto` in the plan's settings, and epochs or minutes by steps. Only a new run measures."""
+def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
+    """Replace what is `auto` in the plan's settings, and epochs or minutes by steps. Only a new run measures.
+
+    Returns:
+        Seconds of a step, where minutes made it necessary to measure them.
+    """
     run = plan.config.run
     micro = run.batch // run.accumulate
     shape = sample_batch(plan, 1).views[0][plan.store.primary].shape
@@ -80,18 +86,20 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> None:
     )
     run = dataclasses.replace(run, compute=compute, slots=plan.order.slot_count)
     plan.config = dataclasses.replace(plan.config, run=run)
-    run = dataclasses.replace(run, steps=_steps(plan, tell), epochs=0.0, minutes=0.0)
-    plan.config = dataclasses.replace(plan.config, run=run)
-
-
-def _steps(plan: Plan, tell: Callable[[str], None]) -> int:
-    run = plan.config.run
-    if run.minutes:
-        seconds = seconds_per_step(plan)
-        steps = max(1, int(run.minutes * 60 / seconds))
+    seconds = seconds_per_step(plan) if run.minutes else None
+    steps = _steps(plan, seconds)
+    if seconds is not None:
         epochs = steps / plan.order.steps_per_epoch
         tell(f"{steps} steps of {seconds:.2f} s fill {run.minutes:g} minutes ({epochs:.1f} epochs)")
-        return steps
+    run = dataclasses.replace(run, steps=steps, epochs=0.0, minutes=0.0)
+    plan.config = dataclasses.replace(plan.config, run=run)
+    return seconds
+
+
+def _steps(plan: Plan, seconds: float | None) -> int:
+    run = plan.config.run
+    if seconds is not None:
+        return max(1, int(run.minutes * 60 / seconds))
     if run.epochs:
         return max(1, epochs_to_steps(1, round(run.epochs * plan.order.n), run.batch))
     check_length(run)
@@ -120,18 +128,20 @@ def probe_step(plan: Plan) -> Callable[[Batch], None]:
 def seconds_per_step(plan: Plan) -> float:
     """A step and its data, measured through the real loader: workers and trainer share the cores."""
     once = probe_step(plan)
-    workers = plan.config.run.compute.workers
+    run = plan.config.run
+    workers = run.compute.workers
+    seconds = min(max(TIMED_SHARE * 60 * run.minutes, TIMED_SECONDS[0]), TIMED_SECONDS[1])
     loader = iter(make_loader(make_stream(plan, 0), workers, prefetch=1))
     # First windows, first allocations, and what was prefetched meanwhile.
-    _repeat(lambda: once(next(loader)), 1, workers + 2)
-    taken, elapsed = _repeat(lambda: once(next(loader)), *TIMED_STEPS)
+    _repeat(lambda: once(next(loader)), TIMED_SECONDS[0], 1, workers + 2)
+    taken, elapsed = _repeat(lambda: once(next(loader)), seconds, *TIMED_STEPS)
     return elapsed / taken
 
 
-def _repeat(function: Callable[[], None], least: int, most: int) -> tuple[int, float]:
-    """Call until `TIMED_SECONDS` have gone by; calls made and seconds."""
+def _repeat(function: Callable[[], None], seconds: float, least: int, most: int) -> tuple[int, float]:
+    """Call until so many seconds have gone by; calls made and seconds."""
     start, calls, elapsed = time.perf_counter(), 0, 0.0
-    while calls < least or (elapsed < TIMED_SECONDS and calls < most):
+    while calls < least or (elapsed < seconds and calls < most):
         function()
         calls += 1
         elapsed = time.perf_counter() - start
@@ -162,15 +172,15 @@ def _convolution_backward(
     return 2 * places * math.prod(weight[1:]) * (int(wanted[0]) + int(wanted[1]))
 
 
-def estimate(plan: Plan) -> RunEstimate:
-    """What a settled plan would cost."""
+def estimate(plan: Plan, seconds: float | None = None) -> RunEstimate:
+    """What a settled plan would cost, with the seconds of a step where `settle` found them."""
     run = plan.config.run
     modules = [plan.method, *plan.terms]
     trained = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
     frozen = sum(p.numel() for m in modules for p in m.parameters() if not p.requires_grad)
     copies = 3 if run.optim.name == "lars" else 4  # weight, gradient and one or two buffers of the optimiser
     return RunEstimate(
-        steps=run.steps, seconds=seconds_per_step(plan) * run.steps, parameters=trained,
+        steps=run.steps, seconds=(seconds or seconds_per_step(plan)) * run.steps, parameters=trained,
         state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,
         memory_format=run.compute.memory_format, operations_per_image=operations_per_image(plan),
     )

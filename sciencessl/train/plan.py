@@ -173,7 +173,7 @@ def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig) -> tor
         return LARS(groups, lr=settings.base_lr, momentum=settings.momentum)
     for group in groups:
         group.pop("adapt")
-    return torch.optim.AdamW(groups, lr=settings.base_lr, betas=(settings.momentum, 0.999))
+    return torch.optim.AdamW(groups, lr=settings.base_lr, betas=(settings.momentum, 0.999), fused=True)
 
 
 def make_stream(plan: Plan, start: int) -> BatchStream:

@@ -108,8 +108,7 @@ def pretrain(
     with _threads(full.run.compute.threads):
         if dry_run:
             plan = make_plan(full)
-            settle(plan, tell)
-            return estimate(plan)
+            return estimate(plan, settle(plan, tell))
         if resume:
             return _continue(run, full, tell)
         plan = make_plan(full)

@@ -158,6 +158,21 @@ def test_unusable_weight_files_say_why(name: str, content: bytes | None, message
         build_backbone("resnet18", 3, rng_seed=0, pretrained_file=tmp_path / name)
 
 
+def test_a_damaged_pickle_is_an_error_of_ours_whatever_its_bytes_say(tmp_path: Path) -> None:
+    path, random = tmp_path / "w.pt", np.random.default_rng(0)
+    torch.save({"weight": torch.zeros(3), "bias": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    kinds = set()
+    for place in random.integers(0, len(whole), 300):
+        raw = bytearray(whole)
+        raw[place] ^= 1 << random.integers(8)
+        path.write_bytes(raw)
+        with pytest.raises(DataError) as caught:
+            build_backbone("test_resnet", 3, rng_seed=0, pretrained_file=path)
+        kinds.add(type(caught.value.__cause__).__name__)
+    assert len(kinds) > 3
+
+
 def test_a_checkpoint_around_the_weights_is_refused(foreign: nn.Module, tmp_path: Path) -> None:
     torch.save({"state_dict": foreign.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
     with pytest.raises(DataError, match="not a flat state dict"):

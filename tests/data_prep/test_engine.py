@@ -194,6 +194,19 @@ def test_sealed_store_with_changed_files(make_spec: Make, galaxies: Galaxies, tm
     assert again.manifest_digest != first.manifest_digest
 
 
+def test_comparing_contents_with_a_damaged_record_of_them_says_which_row(
+    make_spec: Make, galaxies: Galaxies, tmp_path: Path
+) -> None:
+    folder, _ = galaxies(40)
+    run(make_spec(), folder, tmp_path / "s.zarr")
+    sidecar = tmp_path / "s.zarr/rows/00000003.parquet"
+    raw = bytearray(sidecar.read_bytes())
+    raw[20] ^= 1
+    sidecar.write_bytes(raw)
+    with pytest.raises(StoreError, match=r"row 3 is damaged: rows/00000003.parquet is not the file that was committed"):
+        run(make_spec(), folder, tmp_path / "s.zarr", verify_inputs=True)
+
+
 def test_refused_files_that_were_mended_are_seen_by_content(
     make_spec: Make, galaxies: Galaxies, tmp_path: Path, encode: Any
 ) -> None:

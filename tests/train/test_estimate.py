@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_settling_resolves_everything_that_was_open(planned: Plan, monkeypatch: 
         planned.config.views,
     )
     told: list[str] = []
-    settle(planned, told.append)
+    assert settle(planned, told.append) == 0.5
     run = planned.config.run
     assert (run.steps, run.minutes, run.epochs, run.slots) == (120, 0.0, 0.0, 8)
     assert run.compute.precision in ("float32", "bfloat16")
@@ -81,6 +82,29 @@ def test_settling_resolves_everything_that_was_open(planned: Plan, monkeypatch: 
     assert run.compute.threads == torch.get_num_threads()
     assert told[0].startswith("chose ")
     assert told[1] == "120 steps of 0.50 s fill 1 minutes (20.0 epochs)"
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(0.0, 2.0), (1.0, 2.0), (5.0, 9.0), (600.0, 15.0)])
+def test_the_longer_a_run_the_longer_its_step_is_timed(
+    minutes: float, seconds: float, planned: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def repeat(function: Any, window: float, least: int, most: int) -> tuple[int, float]:
+        asked.append(window)
+        return 4, 2.0
+
+    monkeypatch.setattr(estimate, "_repeat", repeat)
+    run = dataclasses.replace(planned.config.run, steps=0, minutes=minutes)
+    planned.config = dataclasses.replace(planned.config, run=run)
+    assert seconds_per_step(planned) == 0.5
+    assert asked[-1] == pytest.approx(seconds)
+
+
+def test_a_dry_run_measures_a_step_once(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda plan: pytest.fail("measured again"))
+    monkeypatch.setattr(estimate, "operations_per_image", lambda plan: 1.0)
+    assert estimate.estimate(planned, 0.25).seconds == 0.25 * planned.config.run.steps
 
 
 def test_a_run_without_length_is_refused(planned: Plan) -> None:
