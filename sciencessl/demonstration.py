@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ PER_CLASS = (10, 50)
 """Label budgets of the demo, as far as the synthetic data has so many of each class; all labels come last."""
 TEST_FRACTION = {True: 0.2, False: 0.4}
 """Whether samples are drawn one by one -> share of test. Whole patients are few, and intervals need several of them."""
+LABEL_WEIGHT = 10.0
+"""Of the votes, where the synthetic data has some: a few hundred small steps leave the default of 1 little time."""
 SUBSETS = 5
 RANDOM_ENCODERS = 3
 MARKER = "sciencessl-demo.txt"
@@ -83,8 +86,9 @@ def demo(
     tell(f"2/5 {typed('prepare', domain, raw, '--out', store, '--test-fraction', test_fraction)}")
     tell(_indented(report_text(prepare(domain, [raw], store, {"test_fraction": test_fraction}))))
     budgets = _budgets(store, spec.tasks[0])
-    tell(f"3/5 {typed('pretrain', '--data', store, '--out', run, '--minutes', minutes)}")
-    done = pretrain(store, run, settings={"minutes": minutes}, tell=lambda line: tell(_indented(line)))
+    settings = {"minutes": minutes, **_hybrid(store)}
+    tell(f"3/5 {typed('pretrain', '--data', store, '--out', run, *_flags(settings))}")
+    done = pretrain(store, run, settings=settings, tell=lambda line: tell(_indented(line)))
     tell(_indented(f"{done.steps} steps, {done.seconds:.0f} s" if isinstance(done, RunResult) else ""))
     task = spec.tasks[0].name
     chosen = ("--labels", *budgets, "--subsets", SUBSETS, "--random-encoders", RANDOM_ENCODERS)
@@ -102,6 +106,24 @@ def typed(*words: object) -> str:
     """A command as one would type it in a shell."""
     shown = (f"{word:g}" if isinstance(word, float) else str(word) for word in words)
     return shlex.join(["sciencessl", *shown])
+
+
+def _hybrid(store: Path) -> dict[str, Any]:
+    """Settings that add the label term on every question that the store has votes on; none without votes."""
+    from sciencessl.store.reader import Store
+
+    opened = Store(store)
+    schemas = [schema for name in opened.tables if (schema := opened.table(name).schema) is not None]
+    questions = [question.name for schema in schemas for question in schema.questions]
+    return {"label_weight": LABEL_WEIGHT, "labels": questions} if questions else {}
+
+
+def _flags(settings: Mapping[str, Any]) -> list[object]:
+    """Settings as they are typed."""
+    words: list[object] = []
+    for name, value in settings.items():
+        words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
+    return words
 
 
 def _budgets(store: Path, task: TransferTask) -> tuple[str, ...]:

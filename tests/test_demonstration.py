@@ -35,12 +35,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def small(data: Path, out: Path, settings: dict[str, Any], tell: Callable[[str], None]) -> Any:
         asked.append((data, out, settings))
-        return pretrain(data, out, settings=SMALL, tell=tell)
+        return pretrain(data, out, settings={**settings, **SMALL, "minutes": 0}, tell=tell)
 
     monkeypatch.setattr("sciencessl.train.run.pretrain", small)
     monkeypatch.setattr(demonstration, "SUBSETS", 2)
     monkeypatch.setattr(demonstration, "RANDOM_ENCODERS", 1)
     return asked
+
+
+def shown(value: Any) -> Any:
+    """A setting as the command line reads it back: words, and numbers as text."""
+    return value if isinstance(value, list) else f"{value:g}"
 
 
 @pytest.mark.parametrize("domain", ["galaxy", "pathology"])
@@ -64,8 +69,12 @@ def test_demo_ends_with_a_report_and_prints_what_it_did(
     assert {row["budget"] for row in again["rows"]} == {"10/class", "all"}
     assert reported == ["report", str(result.run)]
     asked = cli._parsers(pretrained)[0].parse_args(pretrained)
-    assert quick == [(Path(asked.data), Path(asked.out), {"minutes": 1.5})]
-    assert given(asked, RunConfig) == {"data": str(result.store), "method": "byol", "minutes": "1.5"}
+    (_, _, settings), typed = quick[0], given(asked, RunConfig)
+    assert quick == [(Path(asked.data), Path(asked.out), settings)]
+    assert typed == {"data": str(result.store), "method": "byol", **{n: shown(v) for n, v in settings.items()}}
+    assert ("labels" in settings) == (domain == "galaxy")
+    seen = json.loads((result.run / "exported/model.json").read_text())["label_columns"]
+    assert len(seen) == (34 if domain == "galaxy" else 0)
 
 
 def test_only_an_earlier_demo_is_replaced(tmp_path: Path) -> None:

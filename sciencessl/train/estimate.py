@@ -18,7 +18,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.optim.schedules import epochs_to_steps
 from sciencessl.samples import Batch
 from sciencessl.train.measure import choose
-from sciencessl.train.plan import Plan, build_optimizer, cores, make_recipe, make_stream, sample_batch
+from sciencessl.train.plan import Plan, build_optimizer, cores, make_recipe, make_stream, memory_layout, sample_batch
 from sciencessl.train.step import train_step
 
 TIMED_SECONDS = (2.0, 15.0)
@@ -107,8 +107,9 @@ def _steps(plan: Plan, seconds: float | None) -> int:
 
 
 def probe_step(plan: Plan) -> Callable[[Batch], None]:
-    """A function that takes one step on copies: nothing of the run is touched."""
+    """A function that takes one step on copies, laid out in memory as the run's are: nothing of the run is touched."""
     method, terms = copy.deepcopy((plan.method, plan.terms))
+    method.to(memory_format=memory_layout(plan.config.run.compute.memory_format))  # type: ignore[call-overload]
     for module in (method, *terms):
         module.to(plan.device)
     optimizer = build_optimizer({"method": method, "terms": torch.nn.ModuleList(terms)}, plan.config.run.optim)

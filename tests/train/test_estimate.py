@@ -101,6 +101,24 @@ def test_the_longer_a_run_the_longer_its_step_is_timed(
     assert asked[-1] == pytest.approx(seconds)
 
 
+def test_a_probe_is_laid_out_in_memory_as_the_run_is(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on images of one layout and weights of the other are slower by a third."""
+    seen: list[bool] = []
+
+    def step(method: torch.nn.Module, *rest: Any) -> None:
+        kernels = [p for p in method.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        seen.append(bool(kernels) and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels))
+
+    monkeypatch.setattr(estimate, "train_step", step)
+    for layout in ("contiguous", "channels_last"):
+        compute = dataclasses.replace(planned.config.run.compute, memory_format=layout)
+        planned.config = dataclasses.replace(
+            planned.config, run=dataclasses.replace(planned.config.run, compute=compute)
+        )
+        probe_step(planned)(sample_batch(planned, 8))
+    assert seen == [False, True]
+
+
 def test_a_dry_run_measures_a_step_once(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "seconds_per_step", lambda plan: pytest.fail("measured again"))
     monkeypatch.setattr(estimate, "operations_per_image", lambda plan: 1.0)
