@@ -323,7 +323,7 @@ def _fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="finished runs")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store with the task's labels")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for table, plot, subsets and cached fits")
-    parser.add_argument("--task", default="", help="a task of the domain (may be left out when there is one)")
+    parser.add_argument("--task", default="", help="a task of the domain (not needed if there is one), or a FILE.yaml")
     parser.add_argument("--labels", nargs="+", default=[], metavar="N",
                         help="budgets: 50, 20/class, 1%%, '5 patients', all (default: those of the task)")
     parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM",

@@ -241,11 +241,11 @@ def scales() -> list[str]:
 def _scale_layer(scale: str) -> Layer:
     if scale not in scales():
         raise ConfigError(unknown_name("scale", scale, scales()))
-    return Layer(f"scale {scale}", _read(files("sciencessl.configs") / "scale" / f"{scale}.yaml"))
+    return Layer(f"scale {scale}", read_yaml(files("sciencessl.configs") / "scale" / f"{scale}.yaml"))
 
 
 def _optional(path: Any, name: str) -> list[Layer]:
-    return [Layer(name, _read(path))] if path.is_file() else []
+    return [Layer(name, read_yaml(path))] if path.is_file() else []
 
 
 def _user_layer(path: str | Path) -> Layer:
@@ -253,16 +253,21 @@ def _user_layer(path: str | Path) -> Layer:
     if name.startswith("recipe/"):
         recipe = files("sciencessl.configs") / "recipe" / f"{name.removeprefix('recipe/')}.yaml"
         if recipe.is_file():
-            return Layer(name, _read(recipe))
+            return Layer(name, read_yaml(recipe))
     if not Path(path).is_file():
         raise ConfigError(f"--config {path}: there is no such file or recipe.")
-    return Layer(name, _read(Path(path)))
+    return Layer(name, read_yaml(Path(path)))
 
 
-def _read(path: Any) -> dict[str, Any]:
+def read_yaml(path: Any) -> dict[str, Any]:
+    """The settings of a YAML file (a path or a packaged resource) as a mapping; an empty file has none.
+
+    Raises:
+        ConfigError: When it is no valid YAML, or holds anything but `name: value`.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values or {}, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}, expected settings as `name: value`.")
@@ -386,4 +391,4 @@ def load_config(path: Path, options_type: type, views_type: type) -> FullConfig:
     """
     if not path.is_file():
         raise ConfigError(f"{path} is missing: the folder is no run, or its run never started.")
-    return build_config([Layer(str(path), _read(path))], options_type, views_type)
+    return build_config([Layer(str(path), read_yaml(path))], options_type, views_type)

@@ -81,9 +81,9 @@ def knn_predict(
     _check(bank, bank_labels, queries, k, temperature)
     width = int(bank_labels.max()) + 1 if n_classes is None else n_classes
     sizes = np.bincount(bank_labels, minlength=width) if class_weighted else np.ones(width)
-    unit_bank, unit_queries = _normalised(bank), _normalised(queries)
+    unit_bank, unit_queries = unit_rows(bank), unit_rows(queries)
     parts = [np.empty((0, width))]
-    for rows in _blocks(len(queries), len(bank)):
+    for rows in row_blocks(len(queries), len(bank)):
         votes = _Votes(unit_queries[rows] @ unit_bank.T, bank_labels, k, temperature)
         parts.append(votes.shares(k, np.broadcast_to(sizes, (rows.stop - rows.start, width))))
     return np.concatenate(parts)
@@ -127,9 +127,9 @@ def _leave_one_unit_out(
     np.add.at(table, (unit_of, of_class), 1)
     grid = [k for k in K_GRID if k <= n - table.sum(axis=1).max()]
     chosen = np.empty((len(grid), n))
-    unit_rows = _normalised(features)
-    for rows in _blocks(n, n):
-        similarity = unit_rows[rows] @ unit_rows.T
+    normalised = unit_rows(features)
+    for rows in row_blocks(n, n):
+        similarity = normalised[rows] @ normalised.T
         similarity[unit_of[rows, None] == unit_of] = -np.inf
         others = table.sum(axis=0) - table[unit_of[rows]]
         votes = _Votes(similarity, of_class, grid[-1], temperature)
@@ -162,7 +162,8 @@ class _Votes:
         return shares
 
 
-def _normalised(features: np.ndarray) -> np.ndarray:
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """(n, D) rows at length 1, float32 at least; a zero vector stays zero."""
     values = np.asarray(features)
     values = values.astype(np.result_type(values.dtype, np.float32), copy=False)
     length = np.linalg.norm(values, axis=1, keepdims=True)
@@ -170,7 +171,8 @@ def _normalised(features: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _blocks(queries: int, bank: int) -> list[slice]:
+def row_blocks(queries: int, bank: int) -> list[slice]:
+    """Slices of the queries whose similarities to a whole bank are held at once."""
     size = max(1, _BLOCK // max(1, bank))
     return [slice(start, min(start + size, queries)) for start in range(0, queries, size)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -101,11 +101,10 @@ def fit_logistic(
     Raises:
         DataError: For shapes that do not match, no rows, or values that are not finite.
     """
-    features, labels, units = _checked(features, labels, units)
-    with _one_thread():
+    features, labels, units = checked_rows(features, labels, units)
+    with one_thread():
         search = {} if few_units(labels, units) else _search(features, labels, units, rng_seed)
-        c = min(search, key=lambda value: (search[value], value)) if search else FIXED_C
-        final = _Path(features, labels).solve(c, tolerance=1e-6)
+        final = _balanced(features, labels).solve(best_c(search), tolerance=1e-6)
     return dataclasses.replace(final, trials=max(1, len(search)), fixed=not search, search=search)
 
 
@@ -127,15 +126,12 @@ def unit_folds(labels: np.ndarray, units: np.ndarray, rng_seed: int) -> list[tup
         return list(splitter.split(np.zeros((len(labels), 1)), labels, units if grouped else None))
 
 
-def _search(features: np.ndarray, labels: np.ndarray, units: np.ndarray, rng_seed: int) -> dict[float, float]:
-    folds = [
-        (_Path(features[train], labels[train]), features[held], labels[held])
-        for train, held in unit_folds(labels, units, rng_seed)
-    ]
+def search_c(held_out_loss: Callable[[float], float]) -> dict[float, float]:
+    """Inverse penalties tried -> held-out loss: up `C_GRID` until the loss has risen `PATIENCE` times in a row."""
     losses: dict[float, float] = {}
     rises, last = 0, np.inf
     for c in C_GRID:
-        losses[c] = _held_out_loss(folds, c)
+        losses[c] = held_out_loss(c)
         rises = rises + 1 if losses[c] > last else 0
         last = losses[c]
         if rises == PATIENCE:
@@ -143,7 +139,51 @@ def _search(features: np.ndarray, labels: np.ndarray, units: np.ndarray, rng_see
     return losses
 
 
-def _held_out_loss(folds: list[tuple[_Path, np.ndarray, np.ndarray]], c: float) -> float:
+def best_c(search: dict[float, float]) -> float:
+    """The inverse penalty of least held-out loss, the stronger penalty among equals; `FIXED_C` without a search."""
+    return min(search, key=lambda value: (search[value], value)) if search else FIXED_C
+
+
+def held_out_logits(
+    features: np.ndarray, labels: np.ndarray, units: np.ndarray, rng_seed: int, c: float
+) -> np.ndarray:
+    """Logits of each row by the model that was fitted without the row's fold, as in the search of `fit_logistic`.
+
+    Args:
+        features: (n, D) finite embeddings.
+        labels: (n,) class ids >= 0.
+        units: (n,) unit of each row.
+        rng_seed: Seeds the folds; the same as given to `fit_logistic`.
+        c: Inverse penalty, such as the one that `fit_logistic` chose.
+
+    Returns:
+        (n, largest class id + 1); minus infinity for a class that the other folds lack.
+
+    Raises:
+        DataError: For shapes that do not match, values that are not finite, or labels too few to tune on.
+    """
+    features, labels, units = checked_rows(features, labels, units)
+    if few_units(labels, units):
+        raise DataError(
+            f"held-out logits: {len(np.unique(units))} units are {FEW} a class or fewer, where nothing is tuned."
+        )
+    logits = np.full((len(labels), int(labels.max()) + 1), -np.inf)
+    with one_thread():
+        for train, held in unit_folds(labels, units, rng_seed):
+            model = _balanced(features[train], labels[train]).solve(c, tolerance=1e-5)
+            logits[np.ix_(held, model.classes)] = model.logits(features[held])
+    return logits
+
+
+def _search(features: np.ndarray, labels: np.ndarray, units: np.ndarray, rng_seed: int) -> dict[float, float]:
+    folds = [
+        (_balanced(features[train], labels[train]), features[held], labels[held])
+        for train, held in unit_folds(labels, units, rng_seed)
+    ]
+    return search_c(lambda c: _held_out_loss(folds, c))
+
+
+def _held_out_loss(folds: list[tuple[SoftmaxPath, np.ndarray, np.ndarray]], c: float) -> float:
     """Mean over classes of the mean log loss; rows of a class that the other folds lack are not scored."""
     losses, classes = [], []
     for path, features, labels in folds:
@@ -158,24 +198,35 @@ def _held_out_loss(folds: list[tuple[_Path, np.ndarray, np.ndarray]], c: float) 
     return float(np.mean(sums / np.bincount(of_class)))
 
 
-class _Path:
+def _balanced(features: np.ndarray, labels: np.ndarray) -> SoftmaxPath:
+    """Each row has one class, and each class the same total weight."""
+    classes, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weight = (len(labels) / (len(classes) * counts))[position]
+    return SoftmaxPath(features, np.eye(len(classes))[position], weight, classes)
+
+
+class SoftmaxPath:
     """Solutions for one training set along C, each started from the last one.
 
     The features are rotated onto their principal axes, which leaves the penalty as it is, shrinks the problem to
     min(n, D) unknowns a class, and makes the Hessian nearly diagonal: dividing each axis by its expected curvature
     then takes L-BFGS a fraction of the iterations that it needs on the raw features. The optimum is the same.
+
+    Args:
+        features: (n, D) finite embeddings.
+        target: (n, K') shares of the classes in each row, rows sum to 1.
+        weight: (n,) weights of the rows, mean 1 so that C means the same whatever they are.
+        classes: (K',) sorted ids of the columns of `target`.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, features: np.ndarray, target: np.ndarray, weight: np.ndarray, classes: np.ndarray) -> None:
         self.mean = features.mean(axis=0)
         deviation = features.std(axis=0)
         # A constant column of float32 embeddings leaves rounding noise of about 1e-7 of its value, not zero.
         self.scale = np.where(deviation > 1e-6 * np.abs(self.mean) + 1e-30, deviation, 1.0)
         self.rotated, self.axes = _principal_axes((features - self.mean) / self.scale)
-        self.classes, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        self.target = np.eye(len(self.classes))[position]
-        self.weight = (len(labels) / (len(self.classes) * counts))[position]
-        self.solution = np.zeros((self.rotated.shape[1] + 1, len(self.classes)))
+        self.target, self.weight, self.classes = target, weight, classes
+        self.solution = np.zeros((self.rotated.shape[1] + 1, len(classes)))
 
     def solve(self, c: float, tolerance: float) -> FittedClassifier:
         """Minimise for one C; `tolerance` bounds the largest preconditioned gradient per row."""
@@ -219,7 +270,8 @@ def _principal_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """BLAS on one thread inside the block."""
     # These matrices are small: BLAS threads that wait for each other made fits ten times slower on a busy machine.
     with threadpool_limits(limits=1, user_api="blas"):
         yield
@@ -232,9 +284,14 @@ def _quiet_rare_classes() -> Iterator[None]:
         yield
 
 
-def _checked(
+def checked_rows(
     features: np.ndarray, labels: np.ndarray, units: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features in float64, labels and units, (n, D), (n, ...) and (n,).
+
+    Raises:
+        DataError: For shapes that do not match, no rows, or values that are not finite.
+    """
     features = np.asarray(features, dtype=np.float64)
     labels, units = np.asarray(labels), np.asarray(units)
     if features.ndim != 2 or not len(features) or not len(features) == len(labels) == len(units):

@@ -105,6 +105,17 @@ def correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return hits
 
 
+def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(K, K) int64 numbers of test samples: row the label, column the most probable class.
+
+    Raises:
+        DataError: As `accuracy`.
+    """
+    _check(probabilities, labels)
+    width = probabilities.shape[1]
+    return np.bincount(labels * width + probabilities.argmax(axis=1), minlength=width**2).reshape(width, width)
+
+
 def classes_missing(labels: np.ndarray, n_classes: int) -> list[int]:
     """Class ids below `n_classes` that do not occur in the test labels."""
     return np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()
@@ -123,8 +134,8 @@ METRICS: Mapping[str, Metric] = {
 }
 """Metrics by the name that a task gives."""
 
-LOWER_IS_BETTER = frozenset({"nll", "brier"})
-"""Names of `METRICS` whose smaller values are better."""
+LOWER_IS_BETTER = frozenset({"nll", "brier", "rmse"})
+"""Names of metrics, of any kind of task, whose smaller values are better."""
 
 
 def metric(name: str) -> Metric:

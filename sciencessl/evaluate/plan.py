@@ -98,7 +98,12 @@ def make_plan(
     """
     _check_request(runs, arms, subsets, random_encoders)
     store = Store(data)
-    found = load_task(store, find_task(load_domain(store.header.domain).tasks, task))
+    chosen = find_task(load_domain(store.header.domain).tasks, task)
+    if chosen.kind != "class":
+        raise ConfigError(
+            f"task {chosen.name!r} is of kind {chosen.kind!r}; few-label curves are drawn for kind 'class'."
+        )
+    found = load_task(store, chosen)
     budgets = _budgets(store, found, labels, draw)
     drawn = tuple(_draw(found, budgets, seed, draw) for seed in range(subsets))
     encoders = tuple(run_encoder(run) for run in runs)

@@ -86,7 +86,7 @@ def t_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -
         ConfigError: For a confidence outside (0, 1).
     """
     scores = _finite(values, "t interval")
-    _check_share(confidence, "confidence")
+    check_share(confidence, "confidence")
     n = len(scores)
     variance = float(scores.var(ddof=1)) / n if n > 1 else float("inf")
     return Interval(float(scores.mean()), variance**0.5, n - 1, confidence, n, 0, {"seeds": variance})
@@ -147,10 +147,10 @@ def hierarchical_interval(
         ConfigError: For a confidence outside (0, 1).
     """
     scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    _check_share(confidence, "confidence")
-    of_unit, of_class = _positions(scores, np.asarray(units), strata)
+    check_share(confidence, "confidence")
+    of_unit, of_class = unit_positions(scores, np.asarray(units), strata)
     n_seeds, n_units, n_classes = len(scores), int(of_unit.max()) + 1, int(of_class.max()) + 1
-    theta, influence = _influence(scores, of_unit, of_class)
+    theta, influence = unit_influence(scores, of_unit, of_class)
     common = influence.mean(axis=0)
     small = n_units / (n_units - n_classes)
     by_unit = small * float((common**2).sum())
@@ -166,7 +166,12 @@ def hierarchical_interval(
     return Interval(float(theta.mean()), variance**0.5, df, confidence, n_seeds, n_units, parts)
 
 
-def _positions(scores: np.ndarray, units: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def unit_positions(scores: np.ndarray, units: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) number of each sample's unit and of its stratum, for (S, N) scores.
+
+    Raises:
+        DataError: As `hierarchical_interval`.
+    """
     classes = np.zeros(len(units), dtype=np.int64) if strata is None else np.asarray(strata)
     if scores.ndim != 2 or not scores.size or scores.shape[1:] != units.shape or units.shape != classes.shape:
         raise DataError(
@@ -185,7 +190,7 @@ def _positions(scores: np.ndarray, units: np.ndarray, strata: np.ndarray | None)
     return of_unit, of_class
 
 
-def _influence(scores: np.ndarray, of_unit: np.ndarray, of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unit_influence(scores: np.ndarray, of_unit: np.ndarray, of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(S,) scores and (S, U) influence of each unit: sum of w_i (y_si - mean of its class), w_i = 1 / (K n_class)."""
     sizes = np.bincount(of_class)
     weight = 1.0 / (len(sizes) * sizes[of_class])
@@ -259,7 +264,7 @@ def minimum_resolvable_difference(difference: Interval, power: float = 0.5) -> f
     Raises:
         ConfigError: For a power outside (0, 1).
     """
-    _check_share(power, "power")
+    check_share(power, "power")
     if not np.isfinite(difference.standard_error):
         return float("inf")
     return difference.half_width + float(_t_quantile(power, difference.df)) * difference.standard_error
@@ -284,8 +289,8 @@ def planned_resolution(
         ConfigError: For a share outside its range or a class without units.
     """
     counts = np.asarray(units_per_class, dtype=np.float64)
-    _check_share(confidence, "confidence")
-    _check_share(power, "power")
+    check_share(confidence, "confidence")
+    check_share(power, "power")
     if not counts.size or counts.min() < 1 or not 0 < disagreement <= 1:
         raise ConfigError(
             f"planned resolution: every class needs test units, got {counts.tolist()}, and the disagreement must lie "
@@ -350,6 +355,11 @@ def _finite(values: Sequence[float] | np.ndarray, where: str) -> np.ndarray:
     return scores
 
 
-def _check_share(value: float, name: str) -> None:
+def check_share(value: float, name: str) -> None:
+    """Refuse a share outside (0, 1).
+
+    Raises:
+        ConfigError: Naming it.
+    """
     if not 0 < value < 1:
         raise ConfigError(f"{name} = {value} must lie strictly between 0 and 1, such as 0.95.")

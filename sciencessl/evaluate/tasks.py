@@ -9,13 +9,17 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError, unknown_name
 from sciencessl.evaluate.subsets import label_digest
+from sciencessl.evaluate.task_files import SUFFIXES, read_task, value_text
 from sciencessl.spec import TransferTask
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 
 OBJECT = "object"
-METRICS = ("balanced_accuracy", "accuracy")
-"""Primary metrics that are means over test samples, so that intervals over subsets and units hold for them."""
+KINDS = ("class", "multilabel", "counts", "retrieval")
+"""Kinds of task whose labels can be read."""
+
+NONE_OF_THESE = "none of these"
+"""Stratum of the samples of a multilabel task that show no label."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,18 @@ class TaskData:
 
     Attributes:
         task: The task, its unit resolved to a column or `object`.
-        classes: Class names in the order of their numbers.
+        classes: Class names in the order of their numbers; for kinds with several columns their names.
         train: (n,) store indices of the label pool, from split=train.
-        train_labels: (n,) class numbers.
+        train_labels: (n,) numbers into `strata`: the class, the leading answer, or the rarest label that is present.
         train_units: (n,) unit names.
         test: (m,) store indices, from split=test.
-        test_labels: (m,) class numbers.
+        test_labels: (m,) numbers into `strata`.
         test_units: (m,) unit names.
         digest: Digest of the pool's labels: with task and seed it fixes every subset.
         dropped: Value of the column -> samples left out because the task does not map it, or because its class has no
             label in split=train.
+        train_targets: (n, K) votes, or 1, 0 and NaN for unknown, for kinds with several columns; else None.
+        test_targets: (m, K), likewise.
     """
 
     task: TransferTask
@@ -46,14 +52,23 @@ class TaskData:
     test_units: np.ndarray
     digest: str
     dropped: dict[str, int]
+    train_targets: np.ndarray | None = None
+    test_targets: np.ndarray | None = None
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """Names of the label numbers, by which subsets are drawn."""
+        return (*self.classes, NONE_OF_THESE) if self.task.kind == "multilabel" else self.classes
 
 
 def find_task(tasks: Sequence[TransferTask], name: str) -> TransferTask:
-    """The task of that name; the only one when no name is given.
+    """The task of that name, or of that YAML file; the only one when no name is given.
 
     Raises:
-        ConfigError: When there is none of that name, or several to choose from.
+        ConfigError: When there is none of that name, several to choose from, or something is wrong with the file.
     """
+    if name.endswith(SUFFIXES):
+        return read_task(name)
     names = [task.name for task in tasks]
     if not name and len(tasks) == 1:
         return tasks[0]
@@ -65,55 +80,118 @@ def find_task(tasks: Sequence[TransferTask], name: str) -> TransferTask:
 def load_task(store: Store, task: TransferTask) -> TaskData:
     """Read a task's labels and units from a store.
 
-    Classes are those of split=train: what no label shows can be neither learned nor tested.
+    Classes are those of split=train: what no label shows can be neither learned nor tested. Of kinds with several
+    columns, samples without any vote or without any known label are unlabelled.
 
     Raises:
-        StoreError: When the task's column is not in the store.
-        ConfigError: For a kind of task or a metric that few-label curves are not drawn for.
-        DataError: When a split has too few labelled samples, classes or units, or a unit is in both splits.
+        StoreError: When a column of the task is not in the store.
+        ConfigError: For a kind of task whose labels cannot be read.
+        DataError: When a split has too few labelled samples, classes or units, a unit is in both splits, or a value of
+            a label or count cannot be one.
     """
-    _check_kind(task)
-    raw, codes = _strings(store.column(task.column)), store.split_codes()
-    wanted = raw != ""
+    if task.kind not in KINDS:
+        raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; few-label tasks are {', '.join(KINDS)}.")
+    codes, wanted = store.split_codes(), np.ones(len(store), dtype=bool)
     for column, values in task.where.items():
         wanted &= np.isin(_strings(store.column(column)), values)
+    found = (_several if task.columns else _one)(store, task, wanted, codes == SPLITS.index("train"))
+    label, targets = found.number, found.targets
+    train, test = (np.flatnonzero((label >= 0) & (codes == SPLITS.index(split))) for split in ("train", "test"))
+    if targets is None:
+        _check(store, task, {"train": label[train], "test": label[test]}, found.classes, found.dropped)
+    else:
+        _check_targets(store, task, {"train": targets[train], "test": targets[test]})
+    unit, units = _units(store, task, np.concatenate([train, test]))
+    _check_units(store, unit, units, train, test)
+    _check_spread(store, task, units[test], label[test] if targets is None else np.zeros(len(test)))
+    ids = store.ids
+    return TaskData(
+        replace(task, unit=unit), found.classes, train, label[train], units[train], test, label[test], units[test],
+        label_digest([ids[i] for i in train], found.text[train]), found.dropped,
+        None if targets is None else targets[train], None if targets is None else targets[test],
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """All N samples: number of the stratum (-1 unlabelled), text of the label, and (N, K) targets or None."""
+
+    classes: tuple[str, ...]
+    number: np.ndarray
+    text: np.ndarray
+    dropped: dict[str, int]
+    targets: np.ndarray | None = None
+
+
+def _one(store: Store, task: TransferTask, wanted: np.ndarray, train: np.ndarray) -> _Labels:
+    """A class for each sample."""
+    raw = _strings(store.column(task.column))
+    wanted = wanted & (raw != "")
     mapping = dict(task.classes) or {value: value for value in set(raw[wanted])}
     names = np.array([mapping.get(value, "") for value in raw], dtype=object)
     mapped = wanted & (names != "")
-    classes = tuple(sorted(set(names[mapped & (codes == SPLITS.index("train"))])))
+    classes = tuple(sorted(set(names[mapped & train])))
     used = mapped & np.isin(names, classes)
     dropped = _counts(raw[wanted & ~mapped])
     dropped |= {f"{name} (no label in split=train)": n for name, n in _counts(names[mapped & ~used]).items()}
     number = {name: i for i, name in enumerate(classes)}
-    label = np.array([number.get(name, -1) for name in names], np.int64)
-    train, test = (np.flatnonzero(used & (codes == SPLITS.index(split))) for split in ("train", "test"))
-    _check(store, task, {"train": label[train], "test": label[test]}, classes, dropped)
-    unit, units = _units(store, task, np.concatenate([train, test]))
-    _check_units(store, unit, units, train, test)
-    _check_spread(store, task, units[test], label[test])
-    ids = store.ids
-    return TaskData(
-        replace(task, unit=unit), classes, train, label[train], units[train], test, label[test], units[test],
-        label_digest([ids[i] for i in train], [classes[c] for c in label[train]]), dropped,
-    )
+    label = np.array([number[name] if use else -1 for name, use in zip(names, used, strict=True)], np.int64)
+    return _Labels(classes, label, names, dropped)
 
 
-def _check_kind(task: TransferTask) -> None:
-    if task.kind != "class":
-        raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; few-label curves are drawn for kind 'class'.")
-    if task.metric not in METRICS:
-        raise ConfigError(f"task {task.name!r}: {unknown_name('primary metric', task.metric, METRICS)}")
+def _several(store: Store, task: TransferTask, wanted: np.ndarray, train: np.ndarray) -> _Labels:
+    """Votes, or labels that are present, absent or unknown."""
+    values = np.stack([_numbers(store, task, column) for column in task.columns], axis=1)
+    if task.kind == "counts":
+        values = np.nan_to_num(values, nan=0.0)
+        stratum, labelled = values.argmax(axis=1), wanted & (values.sum(axis=1) > 0)
+    else:
+        stratum, labelled = _rarest(values, train & wanted), wanted & np.isfinite(values).any(axis=1)
+    text = np.array([str(row) for row in values.tolist()], dtype=object)
+    return _Labels(task.columns, np.where(labelled, stratum, -1), text, {}, values)
+
+
+def _rarest(values: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """(N,) the label that is present and rarest in the pool, L where none is."""
+    by_rarity = np.argsort(np.nansum(values[train], axis=0), kind="stable")
+    present = values[:, by_rarity] == 1
+    rarest: np.ndarray = np.where(present.any(axis=1), by_rarity[present.argmax(axis=1)], values.shape[1])
+    return rarest
+
+
+def _numbers(store: Store, task: TransferTask, column: str) -> np.ndarray:
+    raw = store.column(column).tolist()
+    try:
+        values = np.array([np.nan if value_text(value) == "" else float(value) for value in raw])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"task {task.name!r}: column {column!r} of {store.path} holds no numbers: {error}.") from None
+    allowed = (values >= 0) & np.isfinite(values) if task.kind == "counts" else (values == 0) | (values == 1)
+    wrong = values[~allowed & ~np.isnan(values)]
+    if wrong.size:
+        rule = "counts of 0 or more" if task.kind == "counts" else "1 (present), 0 (absent) or missing"
+        raise DataError(
+            f"task {task.name!r}: column {column!r} of {store.path} has {wrong.size} values such as {wrong[0]:g}; kind "
+            f"{task.kind!r} needs {rule}."
+        )
+    return values
+
+
+def _check_targets(store: Store, task: TransferTask, targets: dict[str, np.ndarray]) -> None:
+    for split, values in targets.items():
+        present = (values > 0).any(axis=0)
+        both = present & (values == 0).any(axis=0)
+        enough = present.sum() >= 2 if task.kind == "counts" else both.any()
+        if not enough:
+            lack = "votes for two answers" if task.kind == "counts" else "a label that is both present and absent"
+            raise DataError(
+                f"task {task.name!r}: split={split} of {store.path} has {len(values)} labelled samples, lacks {lack} "
+                f"in columns {', '.join(task.columns)}. Prepare with more of this split, or label more samples."
+            )
 
 
 def _strings(values: np.ndarray) -> np.ndarray:
     """(N,) text of each value, as objects; empty for a missing one. Whole numbers read the same in any column type."""
-    return np.array([_text(value) for value in values.tolist()], dtype=object)
-
-
-def _text(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return np.array([value_text(value) for value in values.tolist()], dtype=object)
 
 
 def _counts(values: np.ndarray) -> dict[str, int]:

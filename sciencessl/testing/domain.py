@@ -277,9 +277,11 @@ def _answered(spec: DomainSpec, store: Store) -> None:
 
 def _check_task(task: TransferTask, store: Store) -> None:
     columns = store.columns()
-    wanted = [task.column, *task.where, *([] if task.unit == "object" else [task.unit])]
+    wanted = [*task.label_columns, *task.where, *([] if task.unit == "object" else [task.unit])]
     missing = [name for name in wanted if name not in columns]
     require(not missing, f"task {task.name!r} reads {missing}, which the synthetic store lacks: {sorted(columns)}.")
+    if task.columns:
+        return
     values = {str(value) for value in store.column(task.column) if value is not None}
     classes = {task.classes[value] for value in values if value in task.classes} if task.classes else values
     require(len(classes) >= 2, f"task {task.name!r}: the synthetic store has classes {sorted(classes)}, needs two.")

@@ -30,6 +30,14 @@ def test_worked_numbers_with_a_class_that_never_occurs() -> None:
     assert metrics.classes_missing(Y, 3) == [2]
 
 
+def test_confusion_matrix_worked() -> None:
+    assert metrics.confusion_matrix(P, Y).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    hits = np.diag(metrics.confusion_matrix(P, Y))[:2] / np.bincount(Y)
+    assert hits.mean() == metrics.balanced_accuracy(P, Y)
+    with pytest.raises(DataError, match="not finite"):
+        metrics.confusion_matrix(P * np.nan, Y)
+
+
 def test_balanced_accuracy_weighs_classes_and_not_rows() -> None:
     labels = np.array([0] * 9 + [1])
     majority = np.tile([0.9, 0.1], (10, 1))

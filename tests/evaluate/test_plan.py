@@ -98,3 +98,18 @@ def test_class_ids_become_names() -> None:
     classes = ("round", "spiral", "edge-on")
     assert class_names("class id 1 has only 7 labels; x", classes) == "class 'spiral' has only 7 labels; x"
     assert class_names("no label of class ids [0, 2]", classes) == "no label of classes 'round', 'edge-on'"
+
+
+def test_a_task_from_a_file_is_planned_as_one_of_the_domain(tmp_path: Path, survey: Store, run: Path) -> None:
+    path = tmp_path / "shape.yaml"
+    path.write_text("column: class\nclasses: {elliptical: round, spiral: disk, edge-on: disk}\nbudgets: [12]\n")
+    plan = _plan(run, survey, task=str(path), labels=())
+    assert (plan.data.task.name, plan.data.classes) == ("shape", ("disk", "round"))
+    assert [str(budget) for budget in plan.budgets] == ["12"]
+
+
+def test_kinds_that_no_curve_is_drawn_for(tmp_path: Path, survey: Store, run: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("column: class\nkind: retrieval\n")
+    with pytest.raises(ConfigError, match="task 'search' is of kind 'retrieval'; few-label curves are drawn for kind"):
+        _plan(run, survey, task=str(path))

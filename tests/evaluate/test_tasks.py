@@ -136,8 +136,8 @@ def test_too_few_test_units(tmp_path: Path, make_store: Any) -> None:
 
 
 def test_kinds_and_metrics_that_no_curve_is_drawn_for(survey: Store) -> None:
-    with pytest.raises(ConfigError, match="is of kind 'counts'"):
-        load_task(survey, TransferTask("t", "class", kind="counts"))
+    with pytest.raises(ConfigError, match="is of kind 'dense'; few-label tasks are class, multilabel, counts, retr"):
+        load_task(survey, TransferTask("t", "class", kind="dense"))
     with pytest.raises(ConfigError, match="no primary metric named 'auroc'"):
         load_task(survey, TransferTask("t", "class", metric="auroc"))
 
@@ -147,3 +147,79 @@ def test_the_digest_is_of_ids_and_classes(survey: Store) -> None:
     renamed = TransferTask("t", "class", classes={kind: kind.upper() for kind in KINDS})
     assert load_task(survey, renamed).digest != load_task(survey, MORPHOLOGY).digest
     assert np.array_equal(load_task(survey, renamed).train, load_task(survey, MORPHOLOGY).train)
+
+
+VOTES = TransferTask("bars", kind="counts", columns=("bar_yes", "bar_no"))
+SIGNS = TransferTask("signs", kind="multilabel", columns=("ring", "bar", "merger"))
+
+
+def _with_table(folder: Path, make_store: Any, **columns: list[Any]) -> Store:
+    store = make_store(folder, NAMES, classes={})
+    write_table(store.path, "extra", pa.table({"id": NAMES, **columns}))
+    return store
+
+
+def test_votes_are_read_and_rows_without_any_are_unlabelled(tmp_path: Path, make_store: Any) -> None:
+    yes, no = [i % 4 for i in range(36)], [None if i % 4 == 0 else 1 for i in range(36)]
+    store = _with_table(tmp_path / "s", make_store, bar_yes=yes, bar_no=no)
+    data = load_task(store, VOTES)
+    numbers = [int(store.ids[i][1:]) for i in data.train]
+    assert all(i % 4 for i in numbers)
+    assert data.train_targets.tolist() == [[i % 4, 1] for i in numbers]
+    assert data.train_labels.tolist() == [0] * len(numbers)
+    assert (data.classes, data.strata) == (VOTES.columns, VOTES.columns)
+    assert (len(data.train) + len(data.test), data.test_targets.shape) == (27, (len(data.test), 2))
+
+
+def test_labels_are_present_absent_or_unknown_and_the_rarest_present_is_the_stratum(
+    tmp_path: Path, make_store: Any
+) -> None:
+    ring = [i % 2 == 0 for i in range(36)]
+    bar = [None if i < 18 else float(i % 4 == 0) for i in range(36)]
+    merger = [1 if i in (4, 20, 9, 10) else 0 for i in range(36)]
+    data = load_task(_with_table(tmp_path / "s", make_store, ring=ring, bar=bar, merger=merger), SIGNS)
+    assert data.strata == ("ring", "bar", "merger", "none of these")
+    ids = {name: k for k, name in enumerate(data.train_units)}
+    # Training galaxies: merger 3, bar 3 of those known, ring 12. g004 is a ring and a merger, g021 nothing.
+    strata = {name: data.strata[data.train_labels[ids[name]]] for name in ("g004", "g000", "g021", "g028")}
+    assert strata == {"g004": "merger", "g000": "ring", "g021": "none of these", "g028": "bar"}
+    np.testing.assert_array_equal(data.train_targets[ids["g004"]], [1, np.nan, 1])
+    assert (len(data.train), len(data.test)) == (24, 12)
+
+
+def test_where_and_digest_of_votes(tmp_path: Path, make_store: Any) -> None:
+    counts = {"bar_yes": [i % 5 for i in range(36)], "bar_no": [1] * 36}
+    store = _with_table(tmp_path / "s", make_store, **counts, survey=["ab"[i % 2] for i in range(36)])
+    half = load_task(store, TransferTask("b", kind="counts", columns=VOTES.columns, where={"survey": ("a",)}))
+    assert all(int(store.ids[i][1:]) % 2 == 0 for i in [*half.train, *half.test])
+    other = _with_table(tmp_path / "t", make_store, **{**counts, "bar_no": [2] * 36})
+    assert load_task(store, VOTES).digest != load_task(other, VOTES).digest
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "message"),
+    [
+        ({"bar_yes": [-1] * 36, "bar_no": [1] * 36}, VOTES, r"column 'bar_yes' of .* has 36 values such as -1; kind"),
+        ({"bar_yes": ["x"] * 36, "bar_no": [1] * 36}, VOTES, r"column 'bar_yes' of .* holds no numbers"),
+        ({"bar_yes": [3] * 36, "bar_no": [0] * 36}, VOTES, r"split=train of .* 24 labelled samples, lacks votes"),
+        ({"ring": [2] * 36, "bar": [1] * 36, "merger": [0] * 36}, SIGNS, r"needs 1 \(present\), 0 \(absent\) or mis"),
+        ({"ring": [1] * 36, "bar": [1] * 36, "merger": [0] * 36}, SIGNS, r"lacks a label that is both present and"),
+    ],
+)
+def test_columns_that_cannot_be_labels(
+    tmp_path: Path, make_store: Any, columns: dict[str, Any], task: TransferTask, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_task(_with_table(tmp_path / "s", make_store, **columns), task)
+
+
+def test_several_columns_that_are_absent(survey: Store) -> None:
+    with pytest.raises(StoreError, match=r"has no column 'bar_yes'"):
+        load_task(survey, VOTES)
+
+
+def test_retrieval_reads_classes(survey: Store) -> None:
+    task = TransferTask("r", "class", kind="retrieval")
+    assert task.metric == "mean_average_precision"
+    data = load_task(survey, task)
+    assert (data.classes, data.train_targets) == (("edge-on", "elliptical", "spiral"), None)

@@ -96,6 +96,7 @@ def _in_place(train: View, evaluate: View) -> tuple[View, View]:
         (lambda s: {"tasks": (TransferTask("t", "class", unit="patient"),)}, "unit 'patient'"),
         (lambda s: {"tasks": (TransferTask("t", "kind"),)}, r"task 't' reads \['kind'\]"),
         (lambda s: {"tasks": (TransferTask("t", "class", classes={"x": "y"}),)}, "needs two"),
+        (lambda s: {"tasks": (TransferTask("t", kind="counts", columns=("a", "b")),)}, r"task 't' reads \['a', 'b'\]"),
         (lambda s: {"display": lambda sample: np.zeros((4, 4))}, "display gives float64"),
         (_wrap(_single), "methods compare two"),
         (_wrap(_unseeded), "differs from equal generators"),

@@ -1,0 +1,104 @@
+"""The frozen head of each kind of task, and its scores: what a transfer asks without knowing the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from sciencessl.evaluate.fits import Fit, run_fit
+from sciencessl.evaluate.metrics import correct
+from sciencessl.evaluate.multilabel import fit_labels, label_metrics, multilabel_metrics, multilabel_scores
+from sciencessl.evaluate.retrieval import RetrievalScores, retrieval_scores
+from sciencessl.evaluate.tasks import TaskData
+from sciencessl.evaluate.votes import fit_votes, mean_fractions, vote_metrics, vote_scores
+
+
+def output_width(data: TaskData) -> int:
+    """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval."""
+    return 2 if data.task.kind == "retrieval" else len(data.classes)
+
+
+def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
+    """Fit the kind's head on a budget's rows, tuned on these alone, and score it on the test rows.
+
+    Logistic regression for classes, one for each label for several labels, a multinomial for votes; retrieval fits
+    nothing, its budget is the pool that is searched.
+
+    Args:
+        data: The task.
+        rows: (n,) positions in the pool of the budget's samples.
+        train: (n, F) their features.
+        test: (m, F) features of the test samples.
+        seed: Of the folds.
+
+    Returns:
+        A fit whose `probabilities` are (m, `output_width`): class probabilities, probabilities of presence, expected
+        fractions, or average precision and precision at k of each query.
+
+    Raises:
+        DataError: For features that are not finite or shapes that do not match.
+    """
+    return _FITS[data.task.kind](data, rows, train, test, seed)
+
+
+def sample_scores(data: TaskData, outputs: np.ndarray) -> np.ndarray:
+    """(m,) scores of the test samples in the task's primary metric, from `Fit.probabilities` of one fit.
+
+    Their mean is the metric: `hierarchical_interval` takes them with strata for balanced accuracy (whose scores are
+    right answers) and without for every other metric.
+    """
+    name, targets = data.task.metric, data.test_targets
+    if data.task.kind == "retrieval":
+        return outputs[:, 0 if name == "mean_average_precision" else 1].astype(np.float64)
+    if targets is None:
+        return correct(outputs, data.test_labels)
+    score = multilabel_scores if data.task.kind == "multilabel" else vote_scores
+    return score(name, outputs.astype(np.float64), targets)
+
+
+def _fit_classes(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
+    return run_fit("logistic", train, data.train_labels[rows], data.train_units[rows], test, data.test_labels,
+                   len(data.classes), seed)
+
+
+def _fit_labels(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
+    targets, truth = _targets(data, rows)
+    fitted = fit_labels(train, targets, data.train_units[rows], seed)
+    found = fitted.probabilities(test)
+    chosen = ", ".join(
+        f"{name}: " + (f"C={head.c:g}" + (" (fixed)" if head.fixed else "") if head else "no label")
+        for name, head in zip(data.classes, fitted.heads, strict=True)
+    )
+    each = {f"{metric} {name}": float(value) for metric, values in label_metrics(found, truth).items()
+            for name, value in zip(data.classes, values, strict=True)}
+    metrics = {**multilabel_metrics(found, truth), **each}
+    return Fit(found.astype(np.float32), len(rows), fitted.trials, chosen, metrics)
+
+
+def _fit_votes(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
+    counts, truth = _targets(data, rows)
+    fitted = fit_votes(train, counts, data.train_units[rows], seed, dispersion=True)
+    found = fitted.fractions(test)
+    scattered = float(vote_scores("nll", found, truth, fitted.strength).mean())
+    metrics = {**vote_metrics(found, truth, mean_fractions(counts)), "dirichlet_nll": scattered}
+    chosen = f"C={fitted.model.c:g}" + (" (fixed)" if fitted.fixed else "") + f", strength={fitted.strength:.3g}"
+    return Fit(found.astype(np.float32), len(rows), fitted.trials, chosen, metrics)
+
+
+def _search(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
+    found: RetrievalScores = retrieval_scores(train, data.train_labels[rows], test, data.test_labels)
+    columns = np.stack([found.average_precision, found.precision_at_k], axis=1)
+    metrics = dict(zip(("mean_average_precision", "precision_at_k"), columns.mean(axis=0).tolist(), strict=True))
+    return Fit(columns.astype(np.float32), len(rows), 1, f"k={found.k} (fixed)", metrics)
+
+
+def _targets(data: TaskData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    assert data.train_targets is not None  # `load_task` gives them for these kinds
+    assert data.test_targets is not None
+    return data.train_targets[rows], data.test_targets
+
+
+_FITS: Mapping[str, Callable[[TaskData, np.ndarray, np.ndarray, np.ndarray, int], Fit]] = {
+    "class": _fit_classes, "multilabel": _fit_labels, "counts": _fit_votes, "retrieval": _search,
+}

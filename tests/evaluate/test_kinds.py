@@ -1,0 +1,89 @@
+"""Each kind's frozen fit and scores, as a transfer would ask for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sciencessl.evaluate import metrics
+from sciencessl.evaluate.fits import run_fit
+from sciencessl.evaluate.kinds import frozen_fit, output_width, sample_scores
+from sciencessl.evaluate.multilabel import fit_labels
+from sciencessl.evaluate.retrieval import retrieval_scores
+from sciencessl.evaluate.statistics import hierarchical_interval
+from sciencessl.evaluate.tasks import TaskData
+from sciencessl.evaluate.votes import fit_votes, mean_fractions, vote_metrics
+from sciencessl.spec import PRIMARY_METRICS, TransferTask
+
+N, M = 120, 60
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(size=(N + M, 6))
+CLASSES = (FEATURES[:, :3] + 0.7 * RNG.normal(size=(N + M, 3))).argmax(axis=1)
+PRESENT = (FEATURES[:, :3] + RNG.normal(size=(N + M, 3)) > 0.4).astype(float)
+PRESENT[:30, 1] = np.nan
+FRACTIONS = np.exp(FEATURES[:, :3]) / np.exp(FEATURES[:, :3]).sum(axis=1, keepdims=True)
+COUNTS = np.array([RNG.multinomial(20, p) for p in FRACTIONS]).astype(float)
+TARGETS = {"multilabel": PRESENT, "counts": COUNTS}
+ROWS = np.arange(0, N, 2)
+
+
+def task_data(kind: str, metric: str = "") -> TaskData:
+    columns = ("a", "b", "c")
+    several = kind in TARGETS
+    task = TransferTask("t", "" if several else "x", kind=kind, metric=metric, columns=columns if several else ())  # type: ignore[arg-type]
+    targets = TARGETS[kind] if several else None
+    return TaskData(
+        task, columns, np.arange(N), CLASSES[:N], np.arange(N), N + np.arange(M), CLASSES[N:], N + np.arange(M), "", {},
+        None if targets is None else targets[:N], None if targets is None else targets[N:],
+    )
+
+
+def fit(data: TaskData):
+    return frozen_fit(data, ROWS, FEATURES[:N][ROWS], FEATURES[N:], 0)
+
+
+@pytest.mark.parametrize("kind", ["class", "multilabel", "counts", "retrieval"])
+def test_every_primary_metric_is_the_mean_of_its_sample_scores(kind: str) -> None:
+    for metric in PRIMARY_METRICS[kind]:
+        data = task_data(kind, metric)
+        found = fit(data)
+        assert found.probabilities.shape == (M, output_width(data))
+        strata = data.test_labels if metric == "balanced_accuracy" else None
+        scores = sample_scores(data, found.probabilities)
+        interval = hierarchical_interval(np.stack([scores, scores]), data.test_units, strata)
+        assert interval.mean == pytest.approx(found.metrics[metric], abs=1e-6)
+        assert interval.standard_error > 0
+        assert found.n_labels == len(ROWS)
+
+
+def test_classes_are_fitted_as_ever() -> None:
+    data = task_data("class")
+    ever = run_fit("logistic", FEATURES[ROWS], CLASSES[ROWS], ROWS, FEATURES[N:], CLASSES[N:], 3, 0)
+    assert fit(data).metrics == ever.metrics
+    np.testing.assert_array_equal(sample_scores(data, ever.probabilities),
+                                  metrics.correct(ever.probabilities, CLASSES[N:]))
+
+
+def test_labels_report_each_label_and_its_setting() -> None:
+    found = fit(task_data("multilabel"))
+    alone = fit_labels(FEATURES[ROWS], PRESENT[ROWS], ROWS, 0)
+    np.testing.assert_allclose(found.probabilities, alone.probabilities(FEATURES[N:]), atol=1e-6)
+    assert found.metrics["auroc"] == pytest.approx(np.mean([found.metrics[f"auroc {name}"] for name in "abc"]))
+    assert found.chosen == ", ".join(f"{n}: C={h.c:g}" for n, h in zip("abc", alone.heads, strict=True))
+    assert found.trials == alone.trials
+
+
+def test_votes_report_the_mean_predictor_and_the_scatter() -> None:
+    found = fit(task_data("counts"))
+    alone = fit_votes(FEATURES[ROWS], COUNTS[ROWS], ROWS, 0, dispersion=True)
+    expected = vote_metrics(alone.fractions(FEATURES[N:]), COUNTS[N:], mean_fractions(COUNTS[ROWS]))
+    assert {name: found.metrics[name] for name in expected} == pytest.approx(expected)
+    assert found.metrics["nll"] < found.metrics["mean_nll"]
+    assert found.metrics["dirichlet_nll"] == pytest.approx(found.metrics["nll"], rel=0.05)
+
+
+def test_retrieval_searches_the_budget_only() -> None:
+    found = fit(task_data("retrieval"))
+    alone = retrieval_scores(FEATURES[ROWS], CLASSES[ROWS], FEATURES[N:], CLASSES[N:])
+    np.testing.assert_allclose(found.probabilities[:, 0], alone.average_precision, rtol=1e-6)
+    assert (found.chosen, found.trials) == ("k=10 (fixed)", 1)
