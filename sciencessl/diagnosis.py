@@ -56,7 +56,7 @@ def doctor(folder: str | Path = ".") -> list[Finding]:
     """Look at everything that often explains a failure: versions, machine, memory, disk, plug-ins.
 
     Args:
-        folder: Where stores and runs are to be written: its free space is looked at.
+        folder: Where stores and runs are to be written, now or later: its free space is looked at.
     """
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "sciencessl": _installation, "links": _links, "Python": _python, "CPU": _cpu, "memory": _memory,
@@ -129,9 +129,11 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    free = shutil.disk_usage(folder).free / GIB
+    place = folder.resolve()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / GIB
     advice = "Free some, or write stores and runs elsewhere; `sciencessl prepare --dry-run` tells the size of a store."
-    yield _above(Finding("disk", f"{free:.1f} GiB free in {folder.resolve()}", "warning", advice), free, LEAST_DISK_GIB)
+    yield _above(Finding("disk", f"{free:.1f} GiB free in {place}", "warning", advice), free, LEAST_DISK_GIB)
 
 
 def _above(finding: Finding, value: float, least: float) -> Finding:

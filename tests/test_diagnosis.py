@@ -34,6 +34,12 @@ def test_this_environment_is_sound_and_told_in_full(tmp_path: Path) -> None:
     assert found["domains"].value == "galaxy, pathology, web"
 
 
+def test_the_folder_may_be_made_later(tmp_path: Path) -> None:
+    found = named(doctor(tmp_path / "not" / "yet"))["disk"]
+    assert found.value.endswith(f"free in {tmp_path / 'not' / 'yet'}")
+    assert found.state != "broken"
+
+
 def test_a_library_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     found = named(doctor())
