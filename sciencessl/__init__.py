@@ -1,9 +1,10 @@
 """From survey tiles, slides or an uncurated crawl to a self-supervised model, with honest few-label curves.
 
-Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`, `report`
-and `demo`. What lists or looks into a store has a longer name, since `domains`, `methods`, `backbones` and `store` are
-packages: `list_domains`, `list_methods`, `list_backbones`, `store_info`, `store_verify`, `store_show`. Importing this
-package imports nothing heavy.
+Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
+`report`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has a longer name, since `domains`,
+`methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`, `list_methods`, `list_presets`,
+`list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`. Importing this package imports nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ _PUBLIC = {
     "embed": "sciencessl.evaluate.embed:embed",
     "transfer": "sciencessl.evaluate.transfer:transfer",
     "report": "sciencessl.evaluate.report:report",
+    "export": "sciencessl.evaluate.export:export",
+    "doctor": "sciencessl.diagnosis:doctor",
     "demo": "sciencessl.demonstration:demo",
     "list_domains": "sciencessl.registry:domains",
     "list_methods": "sciencessl.registry:methods",
+    "list_presets": "sciencessl.presets:presets",
     "list_backbones": "sciencessl.backbones.timm_backbones:list_backbones",
+    "config_explain": "sciencessl.explanation:explain",
     "store_info": "sciencessl.store.info:info",
     "store_verify": "sciencessl.store.verify:verify",
     "store_show": "sciencessl.store.show:show",

@@ -225,11 +225,8 @@ def preset_layers(scale: str, method: str, domain: str, user: Sequence[str | Pat
 
 
 def _domain_layer(domain: str) -> list[Layer]:
-    try:
-        folder = files(registry.domain_module(domain))
-    except TypeError:
-        return []  # a domain in a single module has no folder of its own to keep a preset in
-    return _optional(folder / "preset.yaml", f"domain {domain}")
+    path = registry.domain_preset(domain)
+    return _optional(path, f"domain {domain}") if path else []
 
 
 def scales() -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, RunError
 from sciencessl.preparation import prepare, report_text
-from sciencessl.registry import load_domain
+from sciencessl.registry import DEMO_DOMAIN, load_domain
 from sciencessl.spec import DomainSpec, TransferTask
 
 SAMPLES = 1500
@@ -49,7 +49,7 @@ class DemoResult:
 
 
 def demo(
-    domain: str = "galaxy",
+    domain: str = DEMO_DOMAIN,
     out: str | Path = "demo",
     samples: int = SAMPLES,
     minutes: float = MINUTES,

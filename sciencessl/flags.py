@@ -150,6 +150,30 @@ def attribute_docs(kind: type) -> dict[str, str]:
     return docs
 
 
+def split_settings(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words of a command that are no settings, and the settings: what has a dot, or an underscore in its name.
+
+    Taken off before the flags are parsed, since the value of a word that a parser does not know could as well be an
+    argument of its own.
+
+    Args:
+        arguments: Of the command line.
+        names: Settings that have a flag too, which is written with dashes.
+
+    >>> split_settings(["explain", "run", "--views.size", "96", "--json"], [])
+    (['explain', 'run', '--json'], {'views.size': '96'})
+    """
+    rest: list[str] = []
+    settings: list[str] = []
+    place = rest
+    for word in arguments:
+        if re.match(r"-+[a-zA-Z]", word):
+            name = word[2:].partition("=")[0]
+            place = settings if "." in name or ("_" in name and name in names) else rest
+        place.append(word)
+    return rest, dotted_settings(settings)
+
+
 def dotted_settings(arguments: Sequence[str]) -> dict[str, Any]:
     """`--optim.base_lr 0.1 --views.area 0.2 0.8` -> names and values; dashes become underscores.
 

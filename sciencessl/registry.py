@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,16 @@ from sciencessl.errors import RegistryError, did_you_mean, unknown_name
 from sciencessl.spec import API, DomainSpec
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from sciencessl.methods.base import Method
 
 PREPARER = "sciencessl.data_prep.engine:prepare"
 PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
+DEMO_DOMAIN = "galaxy"
+"""What `demo` shows when nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,24 @@ def _method_targets() -> dict[str, list[tuple[str, str]]]:
 
 
 def domain_module(name: str) -> str:
-    """Module of a domain, beside which its `preset.yaml` lies.
+    """Module of a domain.
 
     Raises:
         RegistryError: When there is no domain of that name.
     """
     return _target("domain", name, _domain_targets()).partition(":")[0]
+
+
+def domain_preset(name: str) -> Traversable | None:
+    """Where a domain keeps its `preset.yaml`, which need not be there; None for a domain without a folder of its own.
+
+    Raises:
+        RegistryError: When there is no domain of that name.
+    """
+    try:
+        return files(domain_module(name)) / "preset.yaml"
+    except TypeError:
+        return None  # a domain in a single module
 
 
 def load_domain(name: str) -> DomainSpec:

@@ -21,6 +21,7 @@ from PIL import Image
 import sciencessl
 from sciencessl import cli
 from sciencessl.config import RunConfig, leaf_names
+from sciencessl.diagnosis import Finding
 from sciencessl.registry import load_domain, prepare_settings
 from sciencessl.train.run import RunResult
 
@@ -31,6 +32,7 @@ SMALL = [
 ]  # fmt: skip
 HEADS = ["--options.hidden", "32", "--options.out", "16"]
 SAMPLES = {"galaxy": 60, "pathology": 160, "web": 60}
+FUNCTIONS = ("prepare", "pretrain", "embed", "transfer", "report", "export", "doctor", "demo")
 TASKS = {"galaxy": "morphology", "pathology": "tissue", "web": "classes"}
 
 
@@ -281,6 +283,47 @@ def test_listings(tmp_path: Path) -> None:
     assert "--options.tau_base" in call("methods").out
     assert "regnety_002" in call("backbones", "regnety*", "--json").json
     assert call().out.startswith("usage: sciencessl")
+    assert {preset["use"] for preset in call("presets", "--json").json} >= {"--scale laptop", "--method byol"}
+    assert "recipe small_stamps  (--config recipe/small_stamps)" in call("presets").out.splitlines()
+
+
+def test_explain_shows_what_pretrain_would_do_with_the_same_words(store: Path) -> None:
+    words = ["--data", store, "--views.size", "96", "--batch", "64", "--label_weight", "2", "--optim.warmup=0.5"]
+    rows = {row["name"]: row for row in call("config", "explain", *words, "--json").json}
+    given = {"views.size": 96, "batch": 64, "label_weight": 2.0, "optim.warmup": 0.5, "data": str(store)}
+    assert {name: rows[name]["value"] for name in given} == given
+    assert {name for name, row in rows.items() if row["origin"] == "flags"} == set(given)
+    changed = call("config", "explain", *words, "--changed")
+    assert changed.code == 0
+    assert ["views.size", "96", "flags", "(default", "64)"] in [line.split() for line in changed.out.splitlines()]
+    assert "views.area" not in changed.out
+    assert "views.area" in call("config", "explain", *words).out
+
+
+def test_explain_of_a_run(path: Walk) -> None:
+    rows = {row["name"]: row for row in call("config", "explain", path.run, "--json").json}
+    assert (rows["steps"]["value"], rows["steps"]["origin"]) == (4, "flags")
+    assert rows["views.size"]["value"] == 32
+
+
+def test_export_is_loaded_by_timm_with_the_features_of_embed(path: Walk) -> None:
+    import timm
+
+    shown = call("export", path.run, "--out", path.folder / "model", "--json")
+    assert (shown.code, shown.json["format"]) == (0, "timm"), shown.err
+    model = timm.create_model(f"local-dir:{path.folder / 'model'}", pretrained=True)
+    assert model.num_features == shown.json["features"]
+    again = call("export", path.run, "--out", path.folder / "model", "--overwrite")
+    assert "timm.create_model(" in again.out
+
+
+def test_doctor_fails_only_where_something_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = [Finding("a", "1"), Finding("b", "2", "warning", "Look.")]
+    monkeypatch.setattr("sciencessl.diagnosis.doctor", lambda folder: found)
+    assert call("doctor").code == 0
+    found.append(Finding("c", "3", "broken", "Mend."))
+    shown = call("doctor", "--json")
+    assert (shown.code, [row["state"] for row in shown.json]) == (1, ["ok", "warning", "broken"])
 
 
 @pytest.mark.parametrize("verb", sorted(cli.VERBS))
@@ -316,7 +359,7 @@ def test_the_module_exits_with_the_code_and_without_a_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["prepare", "pretrain", "embed", "transfer", "report", "demo"])
+@pytest.mark.parametrize("verb", FUNCTIONS)
 def test_verbs_are_functions_of_the_same_name(verb: str) -> None:
     assert getattr(sciencessl, verb).__name__ == verb
     assert verb in sciencessl.__all__
@@ -333,13 +376,13 @@ def test_public_names_survive_the_import_of_packages_beside_them() -> None:
 def test_flags_and_arguments_of_the_functions_agree() -> None:
     """Names and defaults; settings of a run and of preparation travel in one argument."""
     renamed = {"transfer": "transfers"}
-    gathered = {"prepare": prepare_settings(), "pretrain": RunConfig}
+    gathered = {"prepare": prepare_settings(), "pretrain": RunConfig, "config": RunConfig}
     options = {name for d in ("galaxy", "pathology", "web") for name in leaf_names(load_domain(d).prepare_options)}
-    for verb in ("prepare", "pretrain", "embed", "transfer", "report", "demo"):
-        parameters = inspect.signature(getattr(sciencessl, verb)).parameters
+    for verb, function in {**dict(zip(FUNCTIONS, FUNCTIONS, strict=True)), "config": "config_explain"}.items():
+        parameters = inspect.signature(getattr(sciencessl, function)).parameters
         for action in cli._parsers([verb])[1][verb]._actions:
             name = renamed.get(action.dest, action.dest) if verb == "report" else action.dest
-            if name in ("help", "json"):
+            if name in ("help", "json", "action"):
                 continue
             if name not in parameters:
                 assert name in {*leaf_names(gathered[verb]), *options}, f"{verb} {action.option_strings}"

@@ -279,11 +279,28 @@ def test_words_in_the_wrong_place(tmp_path: Path) -> None:
     refused(2, ["unexpected 'twice'", "--name value"], "pretrain", "--out", tmp_path / "r", "twice")
 
 
+def test_what_cannot_be_explained(store: Path, run: Path, tmp_path: Path) -> None:
+    refused(2, ["invalid choice: 'explan'", "Did you mean 'explain'?"], "config", "explan", "--data", store)
+    refused(2, ["one of --data STORE, --domain NAME"], "config", "explain")
+    refused(2, ["views.siz", "Did you mean 'views.size'?"], "config", "explain", "--domain", "web", "--views.siz", 9)
+    refused(2, ["there is no option --chagned", "Did you mean '--changed'?"], "config", "explain", run, "--chagned")
+    refused(2, [f"{run} has its settings already", "--views.size"], "config", "explain", run, "--views.size", 9)
+    refused(2, ["no run", "config.yaml"], "config", "explain", tmp_path)
+
+
+def test_an_export_onto_something_else(run: Path, store: Path, tmp_path: Path) -> None:
+    refused(1, [store, "no earlier export", "another --out"], "export", run, "--out", store, "--overwrite")
+    refused(1, [run, "no earlier export"], "export", run, "--out", run)
+    assert call("export", run, "--out", tmp_path / "e")[0] == 0
+    refused(1, [tmp_path / "e", "--overwrite replaces it"], "export", run, "--out", tmp_path / "e")
+
+
 def test_folders_that_are_no_run(store: Path, tmp_path: Path) -> None:
     none = tmp_path / "none"
     refused(1, [none, "no run"], "embed", none, "--data", store, "--out", tmp_path / "e")
     refused(1, [none, "no run"], "transfer", none, "--data", store, "--task", "morphology", "--out", tmp_path / "t")
     refused(1, [none, "no run"], "report", none)
+    refused(1, [none, "no run"], "export", none, "--out", tmp_path / "x")
     refused(1, [none, "holds no run"], "pretrain", "--out", none, "--resume")
 
 

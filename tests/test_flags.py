@@ -19,6 +19,7 @@ from sciencessl.flags import (
     scale_settings,
     settings_text,
     shown_default,
+    split_settings,
 )
 from sciencessl.registry import load_domain, prepare_settings
 
@@ -128,3 +129,18 @@ def test_dotted_settings() -> None:
     assert dotted_settings([]) == {}
     with pytest.raises(ConfigError, match="unexpected 'word': settings are written --name value"):
         dotted_settings(["word"])
+
+
+def test_settings_are_split_off_wherever_they_stand() -> None:
+    words = ["explain", "run", "--views.area", "0.2", "0.8", "--json", "--optim.base-lr=0.1", "--labels", "a", "b",
+             "--options.shift", "-0.5", "--label_weight", "2", "-h"]  # fmt: skip
+    rest, settings = split_settings(words, ["label_weight"])
+    assert rest == ["explain", "run", "--json", "--labels", "a", "b", "-h"]
+    assert settings == {
+        "views.area": ["0.2", "0.8"], "optim.base_lr": "0.1", "options.shift": "-0.5", "label_weight": "2",
+    }  # fmt: skip
+
+
+def test_words_that_are_no_settings_stay_as_they_are() -> None:
+    words = ["pretrain", "--data", "a.b.zarr", "--config=my.yaml", "--dry_run", "--", "x.y", "-n", "3"]
+    assert split_settings(words, ["label_weight"]) == (words, {})

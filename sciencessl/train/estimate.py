@@ -15,10 +15,11 @@ import torch
 from sciencessl.config import RunConfig
 from sciencessl.data.loader import make_loader
 from sciencessl.errors import ConfigError
+from sciencessl.machine import cores
 from sciencessl.optim.schedules import epochs_to_steps
 from sciencessl.samples import Batch
 from sciencessl.train.measure import choose
-from sciencessl.train.plan import Plan, build_optimizer, cores, make_recipe, make_stream, memory_layout, sample_batch
+from sciencessl.train.plan import Plan, build_optimizer, make_recipe, make_stream, memory_layout, sample_batch
 from sciencessl.train.step import train_step
 
 TIMED_SECONDS = (2.0, 15.0)

@@ -25,6 +25,7 @@ from sciencessl.store.files import write_atomic
 MODEL = "exported/model.json"
 WEIGHTS = "exported/encoder.safetensors"
 CONFIG = "config.yaml"
+OVERRIDES = "overrides.txt"
 METRICS = "metrics.jsonl"
 COST = "cost.json"
 LIBRARIES = ("sciencessl", "torch", "timm", "lightning", "albumentations", "numpy", "zarr", "pyarrow", "scikit-learn")
@@ -135,13 +136,14 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: library_version(name) for name in LIBRARIES},
         "argv": sys.argv[1:],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _version(name: str) -> str:
+def library_version(name: str) -> str:
+    """Installed version of a distribution, or `absent`."""
     try:
         return version(name)
     except PackageNotFoundError:

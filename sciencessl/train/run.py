@@ -19,6 +19,7 @@ from sciencessl.config import FullConfig, build_config, load_config, preset_laye
 from sciencessl.data.loader import start_server
 from sciencessl.errors import ConfigError, RunError
 from sciencessl.registry import load_domain, load_method
+from sciencessl.spec import DomainSpec
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
 from sciencessl.train import checkpoint as ckpt
@@ -101,7 +102,7 @@ def pretrain(
         given = _given(method, scale, config, settings)
         full = _resumed(run, data, given)
     else:
-        full = _fresh(data, method, scale, config, settings or {})
+        full = fresh_settings(domain_of(data), data, method, scale, config, settings or {})
         check_length(full.run)
     if full.run.compute.workers:
         start_server()
@@ -134,14 +135,38 @@ def _given(
     return {name: value for name, (value, default) in wanted.items() if value != default} | dict(settings or {})
 
 
-def _fresh(
-    data: str | Path, method: str, scale: str, config: Sequence[str | Path], settings: Mapping[str, Any]
+def fresh_settings(
+    domain: DomainSpec, data: str | Path, method: str, scale: str, config: Sequence[str | Path],
+    settings: Mapping[str, Any],
 ) -> FullConfig:
-    domain = load_domain(Store(data).header.domain)
+    """The settings of a new run, from all layers.
+
+    Args:
+        domain: Of the store.
+        data: The store, which is not opened.
+        method: As in `pretrain`, like all that follow.
+        scale: As in `pretrain`.
+        config: As in `pretrain`.
+        settings: As in `pretrain`.
+
+    Raises:
+        ConfigError: For a setting that does not exist or breaks its rule.
+        RegistryError: For an unknown method.
+    """
     flags = {**settings, "data": str(data), "method": method}
     return build_config(
         preset_layers(scale, method, domain.name, config), load_method(method).Options, domain.train_options, flags
     )
+
+
+def domain_of(data: str | Path) -> DomainSpec:
+    """The domain of a store.
+
+    Raises:
+        StoreError: When there is no sealed store.
+        RegistryError: When its domain is not installed.
+    """
+    return load_domain(Store(data).header.domain)
 
 
 def _resumed(run: Path, data: str | Path, given: Mapping[str, Any]) -> FullConfig:
@@ -156,8 +181,7 @@ def _resumed(run: Path, data: str | Path, given: Mapping[str, Any]) -> FullConfi
             f"--resume continues {run} with its own settings; got {', '.join(changed)} as well. Leave them out, or "
             "start a new run from its weights with --init-from."
         )
-    domain = load_domain(Store(data or values["data"]).header.domain)
-    full = load_config(path, load_method(values["method"]).Options, domain.train_options)
+    full = load_config(path, load_method(values["method"]).Options, domain_of(data or values["data"]).train_options)
     return full if not data else dataclasses.replace(full, run=dataclasses.replace(full.run, data=str(data)))
 
 
@@ -175,7 +199,7 @@ def _threads(number: int) -> Iterator[None]:
 
 def _write_start(run: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
     begin_cost(run, operations_per_image(plan))
-    (run / "overrides.txt").write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
+    (run / folder.OVERRIDES).write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
     write_atomic(run / "environment.json", json.dumps(folder.environment(), indent=1).encode())
     # The config last: a folder with it is a run that can be resumed.
     save_config(plan.config, run / folder.CONFIG)

@@ -26,7 +26,8 @@ OPTIONAL = ("astropy", "faiss", "imagecodecs", "openslide", "pydicom", "ray", "r
 """Libraries that an extra or the user brings: imported inside the functions that need them, or not at all."""
 
 PARSERS = ("sciencessl/config.py", "sciencessl/cli.py")
-TORCH_FREE = tuple(f"sciencessl/{stem}.py" for stem in ("spec", "errors", "registry", "config", "cli"))
+VERBS = tuple(sorted(f"sciencessl/verbs/{path.name}" for path in (REPO / "sciencessl" / "verbs").glob("*.py")))
+TORCH_FREE = (*(f"sciencessl/{stem}.py" for stem in ("spec", "errors", "registry", "config", "cli")), *VERBS)
 
 
 class Import(NamedTuple):
@@ -116,6 +117,13 @@ def test_the_check_reads_each_file_once() -> None:
     assert len({path.resolve() for path in files}) == len(files) > 0
 
 
+def test_verbs_ask_the_registry_which_domains_there_are() -> None:
+    domains = tuple(path.parent.name for path in (REPO / "domains").glob("*/__init__.py"))
+    trees = {name: ast.parse((REPO / name).read_text(encoding="utf-8")) for name in VERBS}
+    assert [(name, *hit) for name, tree in trees.items() for hit in named_packages(tree, domains)] == []
+    assert list(named_packages(ast.parse("default = 'galaxy'"), domains)) == [("galaxy", 1)]
+
+
 PLANTED = [
     ("sciencessl/train/run.py", "from sciencessl.domains.galaxy import SPEC", "does not depend on sciencessl.domains"),
     ("sciencessl/store/reader.py", "from sciencessl import data_prep", "does not depend on sciencessl.data_prep"),
@@ -127,6 +135,7 @@ PLANTED = [
         "does not depend on sciencessl.data_prep",
     ),
     ("sciencessl/train/run.py", "load('sciencessl.domains.galaxy:SPEC')", "names sciencessl.domains in a string"),
+    ("sciencessl/verbs/data.py", "load('sciencessl.domains.galaxy:SPEC')", "names sciencessl.domains in a string"),
     ("sciencessl/train/run.py", "f'sciencessl.domains.{name}'", "names sciencessl.domains in a string"),
     ("sciencessl/train/run.py", "from domains.galaxy import SPEC", "that is sciencessl.domains.galaxy once installed"),
     ("sciencessl/train/run.py", "from ..domains import galaxy", "relatively"),

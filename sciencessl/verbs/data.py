@@ -1,0 +1,79 @@
+"""Files into stores, and a look into them: `prepare`, `store`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sciencessl.flags import add_settings, given
+from sciencessl.registry import domains, load_domain, prepare_settings
+from sciencessl.verbs.output import DONE, FAILED, REFUSED, add_json, emit
+
+
+def fill_prepare(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `prepare`, with the settings of every domain."""
+    names = ", ".join(entry.name for entry in domains())
+    parser.usage = "%(prog)s DOMAIN SOURCE [SOURCE ...] --out STORE [settings]"
+    parser.add_argument("domain", metavar="DOMAIN", help=f"{names}: see `sciencessl domains`")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file, 'quoted glob' or zip")
+    parser.add_argument("--out", required=True, metavar="STORE", help="the store, usually NAME.zarr")
+    parser.add_argument("--dry-run", action="store_true", help="estimate samples, bytes and time; write nothing")
+    add_json(parser)
+    add_settings(parser, prepare_settings(), "settings")
+    for entry in domains():
+        if not entry.error:
+            add_settings(parser, load_domain(entry.name).prepare_options, f"settings of domain {entry.name}")
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """Files -> store; inputs that were refused have an exit code of their own."""
+    from sciencessl.preparation import estimate_text, prepare, report_text
+
+    settings = given(args, prepare_settings()) | given(args, load_domain(args.domain).prepare_options)
+    result = prepare(args.domain, args.sources, args.out, settings, dry_run=args.dry_run)
+    emit(result, args.json, estimate_text(result) if args.dry_run else report_text(result))
+    return REFUSED if result.refused and not args.dry_run else DONE
+
+
+def fill_store(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `store`."""
+    parser.add_argument("action", choices=sorted(_ACTIONS), help="counts and columns; contact sheet; digests")
+    parser.add_argument("store", metavar="STORE", help="folder of a store")
+    parser.add_argument("--out", default="", metavar="PNG", help="show: file to write (default: beside the store)")
+    parser.add_argument("--column", default="", help="show: column to write under each image")
+    parser.add_argument("-n", type=int, default=36, help="show: number of images (default: 36)")
+    add_json(parser)
+
+
+def run_store(args: argparse.Namespace) -> int:
+    """One of the actions on a store."""
+    return _ACTIONS[args.action](args)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from sciencessl.store.info import info, info_text
+
+    found = info(args.store)
+    emit(found, args.json, info_text(found))
+    return DONE
+
+
+def _show(args: argparse.Namespace) -> int:
+    from sciencessl.store.show import show
+
+    out = Path(args.out) if args.out else Path(args.store).with_suffix(".png")
+    path = show(args.store, out, n=args.n, column=args.column or None)
+    emit({"path": path}, args.json, f"contact sheet: {path}")
+    return DONE
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from sciencessl.store.verify import verify
+
+    damage = verify(args.store)
+    lines = [f"{entry.where}: {entry.what}" for entry in damage]
+    emit(damage, args.json, "\n".join(lines) or f"{args.store}: every byte is as it was sealed")
+    return FAILED if damage else DONE
+
+
+_ACTIONS = {"info": _info, "show": _show, "verify": _verify}

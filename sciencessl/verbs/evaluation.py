@@ -1,0 +1,105 @@
+"""What a run is worth, and what leaves it: `embed`, `transfer`, `report`, `export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sciencessl.verbs.output import DONE, add_json, emit
+
+
+def fill_embed(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `embed`."""
+    parser.add_argument("run", metavar="RUN", help="a finished run")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for Parquet shards")
+    parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
+                        help="samples to embed (default: all)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"),
+                        help="of the stored values (default: float32)")
+    parser.add_argument("--overwrite", action="store_true", help="replace embeddings of something else in --out")
+    add_json(parser)
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    """A store through an encoder."""
+    from sciencessl.evaluate.embed import embed
+
+    result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite)
+    emit(result, args.json, f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
+         f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
+    return DONE
+
+
+def fill_transfer(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `transfer`."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="finished runs")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store with the task's labels")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for table, plot, subsets and cached fits")
+    parser.add_argument("--task", default="", help="a task of the domain (not needed if there is one), or a FILE.yaml")
+    parser.add_argument("--labels", nargs="+", default=[], metavar="N",
+                        help="budgets: 50, 20/class, 1%%, '5 patients', all (default: those of the task)")
+    parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM",
+                        help="frozen: logistic regression; knn; random: the former on random encoders (default: all)")
+    parser.add_argument("--subsets", type=int, default=10, metavar="N", help="label subsets a budget (default: 10)")
+    parser.add_argument("--random-encoders", type=int, default=5, metavar="N",
+                        help="encoders in the random arm (default: 5)")
+    parser.add_argument("--draw", default="stratified", choices=("stratified", "random"),
+                        help="how label subsets are drawn (default: stratified by class)")
+    parser.add_argument("--dry-run", action="store_true", help="count fits and images; write nothing")
+    add_json(parser)
+
+
+def run_transfer(args: argparse.Namespace) -> int:
+    """Few-label curves."""
+    from sciencessl.evaluate.results import TransferEstimate
+    from sciencessl.evaluate.tables import table_text
+    from sciencessl.evaluate.transfer import transfer
+
+    result = transfer(
+        args.runs, args.data, args.out, task=args.task, labels=args.labels, arms=args.arms, subsets=args.subsets,
+        random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run,
+    )
+    if isinstance(result, TransferEstimate):
+        emit(result, args.json, f"would do {result.fits} fits on {result.embeddings:,} embeddings to compute; "
+             f"{result.n_pool} labels to draw from, {result.n_test} test samples; a difference below "
+             f"{result.resolution:.3f} cannot be resolved")
+        return DONE
+    done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out}"
+    emit(result.to_json(), args.json, f"{table_text(result)}\n{done}")
+    return DONE
+
+
+def fill_report(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `report`."""
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--transfer", nargs="+", default=[], metavar="DIR",
+                        help="transfer folders (default: RUN/transfer*)")
+    parser.add_argument("--data", default="", help="the store, where it has moved")
+    add_json(parser)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """One page on a run."""
+    from sciencessl.evaluate.report import report
+
+    page = report(args.run, [Path(folder) for folder in args.transfer], data=args.data)
+    emit({"report": page}, args.json, f"report: {page}")
+    return DONE
+
+
+def fill_export(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `export`."""
+    parser.add_argument("run", metavar="RUN", help="a finished run")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, for timm or a colleague")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in --out")
+    add_json(parser)
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """A run's encoder in the form that timm loads."""
+    from sciencessl.evaluate.export import export, export_text
+
+    result = export(args.run, args.out, overwrite=args.overwrite)
+    emit(result, args.json, export_text(result))
+    return DONE

@@ -1,0 +1,96 @@
+"""Pretraining and its settings: `pretrain`, `config explain`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sciencessl.config import RunConfig, scales
+from sciencessl.errors import ConfigError
+from sciencessl.flags import add_settings, deeper_settings, given, scale_settings
+from sciencessl.verbs.output import DONE, REQUEUE, add_json, emit
+
+SCALE = "laptop"
+
+
+def fill_pretrain(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `pretrain`; settings with a dot in their name are taken off before, and told in the epilog."""
+    parser.usage = "%(prog)s --data STORE --out RUN (--minutes M | --epochs E | --steps S) [settings]"
+    parser.add_argument("--data", default="", metavar="STORE", help="a sealed store; the domain is known from it")
+    parser.add_argument("--out", default="", metavar="RUN", help="run folder")
+    _add_layers(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly where it stopped")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    parser.add_argument("--dry-run", action="store_true", help="estimate memory, steps and time; write nothing")
+    add_json(parser)
+    preset = scale_settings(SCALE)
+    add_settings(parser, RunConfig, "settings", ("data", "method"), preset, f"scale {SCALE}")
+    parser.epilog = f"{deeper_settings(preset, f'scale {SCALE}')}\n\n{parser.epilog}"
+
+
+def _add_layers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="byol", help="see `sciencessl methods`, or FILE.py:NAME (default: byol)")
+    parser.add_argument("--scale", default=SCALE, help=f"preset of settings: {', '.join(scales())} (default: {SCALE})")
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML settings, or recipe/NAME")
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was given as a setting, with and without a dot in its name."""
+    plain = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
+    return {**plain, **args.settings}
+
+
+def run_pretrain(args: argparse.Namespace) -> int:
+    """A store -> a run; one that was stopped asks to be queued again."""
+    from sciencessl.train.estimate import RunEstimate
+    from sciencessl.train.run import pretrain
+
+    if not (args.data or args.resume):
+        raise ConfigError("--data is missing: name the store to train on, such as one made by `sciencessl prepare`.")
+    tell: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if args.json else print
+    result = pretrain(
+        args.data, args.out, args.method, args.scale, args.config, _settings(args), resume=args.resume,
+        overwrite=args.overwrite, dry_run=args.dry_run, tell=tell,
+    )
+    if isinstance(result, RunEstimate):
+        emit(result, args.json, _estimate_text(result))
+        return DONE
+    state = "finished" if result.finished else "stopped with a checkpoint; continue with --resume"
+    taken = f"{result.steps} steps, {result.images:,} images, {result.seconds:.0f} s"
+    emit(result, args.json, f"{state}: {taken}; {result.run}")
+    return DONE if result.finished else REQUEUE
+
+
+def _estimate_text(result: Any) -> str:
+    return (
+        f"{result.steps} steps, about {result.seconds / 60:.1f} minutes; {result.parameters / 1e6:.1f} M trainable "
+        f"parameters, {result.state_bytes / 2**20:.0f} MiB of weights, gradients, optimiser state and target; "
+        f"{result.precision}, {result.memory_format}; {result.operations_per_image / 1e9:.2f} GFLOP an image"
+    )
+
+
+def fill_config(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `config explain`: those of `pretrain` that decide settings, and what to explain."""
+    parser.usage = "%(prog)s explain (--data STORE | --domain NAME | RUN) [--changed] [settings]"
+    parser.add_argument("action", choices=("explain",), help="show each setting and the layer that set it")
+    parser.add_argument("run", nargs="?", default="", metavar="RUN", help="a run folder: what it ran with")
+    parser.add_argument("--data", default="", metavar="STORE", help="as `pretrain` would set it for this store")
+    parser.add_argument("--domain", default="", metavar="NAME", help="the same without a store")
+    _add_layers(parser)
+    parser.add_argument("--changed", action="store_true", help="only settings that differ from the default")
+    add_json(parser)
+    add_settings(parser, RunConfig, "settings", ("data", "method"), scale_settings(SCALE), f"scale {SCALE}")
+    parser.epilog = f"Settings of optimiser, views and method as in `sciencessl pretrain --help`.\n\n{parser.epilog}"
+
+
+def run_config(args: argparse.Namespace) -> int:
+    """Settings, their values and the layers that set them."""
+    from sciencessl.explanation import explain, explanation_text
+
+    rows = explain(
+        args.run, args.data, args.domain, args.method, args.scale, args.config, _settings(args), changed=args.changed
+    )
+    emit(rows, args.json, explanation_text(rows))
+    return DONE
