@@ -78,13 +78,10 @@ class ModelCard:
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
     """Write the encoder as safetensors, then the card that makes it count."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    (run / "exported").mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    temporary = run / "exported" / ".encoder.tmp"
-    save_file(state, temporary)
-    temporary.replace(run / WEIGHTS)
+    write_atomic(run / WEIGHTS, save(state))
     write_atomic(run / MODEL, json.dumps(asdict(card), indent=1).encode())
 
 
