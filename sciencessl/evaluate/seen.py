@@ -7,7 +7,9 @@ The rule, first match first:
 - `related`: a column that the run learned from, or that chose its training samples, has an origin in common with the
   task's column or with a column that chooses the task's samples. The origins of a column are itself and all that
   `derived_from` leads to, transitively. So votes simulated from the task's classes are related to the task, a task on
-  a column computed from those votes is related too, and so are two columns computed from one third.
+  a column computed from those votes is related too, and so are two columns computed from one third. Labels that share
+  no origin on record count as related as well, and the sentence says so: volunteers' votes and a class that was
+  measured elsewhere tell of the same shape, and a record cannot show that two labels do not.
 - `transductive`: no such labels, but test samples were among the training samples, unlabelled.
 - `none`: neither.
 """
@@ -83,14 +85,23 @@ def what_pretraining_saw(
         return Mark("own", text, (task_column,), train_keys_seen_test)
     related = _related(run_label_columns, (task_column, *task_where), derived_from)
     selecting = _related(run_selected_by, (task_column, *task_where), derived_from)
-    if related or selecting:
-        named = [f"{name} ({run_label_columns[name]:,} labelled samples)" for name in related]
+    others = sorted({*run_label_columns} - {*related})
+    if related or selecting or others:
+        named = [_counted(name, run_label_columns) for name in related]
         named += [f"{name} (chose the training samples)" for name in selecting]
-        text = f"Related labels were seen in pretraining: {', '.join(named)}.{also}"
-        return Mark("related", text, tuple(sorted({*related, *selecting})), train_keys_seen_test)
+        said = [f"Related labels were seen in pretraining: {', '.join(named)}."] if named else []
+        if others:
+            counted = ", ".join(_counted(name, run_label_columns) for name in others)
+            said.append(f"Labels with no recorded link to the task were seen in pretraining: {counted}.")
+        columns = tuple(sorted({*related, *selecting, *others}))
+        return Mark("related", " ".join(said) + also, columns, train_keys_seen_test)
     if train_keys_seen_test:
         return Mark("transductive", "Test samples were seen in pretraining, without labels.", (), True)
     return Mark("none", "Neither test samples nor related labels were seen in pretraining.")
+
+
+def _counted(name: str, rows: Mapping[str, int]) -> str:
+    return f"{name} ({rows[name]:,} labelled samples)"
 
 
 def _related(

@@ -50,11 +50,13 @@ def test_votes_simulated_from_the_tasks_column_are_related(tmp_path: Path, store
     )
 
 
-def test_votes_of_another_origin_are_not_related(tmp_path: Path, store: Store, make_run: Any) -> None:
+def test_votes_without_a_recorded_link_are_named_as_such(tmp_path: Path, store: Store, make_run: Any) -> None:
     write_table(store.path, "votes", pa.table({"id": NAMES, ANSWERS[0]: [1.0] * 36}))
     mark = _mark(make_run(tmp_path / "run", store, **VOTED), store)
-    assert mark.level == "none"
-    assert "simulated" not in mark.sentence
+    assert mark.level == "related"
+    assert mark.sentence.startswith(
+        "Labels with no recorded link to the task were seen in pretraining: smooth-or-featured (24 labelled samples)."
+    )
 
 
 def test_the_tasks_own_column(tmp_path: Path, store: Store, make_run: Any) -> None:

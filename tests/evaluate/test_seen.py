@@ -31,8 +31,8 @@ def test_origins_follow_chains_and_survive_circles() -> None:
     [
         ([], "class", False, False, "none"),
         ([], "class", True, False, "transductive"),
-        (["redshift"], "class", False, False, "none"),
-        (["redshift"], "class", True, False, "transductive"),
+        (["redshift"], "class", False, False, "related"),
+        (["redshift"], "class", True, False, "related"),
         (["class"], "class", False, False, "own"),
         (["class", "arms"], "class", True, False, "own"),
         (["smooth-or-featured"], "class", False, False, "related"),
@@ -51,9 +51,9 @@ def test_levels(columns, task, seen, foreign, level) -> None:
 
 def test_sentence_says_which_labels_how_many_and_whether_test_samples_were_there() -> None:
     result = mark(["smooth-or-featured", "redshift"], "class", seen=True)
-    assert result.columns == ("smooth-or-featured",)
-    assert "smooth-or-featured (1,234 labelled samples)" in result.sentence
-    assert "redshift" not in result.sentence
+    assert result.columns == ("redshift", "smooth-or-featured")
+    assert "Related labels were seen in pretraining: smooth-or-featured (1,234 labelled samples)." in result.sentence
+    assert "no recorded link to the task were seen in pretraining: redshift (1,234 labelled samples)" in result.sentence
     assert "Test samples were among the training samples" in result.sentence
     assert "among the training samples" not in mark(["arms"], "class").sentence
     assert "own labels" in mark(["class"], "class").sentence
@@ -65,4 +65,6 @@ def test_populations_selected_by_a_label_count() -> None:
     assert "is_disk (chose the training samples)" in chosen.sentence
     assert mark([], "class", run_selected_by=["class"]).level == "own"
     assert mark(["smooth-or-featured"], "tidal", task_where=["is_disk"]).level == "related"
-    assert mark(["smooth-or-featured"], "tidal").level == "none"
+    apart = mark(["smooth-or-featured"], "tidal")
+    assert apart.level == "related"
+    assert apart.sentence.startswith("Labels with no recorded link to the task were seen")
