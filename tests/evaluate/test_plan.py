@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sciencessl.errors import ConfigError, DataError, RunError, SciencesslError, StoreError
+from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.plan import class_names, make_plan
 from sciencessl.registry import load_domain
 from sciencessl.store.format import StoreHeader
@@ -15,7 +16,7 @@ from sciencessl.store.writer import create_store
 
 DEFAULTS: dict[str, Any] = {
     "task": "morphology", "labels": ("12", "36", "all"), "arms": ("frozen",), "subsets": 2, "random_encoders": 1,
-    "draw": "stratified",
+    "draw": "stratified", "trained_subsets": 1, "training": Training(),
 }
 
 
