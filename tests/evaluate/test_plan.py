@@ -99,3 +99,34 @@ def test_class_ids_become_names() -> None:
     classes = ("round", "spiral", "edge-on")
     assert class_names("class id 1 has only 7 labels; x", classes) == "class 'spiral' has only 7 labels; x"
     assert class_names("no label of class ids [0, 2]", classes) == "no label of classes 'round', 'edge-on'"
+
+
+def test_training_arms_draw_the_first_subsets(survey: Store, run: Path) -> None:
+    plan = _plan(run, survey, subsets=4, trained_subsets=3, arms=("frozen", "finetune", "scratch"))
+    small, _, everything = plan.budgets
+    assert [list(plan.seeds(small, arm)) for arm in ("frozen", "finetune", "scratch")] == [
+        [0, 1, 2, 3], [0, 1, 2], [0, 1, 2]
+    ]
+    assert list(plan.seeds(everything, "finetune")) == [0]
+    assert list(_plan(run, survey, subsets=2, trained_subsets=3).seeds(small, "finetune")) == [0, 1]
+    assert plan.training_of("finetune") == Training()
+    assert plan.training_of("scratch") == Training().from_scratch
+
+
+def test_fits_are_filed_by_all_that_trains_them(survey: Store, run: Path) -> None:
+    arms = ("frozen", "finetune", "scratch")
+    plans = [_plan(run, survey, arms=arms, training=t) for t in (Training(), Training(5), Training(300, 2))]
+    encoder, budget = plans[0].runs[0], plans[0].budgets[0]
+    assert len({plan.key(encoder, "finetune", budget, 0) for plan in plans}) == 3
+    assert len({plan.key(encoder, "scratch", budget, 0) for plan in plans}) == 2
+    assert len({plan.key(encoder, "frozen", budget, 0) for plan in plans}) == 1
+
+
+def test_one_model_of_each_arm_is_kept(survey: Store, run: Path) -> None:
+    plan = _plan(run, survey)
+    encoder = plan.runs[0]
+    kept = {(arm, str(budget), seed): plan.model_folder(encoder, arm, budget, seed)
+            for arm in ("frozen", "knn", "finetune", "random") for budget in plan.budgets for seed in (0, 1)}
+    assert {key: str(path) for key, path in kept.items() if path} == {
+        ("frozen", "all", 0): "nowhere/models/frozen-first", ("finetune", "all", 0): "nowhere/models/finetune-first",
+    }
