@@ -50,7 +50,7 @@ def build_backbone(name: str, channels: int, rng_seed: int, pretrained_file: Pat
         ConfigError: When `channels` is below 1.
         DataError: When the weight file is missing, unreadable, or of another architecture or channel count.
     """
-    _check_name(name)
+    check_backbone(name)
     if channels < 1:
         raise ConfigError(f"backbone {name!r}: channels is {channels}; it must be 1 or more, one for each band.")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -65,7 +65,12 @@ def build_backbone(name: str, channels: int, rng_seed: int, pretrained_file: Pat
     return encoder
 
 
-def _check_name(name: str) -> None:
+def check_backbone(name: str) -> None:
+    """Refuse what is no architecture of timm's.
+
+    Raises:
+        RegistryError: With the closest names, or what to do about a weight tag.
+    """
     known = timm.list_models()
     if name in known:
         return

@@ -204,6 +204,8 @@ def make_loader(stream: IterableDataset[Any], workers: int, prefetch: int = 4) -
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=False,
+        # Streams draw nothing from torch; without one of its own a loader moves the caller's global generator.
+        generator=torch.Generator(),
     )
 
 

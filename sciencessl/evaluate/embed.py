@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
-from sciencessl.evaluate.encoders import check_input, compute_embeddings, run_encoder
+from sciencessl.evaluate.encoders import check_input, compute_embeddings
+from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store.files import parquet_bytes, write_atomic
 from sciencessl.store.format import SPLITS
@@ -58,7 +59,7 @@ def embed(
     """Write `id`, `split` and `embedding` of every sample. Shards that are there are kept: a call resumes.
 
     Args:
-        run: A finished run.
+        run: A finished run, or `timm:NAME@FILE`.
         data: A sealed store.
         out: Folder for `part-00000.parquet`... and `embeddings.json`.
         split: `train`, `val`, `test` or `all`.
@@ -67,7 +68,7 @@ def embed(
         overwrite: Replace embeddings of something else that are in `out`.
 
     Raises:
-        ConfigError: For another `dtype`.
+        ConfigError: For another `dtype`, or a table of features instead of an encoder.
         RunError: When `out` holds embeddings of another encoder or store, or other files.
         StoreError: When the store is missing or unsealed, or has no such split.
         DataError: When the split is empty, the store lacks the encoder's field or channels, or values do not fit
@@ -76,7 +77,10 @@ def embed(
     started = time.perf_counter()
     if dtype not in DTYPES:
         raise ConfigError(unknown_name("dtype of embeddings", dtype, DTYPES))
-    folder, store, encoder = Path(out), Store(data), run_encoder(run)
+    folder, store = Path(out), Store(data)
+    encoder = find_encoder(run, store)
+    if encoder.table is not None:
+        raise ConfigError(f"{run} is a table of features: there is no encoder in it to embed {store.path} with.")
     index = np.arange(len(store)) if split == "all" else store.split(split).all()
     if not len(index):
         raise DataError(f"{store.path}: split={split} holds no samples, so there is nothing to embed.")

@@ -29,7 +29,9 @@ class FeatureCache:
         self.workers = workers
 
     def missing(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
-        """The sorted store indices among `index` that have no embedding yet."""
+        """The sorted store indices among `index` that have no embedding yet; none for a table of features."""
+        if encoder.table is not None:
+            return np.zeros(0, np.int64)
         return np.setdiff1d(index, self._read(encoder)[0])
 
     def fill(self, encoders: Sequence[Encoder], index: np.ndarray) -> None:
@@ -49,6 +51,9 @@ class FeatureCache:
 
     def get(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
         """(n, F) embeddings of samples that `fill` was asked for, in the order of `index`."""
+        if encoder.table is not None:
+            ids = self.store.ids
+            return encoder.table.rows([ids[i] for i in index])
         known, values = self._read(encoder)
         rows: np.ndarray = values[np.searchsorted(known, index)]
         return rows

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from sciencessl.errors import ConfigError, unknown_name
 from sciencessl.evaluate.cache import DAMAGED, read_arrays, write_arrays
+from sciencessl.evaluate.finetune import Labelled, Training, fit_network
 from sciencessl.evaluate.knn import fit_knn
-from sciencessl.evaluate.linear import fit_logistic
+from sciencessl.evaluate.linear import LinearHead, fit_logistic
 from sciencessl.evaluate.metrics import all_metrics
 from sciencessl.store.format import canonical_json, digest
+from sciencessl.train.folder import ModelCard
 
 HEADS = ("logistic", "knn")
 """How features become classes."""
@@ -29,7 +32,7 @@ class FitKey:
 
     Attributes:
         encoder: Digest of weights and input.
-        head: One of `HEADS`.
+        head: One of `HEADS`, or an arm that trains a network and its settings in words.
         task: Digest of the task's samples, labels and units.
         budget: Spelling of the label budget.
         subset_seed: Number of the subset.
@@ -57,6 +60,8 @@ class Fit:
         trials: Settings tried on the budget's own labels.
         chosen: The setting chosen, in words.
         metrics: Metric -> value on the test samples.
+        head: The classifier on features, where it is linear; not cached.
+        encoder: The network below it, where the fit trained one; not cached.
     """
 
     probabilities: np.ndarray
@@ -64,6 +69,8 @@ class Fit:
     trials: int
     chosen: str
     metrics: Mapping[str, float]
+    head: LinearHead | None = None
+    encoder: nn.Module | None = None
 
 
 def run_fit(
@@ -86,10 +93,12 @@ def run_fit(
         ConfigError: For an unknown head.
         DataError: For features that are not finite or shapes that do not match.
     """
+    linear = None
     if head == "logistic":
         classifier = fit_logistic(train, labels, units, seed)
         probabilities, trials = classifier.probabilities(test, n_classes), classifier.trials
         chosen = f"C={classifier.c:g}" + (" (fixed)" if classifier.fixed else "")
+        linear = classifier.head()
     elif head == "knn":
         neighbours = fit_knn(train, labels, units)
         probabilities, trials = neighbours.probabilities(test, n_classes), neighbours.trials
@@ -97,7 +106,34 @@ def run_fit(
     else:
         raise ConfigError(unknown_name("head", head, HEADS))
     probabilities = probabilities.astype(np.float32)
-    return Fit(probabilities, len(labels), trials, chosen, all_metrics(probabilities, test_labels))
+    return Fit(probabilities, len(labels), trials, chosen, all_metrics(probabilities, test_labels), linear)
+
+
+def run_training(
+    encoder: nn.Module, card: ModelCard, rows: Labelled, test: np.ndarray, test_labels: np.ndarray, n_classes: int,
+    training: Training, seed: int, workers: int = 0,
+) -> Fit:
+    """Train a network on a budget's rows, tuned on these rows alone (`finetune.fit_network`), and score it.
+
+    Args:
+        encoder: Weights to start from.
+        card: How its input is made.
+        rows: The budget's samples: the only labels that any choice may use.
+        test: (m,) store indices.
+        test_labels: (m,) class numbers, read only to score.
+        n_classes: K.
+        training: Of the arm.
+        seed: Of all that is drawn.
+        workers: Loader processes.
+
+    Raises:
+        ConfigError, RunError: As `fit_network` says.
+    """
+    fitted = fit_network(encoder, card, rows, training, seed, workers)
+    probabilities = fitted.probabilities(rows.store, test, n_classes).astype(np.float32)
+    chosen = f"learning rate {fitted.rate:g}{'' if fitted.search else ' (fixed)'}, {training}"
+    return Fit(probabilities, len(rows.labels), fitted.trials, chosen, all_metrics(probabilities, test_labels),
+               fitted.network.head(), fitted.network.encoder)
 
 
 def load_fit(folder: Path, key: FitKey, shape: tuple[int, int]) -> Fit | None:

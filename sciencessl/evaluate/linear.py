@@ -34,6 +34,21 @@ PATIENCE = 2
 
 
 @dataclass(frozen=True)
+class LinearHead:
+    """A softmax layer on features as they are: what a saved model holds, and what fine-tuning starts from.
+
+    Attributes:
+        classes: (K',) sorted class ids that have a row.
+        weight: (K', F) float32.
+        bias: (K',) float32.
+    """
+
+    classes: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
 class FittedClassifier:
     """A standardiser and a softmax layer, with how they were chosen.
 
@@ -72,9 +87,39 @@ class FittedClassifier:
         `n_classes` defaults to the largest class id seen plus one.
         """
         width = int(self.classes[-1]) + 1 if n_classes is None else n_classes
-        spread = np.zeros((len(features), width))
-        spread[:, self.classes] = softmax(self.logits(features), axis=1)
-        return spread
+        return spread_probabilities(self.logits(features), self.classes, width)
+
+    def head(self) -> LinearHead:
+        """The same classifier without the standardiser, which its weights take in."""
+        weight = (self.coef / self.scale[:, None]).T
+        bias = self.intercept - weight @ self.mean
+        return LinearHead(self.classes, weight.astype(np.float32), bias.astype(np.float32))
+
+
+def spread_probabilities(logits: np.ndarray, classes: np.ndarray, n_classes: int) -> np.ndarray:
+    """(M, K') scores of `classes` -> (M, n_classes) float64 softmax by class id; 0 for a class without a score."""
+    spread = np.zeros((len(logits), n_classes))
+    spread[:, classes] = softmax(logits, axis=1)
+    return spread
+
+
+def held_out_losses(logits: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log loss of each row that can be scored, and its label; rows of a class without a score are left out.
+
+    Args:
+        logits: (M, K') scores of `classes`.
+        classes: (K',) sorted class ids.
+        labels: (M,) class ids.
+    """
+    scored = np.isin(labels, classes)
+    column = np.searchsorted(classes, labels[scored])
+    return -log_softmax(logits[scored], axis=1)[np.arange(len(column)), column], labels[scored]
+
+
+def mean_over_classes(losses: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the mean loss of their rows: the criterion of every search."""
+    _, of_class = np.unique(labels, return_inverse=True)
+    return float(np.mean(np.bincount(of_class, losses) / np.bincount(of_class)))
 
 
 def fit_logistic(
@@ -185,17 +230,12 @@ def _search(features: np.ndarray, labels: np.ndarray, units: np.ndarray, rng_see
 
 def _held_out_loss(folds: list[tuple[SoftmaxPath, np.ndarray, np.ndarray]], c: float) -> float:
     """Mean over classes of the mean log loss; rows of a class that the other folds lack are not scored."""
-    losses, classes = [], []
+    parts = []
     for path, features, labels in folds:
         model = path.solve(c, tolerance=1e-5)
-        scored = np.isin(labels, model.classes)
-        column = np.searchsorted(model.classes, labels[scored])
-        logs = log_softmax(model.logits(features[scored]), axis=1)
-        losses.append(-logs[np.arange(len(column)), column])
-        classes.append(labels[scored])
-    _, of_class = np.unique(np.concatenate(classes), return_inverse=True)
-    sums = np.bincount(of_class, np.concatenate(losses))
-    return float(np.mean(sums / np.bincount(of_class)))
+        parts.append(held_out_losses(model.logits(features), model.classes, labels))
+    losses, classes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return mean_over_classes(losses, classes)
 
 
 def _balanced(features: np.ndarray, labels: np.ndarray) -> SoftmaxPath:

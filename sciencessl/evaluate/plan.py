@@ -10,24 +10,33 @@ from pathlib import Path
 import numpy as np
 
 from sciencessl.errors import ConfigError, unknown_name
-from sciencessl.evaluate.encoders import VARIANTS, Encoder, check_input, random_encoder, run_encoder
+from sciencessl.evaluate.encoders import VARIANTS, Encoder, check_input, random_encoder, scratch_encoder
+from sciencessl.evaluate.finetune import Training, check_stages
 from sciencessl.evaluate.fits import FitKey
+from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
 from sciencessl.evaluate.tasks import OBJECT, TaskData, find_task, load_task
 from sciencessl.registry import load_domain
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
 
-ARMS = ("frozen", "knn", "random")
+ARMS = ("frozen", "knn", "finetune", "scratch", "random")
+DEFAULT_ARMS = ("frozen", "knn", "random")
+TRAINED = ("finetune", "scratch")
+"""Arms that train a network: a fit takes minutes, so they have fewer subsets."""
+
+SAVED = ("frozen", "finetune", "scratch")
+"""Arms whose model at the largest budget is kept."""
+
 HEAD_OF = {"frozen": "logistic", "knn": "knn", "random": "logistic"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of the plot: an arm of one run, or random encoders averaged.
+    """One line of the plot: an arm of one run, an architecture from scratch, or random encoders averaged.
 
     Attributes:
-        name: Run, or group of random encoders.
+        name: Run, or group of encoders that never learned.
         arm: One of `ARMS`.
         variants: Name -> encoders; a run has one variant, itself, and random encoders those to choose from.
         baseline: Name of the random curve it is compared with; empty without one.
@@ -57,6 +66,8 @@ class Plan:
         runs: The runs' encoders, in the order given.
         curves: In the order of the table.
         out: Folder for results.
+        trained_subsets: Subset seeds of the arms in `TRAINED`: the first ones, so that they pair with the others.
+        training: Of the arm `finetune`.
     """
 
     store: Store
@@ -67,14 +78,27 @@ class Plan:
     runs: tuple[Encoder, ...]
     curves: tuple[Curve, ...]
     out: Path
+    trained_subsets: int
+    training: Training
 
-    def seeds(self, budget: Budget) -> range:
-        """Subset seeds of a budget; all labels are one subset, whatever the seed."""
-        return range(1 if len(self.subsets[0][budget].index) == len(self.data.train) else len(self.subsets))
+    def seeds(self, budget: Budget, arm: str = "") -> range:
+        """Subset seeds of a budget in an arm; all labels are one subset, whatever the seed."""
+        if len(self.subsets[0][budget].index) == len(self.data.train):
+            return range(1)
+        return range(min(self.trained_subsets, len(self.subsets)) if arm in TRAINED else len(self.subsets))
+
+    @property
+    def largest_budget(self) -> Budget:
+        """The budget with most labels in its first subset."""
+        return max(self.budgets, key=lambda budget: len(self.subsets[0][budget].index))
 
     def largest(self) -> np.ndarray:
         """Pool positions of the budget with most labels, first subset."""
-        return max((subset.index for subset in self.subsets[0].values()), key=len)
+        return self.subsets[0][self.largest_budget].index
+
+    def training_of(self, arm: str) -> Training:
+        """How an arm in `TRAINED` trains."""
+        return self.training.from_scratch if arm == "scratch" else self.training
 
     def samples(self) -> np.ndarray:
         """Store indices that some fit reads: labels drawn, and test."""
@@ -84,19 +108,28 @@ class Plan:
 
     def key(self, encoder: Encoder, arm: str, budget: Budget, seed: int) -> FitKey:
         """What the fit is cached under."""
-        return FitKey(encoder.digest, HEAD_OF[arm], self.digest, str(budget), seed)
+        head = f"{arm}: {self.training_of(arm)}" if arm in TRAINED else HEAD_OF[arm]
+        return FitKey(encoder.digest, head, self.digest, str(budget), seed)
+
+    def model_folder(self, encoder: Encoder, arm: str, budget: Budget, seed: int) -> Path | None:
+        """Where the model of a fit is kept: of the first subset of the largest budget; None for any other fit."""
+        if arm not in SAVED or encoder.table is not None or budget != self.largest_budget or seed:
+            return None
+        name = encoder.name if arm == "scratch" else f"{arm}-{encoder.name}"
+        return self.out / "models" / name.replace(" ", "-")
 
 
 def make_plan(
     runs: Sequence[str | Path], data: str | Path, out: Path, task: str, labels: Sequence[str], arms: Sequence[str],
-    subsets: int, random_encoders: int, draw: Draw,
+    subsets: int, random_encoders: int, draw: Draw, trained_subsets: int, training: Training,
 ) -> Plan:
     """Settle a transfer. Nothing is computed or written.
 
     Raises:
         ConfigError, DataError, RunError, StoreError: As `transfer` says.
     """
-    _check_request(runs, arms, subsets, random_encoders)
+    _check_request(runs, arms, {"subsets": subsets, "random_encoders": random_encoders,
+                                "finetune_subsets": trained_subsets})
     store = Store(data)
     chosen = find_task(load_domain(store.header.domain).tasks, task)
     if chosen.kind != "class":
@@ -106,25 +139,47 @@ def make_plan(
     found = load_task(store, chosen)
     budgets = _budgets(store, found, labels, draw)
     drawn = tuple(_draw(found, budgets, seed, draw) for seed in range(subsets))
-    encoders = tuple(run_encoder(run) for run in runs)
+    encoders = tuple(find_encoder(run, store) for run in runs)
     names = [encoder.name for encoder in encoders]
     if len(set(names)) < len(names):
         raise ConfigError(f"runs share folder names ({', '.join(names)}); give each run folder a name of its own.")
     for encoder in encoders:
         check_input(encoder, store)
+    _check_arms(encoders, arms, training)
     curves = _curves(encoders, arms, random_encoders)
-    return Plan(store, found, _digest(store, found, draw), budgets, drawn, encoders, curves, out)
+    plan = Plan(store, found, _digest(store, found, draw), budgets, drawn, encoders, curves, out, trained_subsets,
+                training)
+    needed = [store.ids[i] for i in plan.samples()] if any(encoder.table for encoder in encoders) else []
+    for encoder in encoders:
+        if encoder.table is not None:
+            encoder.table.rows(needed)
+    return plan
 
 
-def _check_request(runs: Sequence[str | Path], arms: Sequence[str], subsets: int, random_encoders: int) -> None:
+def _check_request(runs: Sequence[str | Path], arms: Sequence[str], counts: Mapping[str, int]) -> None:
     for arm in arms:
         if arm not in ARMS:
             raise ConfigError(unknown_name("arm", arm, ARMS))
-    if subsets < 1 or random_encoders < 1 or not runs or not arms:
+    if min(counts.values()) < 1 or not runs or not arms:
         raise ConfigError(
             f"transfer needs a run and an arm, and 1 or more of each: {len(runs)} runs, {len(arms)} arms, "
-            f"subsets={subsets}, random_encoders={random_encoders}."
+            f"{', '.join(f'{name}={count}' for name, count in counts.items())}."
         )
+
+
+def _check_arms(encoders: Sequence[Encoder], arms: Sequence[str], training: Training) -> None:
+    """Refuse arms that need weights where there is a table of features only, and stages that a run does not have."""
+    tables = [encoder.name for encoder in encoders if encoder.table is not None]
+    lacking = [arm for arm in arms if (arm == "finetune" and tables)
+               or (arm in ("scratch", "random") and len(tables) == len(encoders))]
+    if lacking:
+        raise ConfigError(
+            f"{', '.join(tables)}: a table of features has no weights to train and no architecture, which arm "
+            f"{lacking[0]!r} needs; with it choose --arms frozen knn, or transfer the encoder itself."
+        )
+    if "finetune" in arms:
+        for encoder in encoders:
+            check_stages(encoder.module, training.stages)
 
 
 def _digest(store: Store, data: TaskData, draw: str) -> str:
@@ -134,26 +189,31 @@ def _digest(store: Store, data: TaskData, draw: str) -> str:
 
 
 def _curves(runs: Sequence[Encoder], arms: Sequence[str], count: int) -> tuple[Curve, ...]:
-    """Runs arm by arm, then one group of random encoders for each architecture and input among them."""
-    kinds = {(run.card.backbone, run.input): run for run in reversed(runs)}
-    randoms = {kind: _random_name(run, list(kinds.values())) for kind, run in kinds.items()} if "random" in arms else {}
+    """Runs arm by arm, then what never learned: from scratch and random, for each architecture and input among them."""
+    kinds = {(run.card.backbone, run.input): run for run in reversed(runs) if run.table is None}
+    endings = {kind: _ending(run, list(kinds.values())) for kind, run in kinds.items()}
+    randoms = {kind: f"random{ending}" for kind, ending in endings.items()} if "random" in arms else {}
     curves = [
         Curve(run.name, arm, {"": (run,)}, randoms.get((run.card.backbone, run.input), ""))
-        for arm in ("frozen", "knn") if arm in arms
+        for arm in ("frozen", "knn", "finetune") if arm in arms
         for run in runs
     ]
+    for kind, ending in reversed(endings.items() if "scratch" in arms else ()):
+        name = f"scratch{ending}"
+        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))
     for kind, name in reversed(randoms.items()):
         variants = {v: tuple(random_encoder(kinds[kind].card, i, v) for i in range(count)) for v in VARIANTS}
         curves.append(Curve(name, "random", variants))
     return tuple(curves)
 
 
-def _random_name(run: Encoder, kinds: Sequence[Encoder]) -> str:
-    """`random`; with several architectures or inputs, `random ARCHITECTURE` or `random like RUN`."""
+def _ending(run: Encoder, kinds: Sequence[Encoder]) -> str:
+    """What tells apart curves that never learned, as in `random`: ` ARCHITECTURE` or ` like RUN` where there are
+    several architectures or inputs."""
     if len(kinds) == 1:
-        return "random"
+        return ""
     alone = [other.card.backbone for other in kinds].count(run.card.backbone) == 1
-    return f"random {run.card.backbone}" if alone else f"random like {run.name}"
+    return f" {run.card.backbone}" if alone else f" like {run.name}"
 
 
 def _budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Draw) -> tuple[Budget, ...]:

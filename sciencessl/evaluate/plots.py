@@ -28,6 +28,7 @@ def few_label_figure(result: TransferResult) -> Any:
         sizes = [row.n_labels for row in rows]
         colour = GREY if arm == "random" else next(coloured)
         name = f"{encoder}, {arm} (pretraining saw: {rows[0].saw})"
+        name = f"{encoder} (no pretraining)" if arm == "scratch" else name
         name = f"random encoders (mean of {rows[0].encoders})" if arm == "random" else name
         axes.plot(sizes, [row.score for row in rows], "o--" if arm == "knn" else "o-", color=colour, label=name, ms=4)
         axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.15, lw=0)

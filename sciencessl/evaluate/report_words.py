@@ -13,6 +13,8 @@ from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
 ARMS = {
     "frozen": "a logistic regression on frozen features",
     "knn": "nearest neighbours on frozen features",
+    "finetune": "fine-tuned",
+    "scratch": "the same architecture trained from scratch",
     "random": "a logistic regression on features of random encoders",
 }
 

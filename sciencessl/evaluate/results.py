@@ -22,8 +22,8 @@ class Row:
     """One line of the table: an encoder (or the mean over random ones), an arm and a budget.
 
     Attributes:
-        encoder: Name of the run, or `random`.
-        arm: `frozen`, `knn` or `random`.
+        encoder: Name of the run, or `scratch` or `random`, with the architecture where there are several.
+        arm: `frozen`, `knn`, `finetune`, `scratch` or `random`.
         budget: Spelling of the budget.
         n_labels: Labels used.
         subsets: Number of label subsets averaged.
@@ -194,6 +194,22 @@ def _made(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class ArmEstimate:
+    """What an arm would take.
+
+    Attributes:
+        arm: Its name.
+        fits: Fits that are not cached yet.
+        hours: Embedding (counted for the first arm that needs it) and training, on this machine, from the time of one
+            batch and one step; heads on features take seconds and are not counted.
+    """
+
+    arm: str
+    fits: int
+    hours: float
+
+
+@dataclass(frozen=True)
 class TransferEstimate:
     """What `dry_run` found out: nothing was written.
 
@@ -203,6 +219,7 @@ class TransferEstimate:
         resolution: As in `TransferResult`.
         n_pool: Labelled samples of split=train.
         n_test: Test samples.
+        arms: Each arm by itself.
     """
 
     fits: int
@@ -210,3 +227,4 @@ class TransferEstimate:
     resolution: float
     n_pool: int
     n_test: int
+    arms: tuple[ArmEstimate, ...] = ()

@@ -64,14 +64,15 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
     score = _interval(plan, own.hits)
     difference = None
     if curve.baseline:
-        difference = _interval(plan, own.hits - outcomes["random", curve.baseline][budget].hits)
+        # An arm with fewer subsets has the first ones: paired with the same ones of the other arm.
+        difference = _interval(plan, own.hits - outcomes["random", curve.baseline][budget].hits[: len(own.hits)])
     return Row(
         encoder=curve.name, arm=curve.arm, budget=str(budget), n_labels=round(own.n_labels), subsets=len(own.hits),
         encoders=len(curve.encoders), metric=plan.data.task.metric, score=score.mean, low=score.low, high=score.high,
         difference=None if difference is None else difference.mean,
         difference_low=None if difference is None else difference.low,
         difference_high=None if difference is None else difference.high,
-        trials=own.trials, saw=saw.get(curve.name, "none") if curve.arm != "random" else "none",
+        trials=own.trials, saw="none" if curve.arm in ("scratch", "random") else saw[curve.name],
         note=class_names(plan.subsets[0][budget].note, plan.data.classes), metrics=own.metrics, baseline=curve.baseline,
     )
 

@@ -8,13 +8,13 @@ import io
 import textwrap
 from collections.abc import Sequence
 
-from sciencessl.evaluate.results import Endpoint, Row, TransferResult
+from sciencessl.evaluate.results import Endpoint, Row, TransferEstimate, TransferResult
 
 WIDTH = 120
 """Longest line of the text, in characters."""
 
-_HEADER = ("encoder", "arm", "budget", "labels", "score", "minus random", "", "trials", "saw")
-_RIGHT = frozenset({2, 3, 4, 5, 7})
+_HEADER = ("encoder", "arm", "budget", "labels", "sets", "score", "minus random", "", "trials", "saw")
+_RIGHT = frozenset({2, 3, 4, 5, 6, 8})
 _NAME = 12
 """Fewest characters of an encoder's name in the table; the notes have it in full."""
 
@@ -30,7 +30,7 @@ def table_text(result: TransferResult) -> str:
     foot = [
         f"{metric}, mean over label subsets, +- half of the 95 % interval over subsets and test units; "
         "this checkpoint only",
-        "saw: what pretraining saw of the task",
+        "sets: label subsets averaged; saw: what pretraining saw of the task",
         *(f"{name}: {sentence}" for name, sentence in result.marks.items()),
         *result.notes,
         *_dropped(result),
@@ -39,6 +39,15 @@ def table_text(result: TransferResult) -> str:
     table = aligned(_clipped([_HEADER, *map(_cells, result.rows)]), _RIGHT)
     ends = [endpoint_text(endpoint) for endpoint in result.endpoints]
     return "\n".join([*_wrapped(head), "", *table, "", *_wrapped(ends), *_wrapped(foot)])
+
+
+def estimate_text(estimate: TransferEstimate) -> str:
+    """What a transfer would do: fits and hours of each arm, and what its test set can resolve."""
+    return "\n".join([
+        f"would do {estimate.fits} fits on {estimate.embeddings:,} embeddings to compute; {estimate.n_pool} labels to "
+        f"draw from, {estimate.n_test} test samples; a difference below {estimate.resolution:.3f} cannot be resolved",
+        *(f"{arm.arm}: {arm.fits} fits, about {arm.hours:.2g} hours" for arm in estimate.arms),
+    ])
 
 
 def _wrapped(lines: Sequence[str]) -> list[str]:
@@ -58,6 +67,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.arm,
         row.budget,
         str(row.n_labels),
+        str(row.subsets),
         _with_half(row.score, row.high, ".3f"),
         difference,
         {True: "resolved", False: "not resolved", None: ""}[row.resolved],

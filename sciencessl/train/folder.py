@@ -18,12 +18,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sciencessl.errors import RunError
 from sciencessl.spec import InputStats
 from sciencessl.store.files import write_atomic
 
 MODEL = "exported/model.json"
 WEIGHTS = "exported/encoder.safetensors"
+HEAD = "exported/head.json"
+HEAD_WEIGHTS = "exported/head.safetensors"
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.txt"
 METRICS = "metrics.jsonl"
@@ -101,6 +105,63 @@ def read_model(run: Path) -> ModelCard:
     for name in ("channels", "label_columns"):
         values[name] = tuple(values[name])
     return ModelCard(stats=InputStats(**stats), **values)
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """What the classifier of a saved model answers, and how it was made.
+
+    Attributes:
+        task: Name of the task.
+        column: Its label column.
+        classes: Class names, one for each row of the weights.
+        arm: Of the transfer that made it.
+        budget: Spelling of its label budget.
+        subset_seed: Number of its label subset.
+        n_labels: Labels that it learned from.
+        chosen: The settings chosen, in words.
+        fit: Name of the fit that it is the model of.
+    """
+
+    task: str
+    column: str
+    classes: tuple[str, ...]
+    arm: str
+    budget: str
+    subset_seed: int
+    n_labels: int
+    chosen: str
+    fit: str
+
+
+def write_head(run: Path, card: HeadCard, weight: np.ndarray, bias: np.ndarray) -> None:
+    """Write a classifier on the exported encoder's features: weights (K, F) and biases (K,), then the card."""
+    from safetensors.numpy import save
+
+    write_atomic(run / HEAD_WEIGHTS, save({"weight": np.ascontiguousarray(weight), "bias": bias}))
+    write_atomic(run / HEAD, json.dumps(asdict(card), indent=1).encode())
+
+
+def read_head(run: Path) -> tuple[HeadCard, np.ndarray, np.ndarray]:
+    """The classifier of a model that `transfer` saved: its card, weights (K, F) and biases (K,).
+
+    Raises:
+        RunError: When the folder holds none, or it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not (run / HEAD).is_file():
+        raise RunError(f"{run} has no classifier ({HEAD}); `sciencessl transfer` saves models that have one.")
+    try:
+        values = json.loads((run / HEAD).read_text(encoding="utf-8"))
+        stored = load_file(run / HEAD_WEIGHTS)
+        card = HeadCard(**{**values, "classes": tuple(values["classes"])})
+        return card, stored["weight"], stored["bias"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RunError(
+            f"{run / HEAD} is damaged ({type(error).__name__}: {error}); run the transfer again."
+        ) from error
 
 
 def begin(run: Path, overwrite: bool) -> None:

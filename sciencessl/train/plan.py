@@ -88,7 +88,7 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
-    stats = _fit_stats(store, domain, full.views)
+    stats = input_stats(store, domain, full.views)
     return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, order,
                 _device(run.compute.device))
 
@@ -119,10 +119,18 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _fit_stats(store: Store, domain: DomainSpec, settings: Any) -> InputStats:
+def input_stats(store: Store, domain: DomainSpec, settings: Any) -> InputStats:
     """Statistics of evaluation views of split=train, whose keyed-hash order makes any spread of samples a random one.
 
     Of views, not of stored images: a galaxy in the middle window is far brighter than the sky around it.
+
+    Args:
+        store: With samples in split=train.
+        domain: Of the store.
+        settings: The domain's view settings.
+
+    Raises:
+        DataError: When a channel has no finite pixel.
     """
     name = store.primary
     spec = store.header.fields[name]

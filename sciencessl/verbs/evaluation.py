@@ -33,39 +33,45 @@ def run_embed(args: argparse.Namespace) -> int:
 
 def fill_transfer(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transfer`."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="finished runs")
+    parser.add_argument("runs", nargs="+", metavar="RUN",
+                        help="finished runs, timm:NAME@FILE, or tables of features with ids")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store with the task's labels")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for table, plot, subsets and cached fits")
     parser.add_argument("--task", default="", help="a task of the domain (not needed if there is one), or a FILE.yaml")
     parser.add_argument("--labels", nargs="+", default=[], metavar="N",
                         help="budgets: 50, 20/class, 1%%, '5 patients', all (default: those of the task)")
     parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM",
-                        help="frozen: logistic regression; knn; random: the former on random encoders (default: all)")
+                        help="frozen: logistic regression; knn; random: the former on random encoders; finetune; "
+                        "scratch: the same from fresh weights (default: frozen knn random)")
     parser.add_argument("--subsets", type=int, default=10, metavar="N", help="label subsets a budget (default: 10)")
     parser.add_argument("--random-encoders", type=int, default=5, metavar="N",
                         help="encoders in the random arm (default: 5)")
     parser.add_argument("--draw", default="stratified", choices=("stratified", "random"),
                         help="how label subsets are drawn (default: stratified by class)")
-    parser.add_argument("--dry-run", action="store_true", help="count fits and images; write nothing")
+    parser.add_argument("--finetune-subsets", type=int, default=3, metavar="N",
+                        help="label subsets a budget of finetune and scratch (default: 3)")
+    parser.add_argument("--max-steps", type=int, default=300, metavar="N", help="steps of a training (default: 300)")
+    parser.add_argument("--stages", type=int, metavar="N",
+                        help="last stages that finetune trains; 0: the head alone (default: all)")
+    parser.add_argument("--dry-run", action="store_true", help="count fits and images, estimate hours; write nothing")
     add_json(parser)
 
 
 def run_transfer(args: argparse.Namespace) -> int:
     """Few-label curves."""
     from sciencessl.evaluate.results import TransferEstimate
-    from sciencessl.evaluate.tables import table_text
+    from sciencessl.evaluate.tables import estimate_text, table_text
     from sciencessl.evaluate.transfer import transfer
 
     result = transfer(
         args.runs, args.data, args.out, task=args.task, labels=args.labels, arms=args.arms, subsets=args.subsets,
-        random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run,
+        random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
+        finetune_subsets=args.finetune_subsets, max_steps=args.max_steps,
     )
     if isinstance(result, TransferEstimate):
-        emit(result, args.json, f"would do {result.fits} fits on {result.embeddings:,} embeddings to compute; "
-             f"{result.n_pool} labels to draw from, {result.n_test} test samples; a difference below "
-             f"{result.resolution:.3f} cannot be resolved")
+        emit(result, args.json, estimate_text(result))
         return DONE
-    done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out}"
+    done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out} (models of the largest budget in its models/)"
     emit(result.to_json(), args.json, f"{table_text(result)}\n{done}")
     return DONE
 

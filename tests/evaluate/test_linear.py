@@ -9,7 +9,15 @@ from sklearn.preprocessing import StandardScaler
 
 from sciencessl.errors import DataError
 from sciencessl.evaluate import linear
-from sciencessl.evaluate.linear import C_GRID, FIXED_C, few_units, fit_logistic, unit_folds
+from sciencessl.evaluate.linear import (
+    C_GRID,
+    FIXED_C,
+    few_units,
+    fit_logistic,
+    held_out_losses,
+    mean_over_classes,
+    unit_folds,
+)
 
 
 def blobs(n: int, width: int, classes: int, seed: int, gap: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
@@ -166,3 +174,22 @@ def test_bad_input_is_refused() -> None:
     features[2, 1] = np.nan
     with pytest.raises(DataError, match="1 of 10 embeddings are not finite"):
         fit_logistic(features, labels, np.arange(10), 0)
+
+
+def test_a_head_takes_the_standardiser_in() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.tile([0, 2, 5], 8)
+    features = rng.normal(size=(24, 6)) * 10.0 ** np.arange(-3, 3) + 5
+    fitted = fit_logistic(features, labels, np.arange(24), 0)
+    head = fitted.head()
+    assert head.classes.tolist() == [0, 2, 5]
+    assert (head.weight.shape, head.weight.dtype, head.bias.shape) == ((3, 6), np.float32, (3,))
+    np.testing.assert_allclose(features @ head.weight.T + head.bias, fitted.logits(features), atol=2e-2)
+
+
+def test_held_out_losses_by_hand() -> None:
+    logits = np.log(np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]))
+    losses, labels = held_out_losses(logits, np.array([1, 4]), np.array([4, 3, 1]))
+    assert labels.tolist() == [4, 1]
+    np.testing.assert_allclose(losses, -np.log([0.5, 0.9]))
+    assert mean_over_classes(np.array([1.0, 3.0, 8.0]), np.array([0, 0, 7])) == pytest.approx((2 + 8) / 2)

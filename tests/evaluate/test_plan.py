@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sciencessl.errors import ConfigError, DataError, RunError, SciencesslError, StoreError
+from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.plan import class_names, make_plan
 from sciencessl.registry import load_domain
 from sciencessl.store.format import StoreHeader
@@ -15,7 +16,7 @@ from sciencessl.store.writer import create_store
 
 DEFAULTS: dict[str, Any] = {
     "task": "morphology", "labels": ("12", "36", "all"), "arms": ("frozen",), "subsets": 2, "random_encoders": 1,
-    "draw": "stratified",
+    "draw": "stratified", "trained_subsets": 1, "training": Training(),
 }
 
 
@@ -113,3 +114,34 @@ def test_kinds_that_no_curve_is_drawn_for(tmp_path: Path, survey: Store, run: Pa
     path.write_text("column: class\nkind: retrieval\n")
     with pytest.raises(ConfigError, match="task 'search' is of kind 'retrieval'; few-label curves are drawn for kind"):
         _plan(run, survey, task=str(path))
+
+
+def test_training_arms_draw_the_first_subsets(survey: Store, run: Path) -> None:
+    plan = _plan(run, survey, subsets=4, trained_subsets=3, arms=("frozen", "finetune", "scratch"))
+    small, _, everything = plan.budgets
+    assert [list(plan.seeds(small, arm)) for arm in ("frozen", "finetune", "scratch")] == [
+        [0, 1, 2, 3], [0, 1, 2], [0, 1, 2]
+    ]
+    assert list(plan.seeds(everything, "finetune")) == [0]
+    assert list(_plan(run, survey, subsets=2, trained_subsets=3).seeds(small, "finetune")) == [0, 1]
+    assert plan.training_of("finetune") == Training()
+    assert plan.training_of("scratch") == Training().from_scratch
+
+
+def test_fits_are_filed_by_all_that_trains_them(survey: Store, run: Path) -> None:
+    arms = ("frozen", "finetune", "scratch")
+    plans = [_plan(run, survey, arms=arms, training=t) for t in (Training(), Training(5), Training(300, 2))]
+    encoder, budget = plans[0].runs[0], plans[0].budgets[0]
+    assert len({plan.key(encoder, "finetune", budget, 0) for plan in plans}) == 3
+    assert len({plan.key(encoder, "scratch", budget, 0) for plan in plans}) == 2
+    assert len({plan.key(encoder, "frozen", budget, 0) for plan in plans}) == 1
+
+
+def test_one_model_of_each_arm_is_kept(survey: Store, run: Path) -> None:
+    plan = _plan(run, survey)
+    encoder = plan.runs[0]
+    kept = {(arm, str(budget), seed): plan.model_folder(encoder, arm, budget, seed)
+            for arm in ("frozen", "knn", "finetune", "random") for budget in plan.budgets for seed in (0, 1)}
+    assert {key: str(path) for key, path in kept.items() if path} == {
+        ("frozen", "all", 0): "nowhere/models/frozen-first", ("finetune", "all", 0): "nowhere/models/finetune-first",
+    }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.plan import Curve, Plan
 from sciencessl.evaluate.subsets import Budget, Subset
 from sciencessl.evaluate.summary import Outcome, area_difference, make_endpoints, make_rows, resolution
@@ -27,7 +28,8 @@ def _plan(runs: tuple[str, ...] = ("one",)) -> Plan:
     subsets = tuple({b: Subset(pool[:n], n) for b, n in zip(BUDGETS, SIZES, strict=True)} for _ in range(3))
     encoders: Any = {"": (None,)}
     curves = tuple(Curve(name, "frozen", encoders, "random") for name in runs)
-    return Plan(None, data, "", BUDGETS, subsets, (), (*curves, Curve("random", "random", encoders)), Path())  # type: ignore[arg-type]
+    every = (*curves, Curve("random", "random", encoders))
+    return Plan(None, data, "", BUDGETS, subsets, (), every, Path(), 2, Training())  # type: ignore[arg-type]
 
 
 def _outcomes(rng: np.random.Generator, rate: float) -> dict[Budget, Outcome]:

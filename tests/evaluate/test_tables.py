@@ -53,12 +53,13 @@ def test_the_text_fits_and_its_numbers_are_aligned(result: TransferResult) -> No
     assert max(map(len, lines)) <= 120
     assert lines[1] == "a difference below 0.046 in balanced accuracy cannot be resolved by this test set"
     table = lines[3:8]
-    assert table[0].split() == ["encoder", "arm", "budget", "labels", "score", "minus", "random", "trials", "saw"]
+    assert table[0].split() == ["encoder", "arm", "budget", "labels", "sets", "score", "minus",
+                                "random", "trials", "saw"]
     for number in ("0.610 +-0.030", "+0.080 +-0.030"):
         places = {line.index(number) for line in table[1:] if number in line}
         assert len(places) == 1
     assert {line.index(" 4.2") for line in table[1:]} == {table[1].index(" 4.2")}
-    labels = (" 50  0", "750  0", "12345  0")
+    labels = (" 50    10", "750    10", "12345    10")
     ends = [line.index(label) + len(label) for line, label in zip(table[1:4], labels, strict=True)]
     assert len(set(ends)) == 1
 
@@ -69,7 +70,7 @@ def test_the_text_says_what_is_not_resolved_and_what_was_seen(result: TransferRe
     assert "not resolved" not in lines[4]
     assert "resolved" in lines[4]
     assert "not resolved" in lines[5]
-    assert lines[6].startswith("a-run-with-a-name-far-")
+    assert lines[6].startswith("a-run-with-a-name...  knn ")
     assert "...  knn" in lines[6]
     assert "random (mean of 5)" in lines[7]
     assert "transductive" in lines[6]

@@ -1,0 +1,88 @@
+"""How long a transfer would take: one batch or step of everything is timed, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sciencessl.evaluate.encoders import Encoder, embed_together
+from sciencessl.evaluate.features import FeatureCache
+from sciencessl.evaluate.finetune import BATCH, LEARNING_RATES, Labelled, step_seconds
+from sciencessl.evaluate.linear import few_units
+from sciencessl.evaluate.plan import TRAINED, Plan
+from sciencessl.evaluate.results import ArmEstimate
+from sciencessl.evaluate.subsets import Budget
+from sciencessl.train.measure import best_time
+
+Item = tuple[str, Encoder, Budget, int]
+"""Arm, encoder, budget and subset seed of a fit."""
+
+FORWARD = 1 / 3
+"""Of a training step: a backward pass costs about two forward passes."""
+
+
+def estimate_arms(plan: Plan, cache: FeatureCache, todo: Sequence[Item]) -> tuple[int, tuple[ArmEstimate, ...]]:
+    """Embeddings to compute, and what each arm would take.
+
+    Args:
+        plan: What is asked.
+        cache: Of features.
+        todo: The fits that are not done.
+    """
+    samples, images, found = plan.samples(), 0, []
+    seen: set[str] = set()
+    for arm in dict.fromkeys(curve.arm for curve in plan.curves):
+        items = [item for item in todo if item[0] == arm]
+        encoders = {e.digest: e for e in _embedders(plan, arm) if items and e.digest not in seen}
+        seen |= encoders.keys()
+        lacking = {name: len(cache.missing(encoder, samples)) for name, encoder in encoders.items()}
+        images += sum(lacking.values())
+        seconds = _embedding(plan, encoders, lacking)
+        if arm in TRAINED:
+            seconds += _training(plan, items)
+        found.append(ArmEstimate(arm, len(items), seconds / 3600))
+    return images, tuple(found)
+
+
+def _embedders(plan: Plan, arm: str) -> list[Encoder]:
+    """Encoders whose features an arm reads; of random ones, both variants."""
+    return [encoder for curve in plan.curves if curve.arm == arm != "scratch"
+            for group in curve.variants.values() for encoder in group]
+
+
+def _embedding(plan: Plan, encoders: dict[str, Encoder], lacking: dict[str, int]) -> float:
+    """Seconds; encoders of one architecture and input take the same time, so one of them is timed."""
+    rates: dict[tuple[str, str], float] = {}
+    total = 0.0
+    for name, encoder in encoders.items():
+        kind = encoder.card.backbone, encoder.input
+        if lacking[name] and kind not in rates:
+            rates[kind] = _image_seconds(plan, replace(encoder, statistics=False))
+        total += lacking[name] * rates.get(kind, 0.0)
+    return total
+
+
+def _image_seconds(plan: Plan, encoder: Encoder) -> float:
+    index = plan.data.train[:BATCH]
+
+    def once() -> None:
+        embed_together([encoder], plan.store, index, 0)
+
+    return best_time(once, repeats=1) / len(index)
+
+
+def _training(plan: Plan, items: Sequence[Item]) -> float:
+    """Seconds of all trainings of an arm: those of the search too, and scoring the test samples."""
+    steps: dict[str, float] = {}
+    total = 0.0
+    for arm, encoder, budget, seed in items:
+        rows = plan.subsets[seed][budget].index
+        labels, units = plan.data.train_labels[rows], plan.data.train_units[rows]
+        training = plan.training_of(arm)
+        if encoder.digest not in steps:
+            labelled = Labelled(plan.store, plan.data.train[rows], labels, units)
+            steps[encoder.digest] = step_seconds(encoder.module, encoder.card, labelled, training)
+        trainings = 1 if few_units(labels, units) else 1 + len(LEARNING_RATES)
+        batches = trainings * training.max_steps + FORWARD * len(plan.data.test) / BATCH
+        total += batches * steps[encoder.digest]
+    return total

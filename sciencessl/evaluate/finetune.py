@@ -1,0 +1,372 @@
+"""The arms that train a network on a budget's labels: fine-tuning a pretrained encoder, and training from scratch.
+
+One recipe for both: class-balanced cross-entropy on the first training view of the domain, AdamW with a learning rate
+that warms up and falls as a cosine, batches of `BATCH`. Fine-tuning starts its head from the logistic regression on
+frozen features (LP-FT, arXiv 2202.10054) and lets earlier stages learn more slowly; training from scratch starts from
+zeros and does not. Batch norm in stages that are trained is in training mode, as in the published recipes, so that its
+statistics become those of the budget's images; stages that are not trained stay in evaluation mode throughout. There
+is no early stopping: the weights after the last step are used.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sciencessl.data.loader import BatchStream, Decoder, make_loader
+from sciencessl.data.order import Order
+from sciencessl.errors import ConfigError, RunError
+from sciencessl.evaluate.encoders import as_input, evaluation_stream, view_settings, worth_workers
+from sciencessl.evaluate.linear import (
+    FittedClassifier,
+    LinearHead,
+    few_units,
+    fit_logistic,
+    held_out_losses,
+    mean_over_classes,
+    spread_probabilities,
+    unit_folds,
+)
+from sciencessl.losses.classification import softmax_nll
+from sciencessl.optim.groups import adapts
+from sciencessl.optim.schedules import warmup_cosine
+from sciencessl.registry import load_domain
+from sciencessl.spec import UNLABELLED
+from sciencessl.store.reader import SplitIndex, Store
+from sciencessl.train.folder import ModelCard
+from sciencessl.train.step import step_randomness
+
+BATCH = 32
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+WEIGHT_DECAY = 0.05
+LEARNING_RATES: tuple[float, ...] = (1e-4, 5e-4, 2e-3)
+"""Tried on a held-out fold where there are more than `linear.FEW` units a class (ours)."""
+
+FIXED_LEARNING_RATE = 5e-4
+"""Used where there are no more."""
+
+LABELS = "class"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is the same for every fit of an arm.
+
+    Attributes:
+        max_steps: Optimiser steps, 1 or more.
+        stages: How many of the encoder's last stages are trained, besides the head; 0 for the head alone, None for all.
+        layer_decay: Factor on the learning rate from each stage to the one before it; the last stage has one factor
+            less than the head. 1 for one rate everywhere. 0.75 is the usual value (BEiT, arXiv 2106.08254).
+
+    Raises:
+        ConfigError: For fewer steps than 1 or stages than 0.
+    """
+
+    max_steps: int = 300
+    stages: int | None = None
+    layer_decay: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or (self.stages is not None and self.stages < 0):
+            raise ConfigError(
+                f"training arms: max_steps={self.max_steps} must be 1 or more, and stages={self.stages} 0 or more, or "
+                "all."
+            )
+
+    @property
+    def from_scratch(self) -> Training:
+        """The same for weights that never learned: they have no stage worth keeping or sparing."""
+        return replace(self, stages=None, layer_decay=1.0)
+
+    def __str__(self) -> str:
+        return f"{self.max_steps} steps, {'all' if self.stages is None else self.stages} stages"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled samples of one budget: all that a fit may look at.
+
+    Attributes:
+        store: Where their images are.
+        index: (n,) store indices.
+        labels: (n,) class ids >= 0.
+        units: (n,) units, which no fold divides.
+        features: (n, F) features of the encoder to start from, or None where it never learned.
+    """
+
+    store: Store
+    index: np.ndarray
+    labels: np.ndarray
+    units: np.ndarray
+    features: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Labelled:
+        """Some of them, by position."""
+        features = None if self.features is None else self.features[rows]
+        return Labelled(self.store, self.index[rows], self.labels[rows], self.units[rows], features)
+
+
+class Network(nn.Module):
+    """A copy of an encoder with a softmax layer on top: (B, C, H, W) -> (B, K') scores.
+
+    The layer keeps the standardiser of the classifier that it starts from, so that its learning rate means the same
+    whatever the size of the features.
+
+    Args:
+        encoder: Copied, so that it stays as it is.
+        start: The first weights of the layer.
+        stages: As in `Training`; parameters of the other stages need no gradient.
+
+    Raises:
+        ConfigError: When the encoder has fewer stages than that.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: nn.Module, start: FittedClassifier, stages: int | None) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.start = start
+        self.register_buffer("mean", _single(start.mean))
+        self.register_buffer("scale", _single(start.scale))
+        self.weight = nn.Parameter(_single(start.coef.T))
+        self.bias = nn.Parameter(_single(start.intercept))
+        self._choose(stages)
+
+    def _choose(self, stages: int | None) -> None:
+        check_stages(self.encoder, stages)
+        of = stage_of(self.encoder)
+        count = max(of.values()) + 1
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(stages is None or of[name] >= count - stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of the classes that `start` has."""
+        return functional.linear((self.encoder(x).float() - self.mean) / self.scale, self.weight, self.bias)
+
+    def train(self, mode: bool = True) -> Network:
+        """Training mode, but for parts of the encoder that are not trained: their norms and dropout stay as they are
+        at evaluation."""
+        super().train(mode)
+        for part in self.encoder.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                part.eval()
+        return self
+
+    def head(self) -> LinearHead:
+        """The layer as it is now, on features as they are."""
+        coef, intercept = (value.detach().double().numpy() for value in (self.weight.T, self.bias))
+        return replace(self.start, coef=coef, intercept=intercept).head()
+
+
+def _single(values: np.ndarray) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def stage_of(encoder: nn.Module) -> dict[str, int]:
+    """Parameter name -> number of its stage, from 0 at the input.
+
+    Stages are timm's own coarse groups (`group_matcher`): the stem, then each stage of a convolutional network or block
+    of a transformer. A group of nothing but norms and biases, such as a last norm, belongs to the stage before it. A
+    network without such groups is one stage.
+    """
+    matcher: Any = getattr(encoder, "group_matcher", None)
+    if matcher is None:
+        return {name: 0 for name, _ in encoder.named_parameters()}
+    group: dict[str, int] = group_parameters(encoder, matcher(coarse=True), reverse=True)
+    heavy = sorted({group[name] for name, parameter in encoder.named_parameters() if adapts(parameter)})
+    return {name: max(0, int(np.searchsorted(heavy, number, side="right")) - 1) for name, number in group.items()}
+
+
+def check_stages(encoder: nn.Module, stages: int | None) -> None:
+    """Refuse more stages than an encoder has.
+
+    Raises:
+        ConfigError: With their number.
+    """
+    count = max(stage_of(encoder).values()) + 1
+    if stages is not None and stages > count:
+        raise ConfigError(f"stages={stages}, but the encoder has {count}; ask for {count} at most, or for all.")
+
+
+def layer_groups(network: Network, layer_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of the trained parameters: `params`, `weight_decay` and `scale`, the factor on the rate.
+
+    The head has scale 1, stage s of S has `layer_decay ** (S - s)`. Biases and norms do not decay.
+    """
+    of = stage_of(network.encoder)
+    count = max(of.values()) + 1
+    scales = [(layer_decay ** (count - of[name]), p) for name, p in network.encoder.named_parameters()]
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for scale, parameter in [*scales, (1.0, network.weight), (1.0, network.bias)]:
+        if parameter.requires_grad:
+            groups.setdefault((scale, adapts(parameter)), []).append(parameter)
+    return [
+        {"params": parameters, "scale": scale, "weight_decay": WEIGHT_DECAY if adapt else 0.0}
+        for (scale, adapt), parameters in groups.items()
+    ]
+
+
+@dataclass(frozen=True)
+class FittedNetwork:
+    """A trained network, with how it was chosen.
+
+    Attributes:
+        network: In evaluation mode.
+        card: How its input is made.
+        rate: Peak learning rate chosen.
+        trials: Settings tried on the budget's own labels, those of the head's first weights included.
+        search: Peak learning rate -> loss on the held-out fold; empty where fixed.
+        workers: Loader processes.
+    """
+
+    network: Network
+    card: ModelCard
+    rate: float
+    trials: int = 1
+    search: dict[float, float] = field(default_factory=dict)
+    workers: int = 0
+
+    def probabilities(self, store: Store, index: np.ndarray, n_classes: int) -> np.ndarray:
+        """(m, n_classes) probabilities by class id of samples in their evaluation view; 0 for a class not learned."""
+        scores = _scores(self.network, self.card, store, index, self.workers)
+        return spread_probabilities(scores, self.network.start.classes, n_classes)
+
+
+def fit_network(
+    encoder: nn.Module, card: ModelCard, rows: Labelled, training: Training, seed: int, workers: int = 0
+) -> FittedNetwork:
+    """Train an encoder and a softmax layer on the labels of one budget.
+
+    With more than `linear.FEW` units a class on average, the peak learning rate is chosen from `LEARNING_RATES`: one
+    fold of the units is held out, each rate is trained on the rest for as many steps, and the smallest mean over
+    classes of the log loss on the fold wins (the smaller rate among equals). Then all rows are trained on. Otherwise
+    the rate is `FIXED_LEARNING_RATE`.
+
+    The result is a pure function of the arguments but `workers`, on one machine and number of threads; no global
+    generator is read or moved.
+
+    Args:
+        encoder: Weights to start from; left as they are.
+        card: How its input is made: domain, field, view settings, input statistics.
+        rows: Of the budget.
+        training: Of the arm.
+        seed: Of folds, order, augmentation and dropout.
+        workers: Loader processes.
+
+    Raises:
+        ConfigError: When the encoder has fewer stages than are to be trained.
+        RunError: When the weights are no longer finite at the end.
+    """
+    start = _Start(encoder, card, training, seed, workers)
+    search = {} if few_units(rows.labels, rows.units) else start.search(rows)
+    rate = min(search, key=lambda value: (search[value], value)) if search else FIXED_LEARNING_RATE
+    first = start.classifier(rows)
+    network = start.train(rows, first, rate)
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise RunError(
+            f"training a {card.backbone} on {len(rows.index)} labels left weights that are not finite, at a peak "
+            f"learning rate of {rate:g}; check the pretrained weights."
+        )
+    return FittedNetwork(network, card, rate, max(1, len(search) + len(first.search)), search, workers)
+
+
+def step_seconds(encoder: nn.Module, card: ModelCard, rows: Labelled, training: Training) -> float:
+    """Seconds of one step on this machine, loading included; the faster of two after one that warms up."""
+    short = replace(training, max_steps=3)
+    times = _Start(encoder, card, short, 0, 0).times(rows)
+    return min(later - earlier for earlier, later in itertools.pairwise(times))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a fit starts from, whatever the rate and the rows."""
+
+    encoder: nn.Module
+    card: ModelCard
+    training: Training
+    seed: int
+    workers: int
+
+    def classifier(self, rows: Labelled) -> FittedClassifier:
+        """The first weights of the head: logistic regression, or zeros where there are no features."""
+        if rows.features is None:
+            classes, width = np.unique(rows.labels), self.card.features
+            zeros = np.zeros((width, len(classes)))
+            return FittedClassifier(classes, np.zeros(width), np.ones(width), zeros, zeros[0], c=0.0)
+        return fit_logistic(rows.features, rows.labels, rows.units, self.seed)
+
+    def search(self, rows: Labelled) -> dict[float, float]:
+        """Peak rate -> loss on the held-out fold; infinite where training broke down."""
+        kept, held = unit_folds(rows.labels, rows.units, self.seed)[0]
+        train, test = rows.take(kept), rows.take(held)
+        first = self.classifier(train)
+        losses = {}
+        for rate in LEARNING_RATES:
+            scores = _scores(self.train(train, first, rate), self.card, test.store, test.index, self.workers)
+            loss = mean_over_classes(*held_out_losses(scores, first.classes, test.labels))
+            losses[rate] = loss if np.isfinite(loss) else np.inf
+        return losses
+
+    def train(self, rows: Labelled, first: FittedClassifier, rate: float) -> Network:
+        """The network after the last step, in evaluation mode."""
+        network = Network(self.encoder, first, self.training.stages)
+        for _ in self.steps(network, rows, rate):
+            pass
+        return network.requires_grad_(False).eval()
+
+    def times(self, rows: Labelled) -> list[float]:
+        """The clock after each step."""
+        network = Network(self.encoder, self.classifier(replace(rows, features=None)), self.training.stages)
+        return [time.perf_counter() for _ in self.steps(network, rows, FIXED_LEARNING_RATE)]
+
+    def steps(self, network: Network, rows: Labelled, rate: float) -> Iterator[None]:
+        """Train, one step at a time."""
+        total = self.training.max_steps
+        optimizer = torch.optim.AdamW(layer_groups(network, self.training.layer_decay), lr=rate)
+        target, counts = np.unique(rows.labels, return_inverse=True, return_counts=True)[1:]
+        weight = torch.tensor(len(target) / (len(counts) * counts), dtype=torch.float32)
+        loader = make_loader(self._stream(rows, target), worth_workers(self.workers, total * BATCH))
+        network.train()
+        for number, batch in enumerate(itertools.islice(loader, total)):
+            for group in optimizer.param_groups:
+                group["lr"] = group["scale"] * warmup_cosine(number, round(WARMUP * total), total, rate)
+            labels = batch.labels[LABELS]
+            with step_randomness(self.seed, number):
+                losses = softmax_nll(network(as_input(batch, self.card)), labels)
+            optimizer.zero_grad()
+            (weight[labels] * losses).mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            yield
+
+    def _stream(self, rows: Labelled, target: np.ndarray) -> BatchStream:
+        """Training views of the rows and no others, every row once an epoch."""
+        domain = load_domain(self.card.domain)
+        labels = np.full(len(rows.store), UNLABELLED, np.int64)
+        labels[rows.index] = target
+        return BatchStream(
+            Decoder(rows.store, domain.decode), Order(len(rows.index), self.seed, BATCH),
+            SplitIndex(rows.index, rows.index + 1), domain.views, view_settings(self.card), {LABELS: labels},
+            [self.card.field],
+        )
+
+
+@torch.inference_mode()
+def _scores(network: Network, card: ModelCard, store: Store, index: np.ndarray, workers: int) -> np.ndarray:
+    """(m, K') scores of samples in their evaluation view."""
+    batches = make_loader(evaluation_stream(card, store, index), worth_workers(workers, len(index)))
+    return torch.cat([torch.zeros(0, len(network.bias)), *(network(as_input(b, card)) for b in batches)]).numpy()

@@ -1,0 +1,62 @@
+"""Models that a transfer leaves: the encoder and classifier of an arm's largest budget, as a run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from sciencessl.evaluate.encoders import Encoder
+from sciencessl.evaluate.finetune import BATCH, Training
+from sciencessl.evaluate.fits import Fit, FitKey
+from sciencessl.evaluate.tasks import TaskData
+from sciencessl.store.reader import Store
+from sciencessl.train.folder import HEAD, MODEL, HeadCard, ModelCard, write_head, write_model
+
+
+def save_model(
+    folder: Path, arm: str, encoder: Encoder, fit: Fit, key: FitKey, store: Store, data: TaskData, training: Training
+) -> None:
+    """Write the model of a fit. `embed` and `transfer` take the folder as a run, whose card tells what it saw.
+
+    The classifier's card comes last: with it the model is whole.
+
+    Args:
+        folder: Of the model; what an earlier transfer left there is replaced.
+        arm: Its arm.
+        encoder: What the fit started from.
+        fit: Just computed, with its head.
+        key: Of the fit.
+        store: That it learned from.
+        data: The task.
+        training: Of the arm, where it trained a network.
+    """
+    assert fit.head is not None
+    (folder / HEAD).unlink(missing_ok=True)
+    card = encoder.card if fit.encoder is None else _trained(arm, encoder, fit, key, store, data, training)
+    write_model(folder, card, fit.encoder or encoder.module)
+    classes = tuple(data.classes[number] for number in fit.head.classes)
+    head = HeadCard(data.task.name, data.task.column, classes, arm, key.budget, key.subset_seed, fit.n_labels,
+                    fit.chosen, key.name)
+    write_head(folder, head, fit.head.weight, fit.head.bias)
+
+
+def holds_model(folder: Path, key: FitKey) -> bool:
+    """Whether the whole model of a fit is there."""
+    try:
+        card = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        return (folder / MODEL).is_file() and bool(card["fit"] == key.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _trained(
+    arm: str, encoder: Encoder, fit: Fit, key: FitKey, store: Store, data: TaskData, training: Training
+) -> ModelCard:
+    """The card of an encoder that has learned from the task's labels; what it started from is its `init_from`."""
+    return replace(
+        encoder.card, method=arm, steps=training.max_steps, images=training.max_steps * BATCH, seed=key.subset_seed,
+        store=str(store.path), store_digest=store.digest, table_digests=store.table_digests(),
+        label_columns=(data.task.column,), label_note="", label_rows={data.task.column: fit.n_labels},
+        init_from=encoder.source,
+    )
