@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sciencessl.data_prep.begin import begin, clear_os_errors, is_done, require_unchanged
+from sciencessl.data_prep.lock import only_writer
 from sciencessl.data_prep.plan import Plan, make_plan
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Labels, Source, Task
@@ -135,15 +136,16 @@ def prepare(
         plan = make_plan(spec.name, source)
         if dry_run:
             return _estimate(plan, source, settings.threads)
-        written = _fill(Path(out), plan, source, settings, progress)
+        with only_writer(Path(out)):
+            written = _fill(Path(out), plan, source, settings, progress)
+            with clear_os_errors(Path(out)):
+                _update_labels(Path(out), source.labels)
+            if spec.after_prepare is not None:
+                spec.after_prepare(Path(out), domain_options)
+            with clear_os_errors(Path(out)):
+                return _report(Path(out), source, written, started)
     finally:
         source.close()
-    with clear_os_errors(Path(out)):
-        _update_labels(Path(out), source.labels)
-    if spec.after_prepare is not None:
-        spec.after_prepare(Path(out), domain_options)
-    with clear_os_errors(Path(out)):
-        return _report(Path(out), source, written, started)
 
 
 def _with_schema(

@@ -84,9 +84,22 @@ def choose_votes(
         some = ", ".join(list(matches[best[0]].values())[:3])
         return None, {}, [f"votes: columns such as {some} fit {' and '.join(best)}; pass --schema to take them"]
     if not best:
-        return None, {}, []
+        return None, {}, _near_misses(columns, spec)
     _check_all_used(settings, matches[best[0]], spec.labels[best[0]])
     return spec.labels[best[0]], matches[best[0]], [f"votes: {most} columns of schema {best[0]!r}"]
+
+
+def _near_misses(columns: Sequence[str], spec: DomainSpec) -> list[str]:
+    """A sentence on columns that are named like answers to a question that some schema asks, but fit none."""
+    stems = {q.name.rpartition("-")[0] or q.name for schema in spec.labels.values() for q in schema.questions}
+    near = [name for name in columns if any(name.startswith((f"{stem}-", f"{stem}_")) for stem in stems)]
+    if not near:
+        return []
+    known = [column for schema in spec.labels.values() for column in (*schema.columns, *schema.aliases)]
+    return [
+        f"votes: none taken: columns such as {', '.join(near[:3])} look like answers but are no whole question of any "
+        f"schema.{did_you_mean(near[0], known)} --schema names one, which may be a FILE.yaml of yours"
+    ]
 
 
 def _named_schema(
@@ -129,9 +142,9 @@ def _counts(catalogue: Catalogue, column: str, ids: Sequence[str]) -> np.ndarray
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
         raise DataError(
-            f"catalogue {catalogue.where}, vote column {column!r}: {bad.size} value(s) are negative or NaN, the first "
-            f"{values[bad[0]]:g} at id {ids[int(bad[0])]!r}. Votes are counts from 0; leave a cell empty where the "
-            "question was not asked."
+            f"catalogue {catalogue.where}, vote column {column!r}: {bad.size} value(s) are negative or not finite, the "
+            f"first {values[bad[0]]:g} at id {ids[int(bad[0])]!r}. Votes are counts from 0; leave a cell empty where "
+            "the question was not asked."
         )
     return np.asarray(values, dtype=np.float32)
 

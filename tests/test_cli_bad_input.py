@@ -140,7 +140,7 @@ def test_duplicate_ids(catalogue: Catalogue, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("votes", "shown"), [(-2, "-2"), ("nan", "nan")])
 def test_negative_or_nan_votes(catalogue: Catalogue, tmp_path: Path, votes: object, shown: str) -> None:
     folder = catalogue({6: {"smooth-or-featured-dr5_smooth": votes}})
-    parts = ["'smooth-or-featured-dr5_smooth'", f"the first {shown} at id 'g6'", "negative or NaN", "Votes are counts"]
+    parts = ["'smooth-or-featured-dr5_smooth'", f"the first {shown} at id 'g6'", "negative or not finite", "Votes are"]
     refused(1, parts, "prepare", "galaxy", folder, "--out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -202,8 +202,8 @@ def test_a_value_outside_its_range(store: Path, tmp_path: Path) -> None:
 
 def test_weights_of_another_backbone(store: Path, run: Path, tmp_path: Path) -> None:
     other = [word if word != "test_resnet" else "test_convnext" for word in SMALL]
-    parts = ["encoder.safetensors", "does not fit backbone 'test_convnext'", "same architecture"]
-    refused(1, parts, "pretrain", "--data", store, "--out", tmp_path / "r", *other, "--init-from", run)
+    parts = [run, "trained backbone 'test_resnet'", "would train 'test_convnext'", "Pass --backbone test_resnet"]
+    refused(2, parts, "pretrain", "--data", store, "--out", tmp_path / "r", *other, "--init-from", run)
     assert not (tmp_path / "r").exists()
 
 
@@ -224,6 +224,14 @@ def test_a_store_never_sealed(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+def test_a_run_folder_that_is_a_file(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for out in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
+        refused(1, [f"{tmp_path / 'notes.txt'} is a file", "--out names a folder"], "pretrain", "--data", store,
+                "--out", out, "--steps", 1, *SMALL)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
     refused(1, [f"{tmp_path} is no store", "sciencessl prepare"], "store", "info", tmp_path)
     refused(1, ["nowhere is no store", "sciencessl prepare"], "pretrain", "--data", tmp_path / "nowhere", "--out",
@@ -234,8 +242,8 @@ def test_a_task_whose_column_is_absent(tmp_path: Path, run: Path) -> None:
     for i in range(6):
         write_jpeg(tmp_path / "flat" / f"{i}.jpg", i)
     assert call("prepare", "galaxy", tmp_path / "flat", "--out", tmp_path / "s")[0] == 0
-    refused(1, [tmp_path / "s", "has no column 'class'", "Columns: "], "transfer", run, "--data", tmp_path / "s",
-            "--task", "morphology", "--out", tmp_path / "t")
+    parts = [tmp_path / "s", "task 'morphology' reads column 'class'", "Columns: ", "--label"]
+    refused(1, parts, "transfer", run, "--data", tmp_path / "s", "--task", "morphology", "--out", tmp_path / "t")
     assert not (tmp_path / "t").exists()
 
 

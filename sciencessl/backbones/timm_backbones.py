@@ -143,8 +143,12 @@ def _check_state(state: dict[str, Tensor], own: dict[str, Tensor], name: str, ch
     if faults:
         raise DataError(
             f"weight file {str(path)!r} does not fit backbone {name!r} with {channels} channels: "
-            f"{', '.join(faults)}. Give weights of the same architecture, trained on 3 or {channels} channels."
+            f"{', '.join(faults)}. Give weights of the same architecture, trained on {_either(channels)} channels."
         )
+
+
+def _either(channels: int) -> str:
+    return "3" if channels == 3 else f"3 or {channels}"
 
 
 def switch_on(module: nn.Module, most: float = SWITCHED_OFF) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sciencessl.errors import ConfigError, DataError, unknown_name
+from sciencessl.errors import ConfigError, DataError, StoreError, did_you_mean, unknown_name
 from sciencessl.evaluate.subsets import label_digest
 from sciencessl.evaluate.task_files import SUFFIXES, read_task, value_text
 from sciencessl.spec import TransferTask
@@ -91,6 +91,7 @@ def load_task(store: Store, task: TransferTask) -> TaskData:
     """
     if task.kind not in KINDS:
         raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; few-label tasks are {', '.join(KINDS)}.")
+    _require_columns(store, task)
     codes, wanted = store.split_codes(), np.ones(len(store), dtype=bool)
     for column, values in task.where.items():
         wanted &= np.isin(_strings(store.column(column)), values)
@@ -110,6 +111,17 @@ def load_task(store: Store, task: TransferTask) -> TaskData:
         label_digest([ids[i] for i in train], found.text[train]), found.dropped,
         None if targets is None else targets[train], None if targets is None else targets[test],
     )
+
+
+def _require_columns(store: Store, task: TransferTask) -> None:
+    known = store.columns()
+    for column in (*task.label_columns, *task.where):
+        if column not in known:
+            raise StoreError(
+                f"task {task.name!r} reads column {column!r}, which {store.path} does not have."
+                f"{did_you_mean(column, known)} Columns: {', '.join(sorted(known))}. Prepare with a catalogue that has "
+                "it (--label, --keep), or choose another --task, which may be a FILE.yaml."
+            )
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,9 @@ def begin(run: Path, overwrite: bool) -> None:
     Raises:
         RunError: When something is there already and `overwrite` is not set.
     """
+    file = next((path for path in (run, *run.parents) if path.is_file()), None)
+    if file is not None:
+        raise RunError(f"{file} is a file; --out names a folder, new or of a run. Choose another --out.")
     if run.exists() and any(run.iterdir()):
         if not overwrite:
             raise RunError(

@@ -98,17 +98,22 @@ def _encoder(store: Store, run: RunConfig, continued: bool) -> nn.Module:
     from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 
     channels = len(store.header.fields[store.primary].channels)
-    weights = None if continued else _initial_weights(run.init_from)
+    weights = None if continued else _initial_weights(run.init_from, run.backbone)
     encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights)
     return switch_on(encoder, most=0.0) if run.branches_on and not weights else encoder
 
 
-def _initial_weights(init_from: str) -> Path | None:
+def _initial_weights(init_from: str, backbone: str) -> Path | None:
     if not init_from:
         return None
     path = Path(init_from)
     if path.is_dir():
-        folder.read_model(path)
+        found = folder.read_model(path).backbone
+        if found != backbone:
+            raise ConfigError(
+                f"--init-from {init_from}: that run trained backbone {found!r}, and this one would train {backbone!r}. "
+                f"Pass --backbone {found}, or start from a run of {backbone}."
+            )
         return path / folder.WEIGHTS
     return path
 

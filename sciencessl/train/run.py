@@ -17,7 +17,7 @@ import yaml
 
 from sciencessl.config import FullConfig, build_config, load_config, preset_layers, save_config
 from sciencessl.data.loader import start_server
-from sciencessl.errors import ConfigError, RunError
+from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
 from sciencessl.store.files import write_atomic
@@ -181,7 +181,11 @@ def _resumed(run: Path, data: str | Path, given: Mapping[str, Any]) -> FullConfi
             f"--resume continues {run} with its own settings; got {', '.join(changed)} as well. Leave them out, or "
             "start a new run from its weights with --init-from."
         )
-    full = load_config(path, load_method(values["method"]).Options, domain_of(data or values["data"]).train_options)
+    try:
+        domain = domain_of(data or values["data"])
+    except StoreError as error:
+        raise StoreError(f"--resume: {error} If the run's store has moved, say where with --data.") from error
+    full = load_config(path, load_method(values["method"]).Options, domain.train_options)
     return full if not data else dataclasses.replace(full, run=dataclasses.replace(full.run, data=str(data)))
 
 

@@ -53,9 +53,9 @@ def test_without_labels_there_is_no_table(make_spec: Make) -> None:
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    (["1", "-2"], r"'shape-r1_smooth': 1 value\(s\) are negative or NaN, the first -2 at id 'id1'"),
-    (["nan", "2"], r"1 value\(s\) are negative or NaN, the first nan at id 'id0'"),
-    (["inf", "2"], "negative or NaN"),
+    (["1", "-2"], r"'shape-r1_smooth': 1 value\(s\) are negative or not finite, the first -2 at id 'id1'"),
+    (["nan", "2"], r"1 value\(s\) are negative or not finite, the first nan at id 'id0'"),
+    (["inf", "2"], "negative or not finite, the first inf"),
     (["many", "2"], "expected numbers, got text"),
 ])
 def test_votes_that_are_no_counts(make_spec: Make, values: list[str], message: str) -> None:
@@ -87,6 +87,16 @@ def test_named_votes_and_schemas(make_spec: Make) -> None:
         labels(columns, spec, votes=("mag",))
     with pytest.raises(ConfigError, match="has no whole question of it"):
         labels({"mag": [1.0]}, spec, schema="rings")
+
+
+def test_columns_that_are_nearly_votes_are_named_not_dropped_in_silence(make_spec: Make) -> None:
+    table = catalogue({"shape-gz9_smooth": [1], "shape-gz9_disk": [2], "mag": [1.0], "shapely": [3]})
+    schema, votes, said = choose_votes(table, make_spec(), PrepareSettings())
+    assert (schema, votes) == (None, {})
+    assert len(said) == 1
+    assert said[0].startswith("votes: none taken: columns such as shape-gz9_smooth, shape-gz9_disk look like answers")
+    assert "--schema names one" in said[0]
+    assert choose_votes(catalogue({"mag": [1.0]}), make_spec(), PrepareSettings()) == (None, {}, [])
 
 
 def test_columns_that_fit_two_schemas_are_left_until_one_is_named(make_spec: Make) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from sciencessl.data.loader import loader_error
-from sciencessl.errors import ConfigError, RunError
+from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.train import estimate
 from sciencessl.train.checkpoint import checkpoint_path, checkpoints, load_checkpoint
 from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics, read_model
@@ -295,6 +295,8 @@ def test_a_store_that_has_moved_and_has_a_new_table_is_the_same_store(
     stop_after(4, out, tiny_run, monkeypatch, data=mine)
     moved = mine.rename(tmp_path / "moved.zarr")
     write_table(moved, "later", pa.table({"id": ["g0"], "score": [0.5]}))
+    with pytest.raises(StoreError, match=r"--resume: .*mine\.zarr is no store.* moved, say where with --data"):
+        tiny_run(out, resume=True)
     assert tiny_run(out, resume=True, data=moved).finished
     assert_equal_runs(finished, out)
 

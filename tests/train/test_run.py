@@ -76,7 +76,7 @@ def test_metrics_hold_losses_gauges_and_speed(finished: Path) -> None:
         assert row["images_per_s"] > 0
         assert 0 <= row["data_wait"] <= 1
     assert [row["step"] for row in rows if "std" in row] == [2, 4, 8, 9]
-    assert rows[-1]["tau"] > rows[0]["tau"] >= 0.99
+    assert rows[-1]["tau"] > rows[0]["tau"] >= 0.97
 
 
 def test_training_moves_the_encoder_and_another_seed_gives_another_run(
@@ -201,8 +201,10 @@ def test_a_run_starts_from_the_weights_of_another(
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, tiny_run: Any, finished: Path) -> None:
-    with pytest.raises(DataError, match="does not fit backbone 'test_efficientnet'"):
+    with pytest.raises(ConfigError, match=r"trained backbone 'test_resnet', and .* would train 'test_efficientnet'"):
         tiny_run(tmp_path / "run", backbone="test_efficientnet", init_from=str(finished))
+    with pytest.raises(DataError, match=r"does not fit backbone 'test_efficientnet' .*trained on 3 channels"):
+        tiny_run(tmp_path / "run", backbone="test_efficientnet", init_from=str(finished / WEIGHTS))
     with pytest.raises(DataError, match="does not exist"):
         tiny_run(tmp_path / "run", init_from=str(tmp_path / "nothing.safetensors"))
     with pytest.raises(RunError, match="no exported model"):

@@ -1,0 +1,61 @@
+"""Two prepares never write one store at once, and a kill never leaves it locked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sciencessl.data_prep.lock import only_writer
+from sciencessl.errors import StoreError
+
+HOLD = """
+import sys
+from pathlib import Path
+from sciencessl.data_prep.lock import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_is_told_so_until_the_first_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    with only_writer(out):
+        with pytest.raises(StoreError, match=r"s\.zarr is being written by another prepare\. Wait for it, or stop it"):
+            only_writer(out).__enter__()
+        with only_writer(tmp_path / "other.zarr"):
+            pass
+    with only_writer(out):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_releases_the_lock_though_its_file_stays(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "s.zarr"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(StoreError, match="another prepare"):
+        only_writer(out).__enter__()
+    holder.kill()
+    holder.wait()
+    assert out.with_name(".s.zarr.lock").is_file()
+    with only_writer(out):
+        pass
+    assert not out.with_name(".s.zarr.lock").exists()
+
+
+def test_an_error_inside_releases_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), only_writer(tmp_path / "s.zarr"):
+        raise ValueError("mine")
+    with only_writer(tmp_path / "s.zarr"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write .*file/s\.zarr"):
+        only_writer(tmp_path / "file" / "s.zarr").__enter__()
