@@ -336,7 +336,7 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 def test_pretrain_help_shows_the_defaults_that_hold() -> None:
     words = " ".join(call("pretrain", "--help").out.split())
-    assert "--batch BATCH Samples of one optimiser step. (default: 32, from scale laptop)" in words
+    assert "--batch BATCH Samples of one optimiser step. (default: 64, from scale laptop)" in words
     assert "(default: adamw, from scale laptop)" in words
     for name in ("--compute.precision", "--log.every", "--views.parity_safe"):
         assert name in words
