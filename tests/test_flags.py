@@ -99,7 +99,7 @@ def test_a_preset_replaces_the_default() -> None:
 
 def test_scale_settings_name_settings_that_exist() -> None:
     preset = scale_settings("laptop")
-    assert preset["batch"] == 128
+    assert preset["batch"] == 64
     known = set(leaf_names(RunConfig))
     assert all(name in known or name.startswith(("options.", "views.")) for name in preset)
 

@@ -249,7 +249,7 @@ def test_resuming_takes_no_other_settings(tmp_path: Path, tiny_run: Any, finishe
         ("  hidden: 16", "  hidden: 24", "options"),
         ("seed: 0", "seed: 1", "seed"),
         ("  size: 32", "  size: 40", "views"),
-        ("base_lr: 2.0", "base_lr: 1.0", "optimiser"),
+        ("base_lr: 0.01", "base_lr: 0.5", "optimiser"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_name(
