@@ -51,7 +51,8 @@ def estimate_text(estimate: TransferEstimate) -> str:
 
 
 def _wrapped(lines: Sequence[str]) -> list[str]:
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ") or [""]]
+    wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False)  # names of columns stay whole
+    return [part for line in lines for part in wrapper.wrap(line) or [""]]
 
 
 def _dropped(result: TransferResult) -> list[str]:
