@@ -22,8 +22,8 @@ PER_CLASS = (10, 50)
 """Label budgets of the demo, as far as the synthetic data has so many of each class; all labels come last."""
 TEST_FRACTION = {True: 0.2, False: 0.4}
 """Whether samples are drawn one by one -> share of test. Whole patients are few, and intervals need several of them."""
-LABEL_WEIGHT = 10.0
-"""Of the votes, where the synthetic data has some: a few hundred small steps leave the default of 1 little time."""
+LABEL_WEIGHT = 50.0
+"""Of the votes, where the synthetic data has some: in a few hundred small steps the default of 1 hardly moves them."""
 SUBSETS = 5
 RANDOM_ENCODERS = 3
 MARKER = "sciencessl-demo.txt"
