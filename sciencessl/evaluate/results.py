@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sciencessl.errors import RunError
+from sciencessl.evaluate.calibration import ReliabilityBin
+from sciencessl.evaluate.groups import GroupScore
 
 RESULT = "transfer.json"
 LEVEL = 0.05
@@ -22,8 +24,9 @@ class Row:
     """One line of the table: an encoder (or the mean over random ones), an arm and a budget.
 
     Attributes:
-        encoder: Name of the run, or `scratch` or `random`, with the architecture where there are several.
-        arm: `frozen`, `knn`, `finetune`, `scratch` or `random`.
+        encoder: Name of the run, of the method where several runs differ in their pretraining seed only, or `scratch` or
+            `random`, with the architecture where there are several.
+        arm: `frozen`, `knn`, `linear`, `finetune`, `scratch` or `random`.
         budget: Spelling of the budget.
         n_labels: Labels used.
         subsets: Number of label subsets averaged.
@@ -40,6 +43,10 @@ class Row:
         note: What a reader must know of the draw.
         metrics: All metrics, averaged; NaN where one is undefined on this test set.
         baseline: Name of the random row that `difference` is taken from; empty without one.
+        seeds: Pretraining seeds that the interval speaks for: 1 for one checkpoint, whose interval says nothing of others.
+        each: Score of each pretraining seed (or random encoder), averaged over subsets; of each label subset where there
+            is one encoder.
+        parts: Source (`pretraining`, `subsets`, `units`, `interactions`) -> variance of the score from it alone.
     """
 
     encoder: str
@@ -60,6 +67,9 @@ class Row:
     note: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     baseline: str = ""
+    seeds: int = 1
+    each: tuple[float, ...] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def resolved(self) -> bool | None:
@@ -71,11 +81,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One run against random encoders in one number: the mean gap between their curves over log labels.
+    """Two curves in one number: the mean gap between them over log labels.
 
     Attributes:
-        encoder: Name of the run, frozen.
-        baseline: Name of the random curve.
+        encoder: Name of the run or method.
+        baseline: Name of the curve it is compared with: random encoders, another run or method, or `scratch`.
         primary: Whether this is the one comparison that the table was made for; the others are adjusted.
         from_labels: Smallest number of labels.
         to_labels: Largest.
@@ -84,6 +94,10 @@ class Endpoint:
         high: Upper end.
         p_value: Two-sided, not adjusted.
         p_adjusted: Holm-adjusted over the endpoints that are not primary; `p_value` for the primary one.
+        arm: Arm of `encoder`.
+        baseline_arm: Arm of `baseline`.
+        seeds: As in `Row`.
+        each: The difference for each pretraining seed, averaged over label subsets.
     """
 
     encoder: str
@@ -96,11 +110,43 @@ class Endpoint:
     high: float
     p_value: float
     p_adjusted: float
+    arm: str = "frozen"
+    baseline_arm: str = "random"
+    seeds: int = 1
+    each: tuple[float, ...] = ()
 
     @property
     def resolved(self) -> bool:
         """Whether the difference is told from zero after the adjustment."""
         return self.p_adjusted < LEVEL
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A closer look at one curve at the largest budget.
+
+    Attributes:
+        encoder: As in `Row`.
+        arm: As in `Row`.
+        budget: Spelling of the budget.
+        temperature: Fitted on the budget's labels, of the first encoder and subset; 1 where labels were too few to ask,
+            None where the arm has none.
+        reliability: Confidence against accuracy, of the first encoder and subset, at that temperature; empty for kinds
+            of task without one class a sample.
+        calibration_error: Expected calibration error at that temperature; NaN likewise.
+        confusion: (K, K) rows true class, columns prediction: test samples, mean over encoders and subsets; empty
+            likewise.
+        groups: The score by groups of test samples, where `by` asks for them.
+    """
+
+    encoder: str
+    arm: str
+    budget: str
+    temperature: float | None = None
+    reliability: tuple[ReliabilityBin, ...] = ()
+    calibration_error: float = math.nan
+    confusion: tuple[tuple[float, ...], ...] = ()
+    groups: tuple[GroupScore, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,10 +157,11 @@ class TransferResult:
         out: Folder of table, plot, subsets and cached fits.
         task: Name of the task.
         unit: What is drawn and resampled.
-        classes: Class names.
+        classes: Class names; names of the labels or answers for kinds with several columns.
         n_pool: Labelled samples of split=train.
         n_test: Test samples.
-        resolution: Smallest difference in balanced accuracy that the test set can resolve, before anything is fitted.
+        resolution: Smallest difference in accuracy that the test set can resolve, before anything is fitted; NaN for
+            metrics that no such bound is known for.
         marks: Encoder -> sentence on what its pretraining saw.
         rows: The table.
         cost: Encoder -> its `cost.json`.
@@ -124,6 +171,13 @@ class TransferResult:
         endpoints: Areas under the curves, the primary one first; empty without a random arm.
         notes: What a reader must know of how rows were made, such as which random encoders.
         store: Manifest digest of the store.
+        kind: Kind of the task.
+        metric: Its primary metric.
+        lower_is_better: Whether small scores are good.
+        details: A closer look at each curve at the largest budget.
+        by: Column of the groups in `details`; empty without one.
+        tested: What it was tested on, in words, where that is not split=test; empty otherwise.
+        members: Method -> its runs, where several differ in their pretraining seed only.
     """
 
     out: Path
@@ -142,6 +196,13 @@ class TransferResult:
     endpoints: tuple[Endpoint, ...] = ()
     notes: tuple[str, ...] = ()
     store: str = ""
+    kind: str = "class"
+    metric: str = "balanced_accuracy"
+    lower_is_better: bool = False
+    details: tuple[Detail, ...] = ()
+    by: str = ""
+    tested: str = ""
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Values of strict JSON: numbers that are not finite become null."""
@@ -174,7 +235,9 @@ def read_result(folder: str | Path) -> TransferResult:
         endpoints = tuple(_made(Endpoint, end) for end in values["endpoints"])
         return TransferResult(**{
             **values, "rows": rows, "endpoints": endpoints, "classes": tuple(values["classes"]),
-            "notes": tuple(values["notes"]), "out": Path(folder),
+            "notes": tuple(values["notes"]), "out": Path(folder), "resolution": _number(values["resolution"]),
+            "details": tuple(map(_detail, values["details"])),
+            "members": {name: tuple(runs) for name, runs in values["members"].items()},
         })
     except FileNotFoundError:
         raise RunError(f"{folder} has no {RESULT}; make one with `sciencessl transfer`.") from None
@@ -183,14 +246,28 @@ def read_result(folder: str | Path) -> TransferResult:
         raise RunError(f"{path} is damaged ({cause}); run `sciencessl transfer` again.") from error
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _row(values: Mapping[str, Any]) -> Row:
-    metrics = {name: math.nan if value is None else value for name, value in values["metrics"].items()}
-    row: Row = _made(Row, {**values, "metrics": metrics})
+    row: Row = _made(Row, {**values, "metrics": {name: _number(value) for name, value in values["metrics"].items()}})
     return row
 
 
+def _detail(values: Mapping[str, Any]) -> Detail:
+    return Detail(**{
+        **values, "calibration_error": _number(values["calibration_error"]),
+        "reliability": tuple(ReliabilityBin(**part) for part in values["reliability"]),
+        "groups": tuple(GroupScore(**part) for part in values["groups"]),
+        "confusion": tuple(map(tuple, values["confusion"])),
+    })
+
+
 def _made(kind: type, values: Mapping[str, Any]) -> Any:
-    return kind(**{name: value for name, value in values.items() if name != "resolved"})
+    return kind(**{
+        name: tuple(value) if name == "each" else value for name, value in values.items() if name != "resolved"
+    })
 
 
 @dataclass(frozen=True)

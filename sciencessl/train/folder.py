@@ -121,6 +121,9 @@ class HeadCard:
         n_labels: Labels that it learned from.
         chosen: The settings chosen, in words.
         fit: Name of the fit that it is the model of.
+        kind: Kind of the task: `class` gives softmax probabilities, `counts` softmax fractions, `multilabel` a sigmoid
+            for each label.
+        temperature: That scores are divided by before the softmax, fitted on the budget's own labels.
     """
 
     task: str
@@ -132,6 +135,8 @@ class HeadCard:
     n_labels: int
     chosen: str
     fit: str
+    kind: str = "class"
+    temperature: float = 1.0
 
 
 def write_head(run: Path, card: HeadCard, weight: np.ndarray, bias: np.ndarray) -> None:
