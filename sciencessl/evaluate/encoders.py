@@ -180,6 +180,7 @@ def embed_together(
     index: np.ndarray,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    statistics: Store | None = None,
 ) -> list[np.ndarray]:
     """Embeddings by encoders of one input, whose images are decoded once for all of them.
 
@@ -189,6 +190,7 @@ def embed_together(
         index: (n,) store indices.
         workers: Loader processes; 0 decodes in this one, and so do any for few samples.
         progress: Called with (samples done, samples).
+        statistics: Store that batch-norm statistics are taken from, where encoders ask for it; by default `store`.
 
     Returns:
         (n, F) float32 for each encoder, in the order of `index`.
@@ -201,7 +203,7 @@ def embed_together(
         raise ConfigError(f"encoders {[e.name for e in encoders]} do not have one input; embed them one by one.")
     check_input(encoders[0], store)
     card = encoders[0].card
-    take_statistics([encoder for encoder in encoders if encoder.statistics], store)
+    take_statistics([encoder for encoder in encoders if encoder.statistics], statistics or store)
     parts: list[list[Tensor]] = [[torch.zeros(0, encoder.card.features)] for encoder in encoders]
     done = 0
     for batch in make_loader(evaluation_stream(card, store, index), worth_workers(workers, len(index))):

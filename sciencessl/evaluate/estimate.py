@@ -5,37 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sciencessl.evaluate.curves import TRAINED
 from sciencessl.evaluate.encoders import Encoder, embed_together
-from sciencessl.evaluate.features import FeatureCache
+from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import BATCH, LEARNING_RATES, Labelled, step_seconds
 from sciencessl.evaluate.linear import few_units
-from sciencessl.evaluate.plan import TRAINED, Plan
+from sciencessl.evaluate.plan import Item, Plan
 from sciencessl.evaluate.results import ArmEstimate
-from sciencessl.evaluate.subsets import Budget
 from sciencessl.train.measure import best_time
-
-Item = tuple[str, Encoder, Budget, int]
-"""Arm, encoder, budget and subset seed of a fit."""
 
 FORWARD = 1 / 3
 """Of a training step: a backward pass costs about two forward passes."""
 
 
-def estimate_arms(plan: Plan, cache: FeatureCache, todo: Sequence[Item]) -> tuple[int, tuple[ArmEstimate, ...]]:
+def estimate_arms(plan: Plan, features: Features, todo: Sequence[Item]) -> tuple[int, tuple[ArmEstimate, ...]]:
     """Embeddings to compute, and what each arm would take.
 
     Args:
         plan: What is asked.
-        cache: Of features.
+        features: Of its samples.
         todo: The fits that are not done.
     """
-    samples, images, found = plan.samples(), 0, []
+    images, found = 0, []
     seen: set[str] = set()
     for arm in dict.fromkeys(curve.arm for curve in plan.curves):
-        items = [item for item in todo if item[0] == arm]
+        items = [item for item in todo if item.arm == arm]
         encoders = {e.digest: e for e in _embedders(plan, arm) if items and e.digest not in seen}
         seen |= encoders.keys()
-        lacking = {name: len(cache.missing(encoder, samples)) for name, encoder in encoders.items()}
+        lacking = {name: features.missing(encoder) for name, encoder in encoders.items()}
         images += sum(lacking.values())
         seconds = _embedding(plan, encoders, lacking)
         if arm in TRAINED:
@@ -75,14 +72,14 @@ def _training(plan: Plan, items: Sequence[Item]) -> float:
     """Seconds of all trainings of an arm: those of the search too, and scoring the test samples."""
     steps: dict[str, float] = {}
     total = 0.0
-    for arm, encoder, budget, seed in items:
-        rows = plan.subsets[seed][budget].index
-        labels, units = plan.data.train_labels[rows], plan.data.train_units[rows]
-        training = plan.training_of(arm)
+    for item in items:
+        data, rows, encoder = item.part.data, item.rows, item.encoder
+        labels, units = data.train_labels[rows], data.train_units[rows]
+        training = plan.training_of(item.arm)
         if encoder.digest not in steps:
-            labelled = Labelled(plan.store, plan.data.train[rows], labels, units)
+            labelled = Labelled(plan.store, data.train[rows], labels, units)
             steps[encoder.digest] = step_seconds(encoder.module, encoder.card, labelled, training)
         trainings = 1 if few_units(labels, units) else 1 + len(LEARNING_RATES)
-        batches = trainings * training.max_steps + FORWARD * len(plan.data.test) / BATCH
+        batches = trainings * training.max_steps + FORWARD * len(data.test) / BATCH
         total += batches * steps[encoder.digest]
     return total

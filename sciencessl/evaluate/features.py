@@ -9,6 +9,7 @@ import numpy as np
 
 from sciencessl.evaluate.cache import read_arrays, write_arrays
 from sciencessl.evaluate.encoders import Encoder, embed_together
+from sciencessl.evaluate.plan import Plan
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
@@ -21,12 +22,14 @@ class FeatureCache:
         folder: Of the files.
         store: The store.
         workers: Loader processes.
+        statistics: Store that encoders take batch-norm statistics from, where they do; by default `store`.
     """
 
-    def __init__(self, folder: Path, store: Store, workers: int = 1) -> None:
+    def __init__(self, folder: Path, store: Store, workers: int = 1, statistics: Store | None = None) -> None:
         self.folder = folder
         self.store = store
         self.workers = workers
+        self.statistics = statistics or store
 
     def missing(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
         """The sorted store indices among `index` that have no embedding yet; none for a table of features."""
@@ -62,7 +65,8 @@ class FeatureCache:
         names = encoders[0].name if len(encoders) == 1 else f"{len(encoders)} encoders"
         progress = Progress(len(index), unit="image", title=f"embed with {names}")
         # In store order, so that each window of a row is read once.
-        found = embed_together(encoders, self.store, index, self.workers, lambda done, _: progress.update(done))
+        found = embed_together(encoders, self.store, index, self.workers, lambda done, _: progress.update(done),
+                               self.statistics)
         progress.close()
         for encoder, values in zip(encoders, found, strict=True):
             known, kept = self._read(encoder)
@@ -71,10 +75,61 @@ class FeatureCache:
             write_arrays(self._path(encoder), index=merged[order], values=np.concatenate([kept, values])[order])
 
     def _path(self, encoder: Encoder) -> Path:
-        return self.folder / f"{digest(encoder.digest.encode(), self.store.digest.encode())}.npz"
+        parts = [encoder.digest, self.store.digest]
+        if encoder.statistics and self.statistics is not self.store:
+            parts.append(self.statistics.digest)
+        return self.folder / f"{digest(*(part.encode() for part in parts))}.npz"
 
     def _read(self, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
         stored = read_arrays(self._path(encoder))
         if stored is None or stored.keys() != {"index", "values"}:
             return np.zeros(0, np.int64), np.zeros((0, encoder.card.features), np.float32)
         return stored["index"], stored["values"]
+
+
+class Features:
+    """Features of a plan's samples: of the store that labels are drawn from, and of the one that is tested on.
+
+    Attributes:
+        pool: Cache of the former.
+        test: Cache of the latter; the same where there is one store.
+    """
+
+    def __init__(self, plan: Plan, workers: int = 1) -> None:
+        folder = plan.out / "features"
+        self.plan = plan
+        self.pool = FeatureCache(folder, plan.store, workers)
+        same = plan.test_store is plan.store
+        self.test = self.pool if same else FeatureCache(folder, plan.test_store, workers, plan.store)
+        self._held: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
+
+    def fill(self, encoders: Sequence[Encoder]) -> None:
+        """Compute what is missing for any fit of these encoders."""
+        self.pool.fill(encoders, self.plan.samples())
+        if self.test is not self.pool:
+            self.test.fill(encoders, self.plan.data.test)
+
+    def missing(self, encoder: Encoder) -> int:
+        """How many embeddings `fill` would compute."""
+        lacking = len(self.pool.missing(encoder, self.plan.samples()))
+        if self.test is not self.pool:
+            lacking += len(self.test.missing(encoder, self.plan.data.test))
+        return lacking
+
+    def of_pool(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
+        """(n, F) features of samples of the store that labels are drawn from."""
+        return self._get("pool", encoder, index)
+
+    def of_test(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
+        """(m, F) features of test samples."""
+        return self._get("pool" if self.test is self.pool else "test", encoder, index)
+
+    def _get(self, where: str, encoder: Encoder, index: np.ndarray) -> np.ndarray:
+        """Of the encoder at hand, whose features are held."""
+        held = self._held.get(where)
+        if held is None or held[0] != encoder.digest:
+            samples = self.plan.samples() if where == "pool" else np.unique(self.plan.data.test)
+            cache = self.pool if where == "pool" else self.test
+            held = self._held[where] = encoder.digest, samples, cache.get(encoder, samples)
+        found: np.ndarray = held[2][np.searchsorted(held[1], index)]
+        return found

@@ -26,6 +26,7 @@ from torch.nn import functional
 from sciencessl.data.loader import BatchStream, Decoder, make_loader
 from sciencessl.data.order import Order
 from sciencessl.errors import ConfigError, RunError
+from sciencessl.evaluate.calibration import fit_temperature
 from sciencessl.evaluate.encoders import as_input, evaluation_stream, view_settings, worth_workers
 from sciencessl.evaluate.linear import (
     FittedClassifier,
@@ -89,6 +90,11 @@ class Training:
     def from_scratch(self) -> Training:
         """The same for weights that never learned: they have no stage worth keeping or sparing."""
         return replace(self, stages=None, layer_decay=1.0)
+
+    @property
+    def head_only(self) -> Training:
+        """The same for a linear layer on an encoder that stays as it is."""
+        return replace(self, stages=0)
 
     def __str__(self) -> str:
         return f"{self.max_steps} steps, {'all' if self.stages is None else self.stages} stages"
@@ -232,6 +238,8 @@ class FittedNetwork:
         trials: Settings tried on the budget's own labels, those of the head's first weights included.
         search: Peak learning rate -> loss on the held-out fold; empty where fixed.
         workers: Loader processes.
+        temperature: That makes the scores likeliest on the held-out fold (`calibration.fit_temperature`), of the
+            network that learned with the chosen rate from the rest; 1 where nothing was held out.
     """
 
     network: Network
@@ -240,6 +248,7 @@ class FittedNetwork:
     trials: int = 1
     search: dict[float, float] = field(default_factory=dict)
     workers: int = 0
+    temperature: float = 1.0
 
     def probabilities(self, store: Store, index: np.ndarray, n_classes: int) -> np.ndarray:
         """(m, n_classes) probabilities by class id of samples in their evaluation view; 0 for a class not learned."""
@@ -273,7 +282,8 @@ def fit_network(
         RunError: When the weights are no longer finite at the end.
     """
     start = _Start(encoder, card, training, seed, workers)
-    search = {} if few_units(rows.labels, rows.units) else start.search(rows)
+    tried = {} if few_units(rows.labels, rows.units) else start.search(rows)
+    search = {rate: held.loss for rate, held in tried.items()}
     rate = min(search, key=lambda value: (search[value], value)) if search else FIXED_LEARNING_RATE
     first = start.classifier(rows)
     network = start.train(rows, first, rate)
@@ -282,7 +292,8 @@ def fit_network(
             f"training a {card.backbone} on {len(rows.index)} labels left weights that are not finite, at a peak "
             f"learning rate of {rate:g}; check the pretrained weights."
         )
-    return FittedNetwork(network, card, rate, max(1, len(search) + len(first.search)), search, workers)
+    temperature = tried[rate].temperature if tried else 1.0
+    return FittedNetwork(network, card, rate, max(1, len(search) + len(first.search)), search, workers, temperature)
 
 
 def step_seconds(encoder: nn.Module, card: ModelCard, rows: Labelled, training: Training) -> float:
@@ -290,6 +301,20 @@ def step_seconds(encoder: nn.Module, card: ModelCard, rows: Labelled, training: 
     short = replace(training, max_steps=3)
     times = _Start(encoder, card, short, 0, 0).times(rows)
     return min(later - earlier for earlier, later in itertools.pairwise(times))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """How a learning rate did on the held-out fold; loss infinite where training broke down."""
+
+    loss: float = np.inf
+    temperature: float = 1.0
+
+
+def _temperature(scores: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
+    logits = np.full((len(labels), 1 + max(int(labels.max()), int(classes.max()))), -np.inf)
+    logits[:, classes] = scores
+    return fit_temperature(logits, labels)
 
 
 @dataclass(frozen=True)
@@ -310,17 +335,18 @@ class _Start:
             return FittedClassifier(classes, np.zeros(width), np.ones(width), zeros, zeros[0], c=0.0)
         return fit_logistic(rows.features, rows.labels, rows.units, self.seed)
 
-    def search(self, rows: Labelled) -> dict[float, float]:
-        """Peak rate -> loss on the held-out fold; infinite where training broke down."""
+    def search(self, rows: Labelled) -> dict[float, _Held]:
+        """Peak rate -> how it did on the held-out fold."""
         kept, held = unit_folds(rows.labels, rows.units, self.seed)[0]
         train, test = rows.take(kept), rows.take(held)
         first = self.classifier(train)
-        losses = {}
+        found = {}
         for rate in LEARNING_RATES:
             scores = _scores(self.train(train, first, rate), self.card, test.store, test.index, self.workers)
             loss = mean_over_classes(*held_out_losses(scores, first.classes, test.labels))
-            losses[rate] = loss if np.isfinite(loss) else np.inf
-        return losses
+            whole = np.isfinite(loss)
+            found[rate] = _Held(loss, _temperature(scores, first.classes, test.labels)) if whole else _Held()
+        return found
 
     def train(self, rows: Labelled, first: FittedClassifier, rate: float) -> Network:
         """The network after the last step, in evaluation mode."""

@@ -12,17 +12,19 @@ from torch import nn
 
 from sciencessl.errors import ConfigError, unknown_name
 from sciencessl.evaluate.cache import DAMAGED, read_arrays, write_arrays
+from sciencessl.evaluate.calibration import budget_temperature
 from sciencessl.evaluate.finetune import Labelled, Training, fit_network
 from sciencessl.evaluate.knn import fit_knn
 from sciencessl.evaluate.linear import LinearHead, fit_logistic
 from sciencessl.evaluate.metrics import all_metrics
 from sciencessl.store.format import canonical_json, digest
+from sciencessl.store.reader import Store
 from sciencessl.train.folder import ModelCard
 
 HEADS = ("logistic", "knn")
 """How features become classes."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever a head, its search or a metric changes, so that no cached fit of older rules is mixed in."""
 
 
@@ -60,6 +62,8 @@ class Fit:
         trials: Settings tried on the budget's own labels.
         chosen: The setting chosen, in words.
         metrics: Metric -> value on the test samples.
+        temperature: T that calibrates the probabilities p, as softmax(log p / T), fitted on the budget's labels; None
+            where the head has none.
         head: The classifier on features, where it is linear; not cached.
         encoder: The network below it, where the fit trained one; not cached.
     """
@@ -69,6 +73,7 @@ class Fit:
     trials: int
     chosen: str
     metrics: Mapping[str, float]
+    temperature: float | None = None
     head: LinearHead | None = None
     encoder: nn.Module | None = None
 
@@ -93,9 +98,10 @@ def run_fit(
         ConfigError: For an unknown head.
         DataError: For features that are not finite or shapes that do not match.
     """
-    linear = None
+    linear = temperature = None
     if head == "logistic":
         classifier = fit_logistic(train, labels, units, seed)
+        temperature = budget_temperature(classifier, train, labels, units, seed)
         probabilities, trials = classifier.probabilities(test, n_classes), classifier.trials
         chosen = f"C={classifier.c:g}" + (" (fixed)" if classifier.fixed else "")
         linear = classifier.head()
@@ -106,12 +112,13 @@ def run_fit(
     else:
         raise ConfigError(unknown_name("head", head, HEADS))
     probabilities = probabilities.astype(np.float32)
-    return Fit(probabilities, len(labels), trials, chosen, all_metrics(probabilities, test_labels), linear)
+    metrics = all_metrics(probabilities, test_labels)
+    return Fit(probabilities, len(labels), trials, chosen, metrics, temperature, linear)
 
 
 def run_training(
-    encoder: nn.Module, card: ModelCard, rows: Labelled, test: np.ndarray, test_labels: np.ndarray, n_classes: int,
-    training: Training, seed: int, workers: int = 0,
+    encoder: nn.Module, card: ModelCard, rows: Labelled, test_store: Store, test: np.ndarray, test_labels: np.ndarray,
+    n_classes: int, training: Training, seed: int, workers: int = 0,
 ) -> Fit:
     """Train a network on a budget's rows, tuned on these rows alone (`finetune.fit_network`), and score it.
 
@@ -119,7 +126,8 @@ def run_training(
         encoder: Weights to start from.
         card: How its input is made.
         rows: The budget's samples: the only labels that any choice may use.
-        test: (m,) store indices.
+        test_store: That the test samples lie in.
+        test: (m,) indices into it.
         test_labels: (m,) class numbers, read only to score.
         n_classes: K.
         training: Of the arm.
@@ -130,10 +138,10 @@ def run_training(
         ConfigError, RunError: As `fit_network` says.
     """
     fitted = fit_network(encoder, card, rows, training, seed, workers)
-    probabilities = fitted.probabilities(rows.store, test, n_classes).astype(np.float32)
+    probabilities = fitted.probabilities(test_store, test, n_classes).astype(np.float32)
     chosen = f"learning rate {fitted.rate:g}{'' if fitted.search else ' (fixed)'}, {training}"
     return Fit(probabilities, len(rows.labels), fitted.trials, chosen, all_metrics(probabilities, test_labels),
-               fitted.network.head(), fitted.network.encoder)
+               fitted.temperature, fitted.network.head(), fitted.network.encoder)
 
 
 def load_fit(folder: Path, key: FitKey, shape: tuple[int, int]) -> Fit | None:
@@ -143,13 +151,15 @@ def load_fit(folder: Path, key: FitKey, shape: tuple[int, int]) -> Fit | None:
         if stored is None or stored["probabilities"].shape != shape:
             return None
         meta = json.loads(bytes(stored["meta"]).decode())
-        return Fit(stored["probabilities"], meta["n_labels"], meta["trials"], meta["chosen"], meta["metrics"])
+        return Fit(stored["probabilities"], meta["n_labels"], meta["trials"], meta["chosen"], meta["metrics"],
+                   meta["temperature"])
     except DAMAGED:
         return None
 
 
 def save_fit(folder: Path, key: FitKey, fit: Fit) -> None:
     """Cache a fit."""
-    meta = {"n_labels": fit.n_labels, "trials": fit.trials, "chosen": fit.chosen, "metrics": dict(fit.metrics)}
+    meta = {"n_labels": fit.n_labels, "trials": fit.trials, "chosen": fit.chosen, "metrics": dict(fit.metrics),
+            "temperature": fit.temperature}
     raw = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     write_arrays(folder / f"{key.name}.npz", probabilities=fit.probabilities, meta=raw)

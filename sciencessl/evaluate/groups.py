@@ -59,7 +59,7 @@ def group_table(
 
     Args:
         scores: (S, N) or (N,) score of each test sample, such as 1 for a correct answer. Scores of
-            `sciencessl.evaluate.sample_scores` belong to the whole test set: do not group them.
+            `sciencessl.evaluate.sample_scores` must be taken inside each group; NaN where there is nothing to score.
         labels: (N,) classes for balanced accuracy, None for the plain mean.
         units: (N,) unit of each test sample.
         groups: (N,) values of the column. Numbers with more than `CATEGORIES` different values are cut into bins of
@@ -72,14 +72,14 @@ def group_table(
 
     Raises:
         ConfigError: For fewer than two bins.
-        DataError: For shapes that do not match or scores that are not finite.
+        DataError: For shapes that do not match.
     """
     scores, groups = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(groups)
     if groups.shape != scores.shape[1:]:
         raise DataError(f"groups: {groups.shape} values for scores {scores.shape}; give one for each test sample.")
     if bins < 2:
         raise ConfigError(f"groups: bins = {bins} must be 2 or more.")
-    names, of_name = _named(groups, bins)
+    names, of_name = named_groups(groups, bins)
     lines = [_line(name, of_name == i, scores, labels, np.asarray(units)) for i, name in enumerate(names)]
     sign = -1.0 if lower_is_better else 1.0
     rated = [line for line in lines if line.low is not None]
@@ -94,6 +94,8 @@ def _line(
     n_units, present = len(np.unique(units[rows])), np.unique(strata)
     total = 1 if labels is None else len(np.unique(labels))
     note = "" if len(present) == total else f"{len(present)} of {total} classes occur"
+    if not np.isfinite(own).all():
+        return GroupScore(name, own.shape[1], n_units, float("nan"), None, None, note="nothing to score by this metric")
     if n_units <= len(present):
         score = float(np.mean([own[:, strata == stratum].mean() for stratum in present]))
         small = f"{n_units} units of {len(present)} classes: too few for an interval"
@@ -102,8 +104,8 @@ def _line(
     return GroupScore(name, own.shape[1], n_units, interval.mean, interval.low, interval.high, note=note)
 
 
-def _named(groups: np.ndarray, bins: int) -> tuple[list[str], np.ndarray]:
-    """Names of the groups that occur, and (N,) the number of each sample's."""
+def named_groups(groups: np.ndarray, bins: int = BINS) -> tuple[list[str], np.ndarray]:
+    """Names of the groups that occur, and (N,) the number of each sample's, as `group_table` forms them."""
     texts = np.array([value_text(value) for value in groups.tolist()], dtype=object)
     present = texts != ""
     place = np.full(len(groups), -1)

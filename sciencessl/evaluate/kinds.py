@@ -13,6 +13,11 @@ from sciencessl.evaluate.retrieval import RetrievalScores, retrieval_scores
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.evaluate.votes import fit_votes, mean_fractions, vote_metrics, vote_scores
 
+FROZEN_HEADS: Mapping[str, str] = {
+    "class": "logistic", "multilabel": "logistic of each label", "counts": "multinomial", "retrieval": "search",
+}
+"""Kind of task -> name of the head that `frozen_fit` fits."""
+
 
 def output_width(data: TaskData) -> int:
     """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval."""
@@ -73,7 +78,7 @@ def _fit_labels(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.nd
     each = {f"{metric} {name}": float(value) for metric, values in label_metrics(found, truth).items()
             for name, value in zip(data.classes, values, strict=True)}
     metrics = {**multilabel_metrics(found, truth), **each}
-    return Fit(found.astype(np.float32), len(rows), fitted.trials, chosen, metrics)
+    return Fit(found.astype(np.float32), len(rows), fitted.trials, chosen, metrics, head=fitted.layer())
 
 
 def _fit_votes(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
@@ -83,7 +88,7 @@ def _fit_votes(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.nda
     scattered = float(vote_scores("nll", found, truth, fitted.strength).mean())
     metrics = {**vote_metrics(found, truth, mean_fractions(counts)), "dirichlet_nll": scattered}
     chosen = f"C={fitted.model.c:g}" + (" (fixed)" if fitted.fixed else "") + f", strength={fitted.strength:.3g}"
-    return Fit(found.astype(np.float32), len(rows), fitted.trials, chosen, metrics)
+    return Fit(found.astype(np.float32), len(rows), fitted.trials, chosen, metrics, head=fitted.model.head())
 
 
 def _search(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:

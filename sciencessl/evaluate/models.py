@@ -36,8 +36,8 @@ def save_model(
     card = encoder.card if fit.encoder is None else _trained(arm, encoder, fit, key, store, data, training)
     write_model(folder, card, fit.encoder or encoder.module)
     classes = tuple(data.classes[number] for number in fit.head.classes)
-    head = HeadCard(data.task.name, data.task.column, classes, arm, key.budget, key.subset_seed, fit.n_labels,
-                    fit.chosen, key.name)
+    head = HeadCard(data.task.name, ", ".join(data.task.label_columns), classes, arm, key.budget, key.subset_seed,
+                    fit.n_labels, fit.chosen, key.name, data.task.kind, fit.temperature or 1.0)
     write_head(folder, head, fit.head.weight, fit.head.bias)
 
 

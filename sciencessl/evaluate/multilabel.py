@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sciencessl.errors import DataError
-from sciencessl.evaluate.linear import FittedClassifier, fit_logistic
+from sciencessl.evaluate.linear import FittedClassifier, LinearHead, fit_logistic
 from sciencessl.evaluate.sample_scores import LabelScores, auroc_scores, average_precision_scores, f1_scores
+
+CERTAIN = 30.0
+"""Log odds that stand for the constant predictions 1 and 0 in a linear layer."""
 
 SCORES: Mapping[str, LabelScores] = {
     "average_precision": average_precision_scores,
@@ -40,6 +43,23 @@ class FittedLabels:
             head.probabilities(features, 2)[:, 1] if head else np.full(len(features), 0.5) for head in self.heads
         ]
         return np.stack(columns, axis=1)
+
+    def layer(self) -> LinearHead:
+        """The same as one linear layer, a row a label, whose sigmoid is the probability of presence."""
+        rows = [_presence(head) for head in self.heads]
+        width = max(len(weight) for weight, _ in rows)
+        weight = np.stack([row if len(row) else np.zeros(width, np.float32) for row, _ in rows])
+        return LinearHead(np.arange(len(rows)), weight, np.array([bias for _, bias in rows], np.float32))
+
+
+def _presence(head: FittedClassifier | None) -> tuple[np.ndarray, float]:
+    """Weights (F,) and bias of the log odds of presence; no weights where the budget says nothing of the label."""
+    if head is None:
+        return np.zeros(0, np.float32), 0.0
+    if len(head.classes) == 1:
+        return np.zeros(len(head.mean), np.float32), CERTAIN if head.classes[0] == 1 else -CERTAIN
+    linear = head.head()
+    return linear.weight[1] - linear.weight[0], float(linear.bias[1] - linear.bias[0])
 
 
 def fit_labels(features: np.ndarray, targets: np.ndarray, units: np.ndarray, rng_seed: int) -> FittedLabels:

@@ -3,54 +3,76 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sciencessl.errors import ConfigError, unknown_name
-from sciencessl.evaluate.encoders import VARIANTS, Encoder, check_input, random_encoder, scratch_encoder
-from sciencessl.evaluate.finetune import Training, check_stages
+from sciencessl.errors import ConfigError
+from sciencessl.evaluate.curves import (
+    SAVED,
+    TRAINED,
+    Curve,
+    Method,
+    check_arms,
+    default_arms,
+    group_runs,
+    make_curves,
+)
+from sciencessl.evaluate.encoders import Encoder, check_input
+from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.fits import FitKey
 from sciencessl.evaluate.foreign import find_encoder
+from sciencessl.evaluate.kinds import FROZEN_HEADS
 from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
 from sciencessl.evaluate.tasks import OBJECT, TaskData, find_task, load_task
 from sciencessl.registry import load_domain
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
 
-ARMS = ("frozen", "knn", "finetune", "scratch", "random")
-DEFAULT_ARMS = ("frozen", "knn", "random")
-TRAINED = ("finetune", "scratch")
-"""Arms that train a network: a fit takes minutes, so they have fewer subsets."""
 
-SAVED = ("frozen", "finetune", "scratch")
-"""Arms whose model at the largest budget is kept."""
+@dataclass(frozen=True)
+class Part:
+    """One pool with the test samples that its fits are scored on: all there is, but for cross-validation.
 
-HEAD_OF = {"frozen": "logistic", "knn": "knn", "random": "logistic"}
+    Attributes:
+        data: Its samples.
+        digest: Of all of the task that a fit depends on.
+        subsets: For each seed, budget -> positions in the pool.
+        place: (m,) positions of its test samples among all test samples.
+        repeat: Of the cross-validation.
+    """
+
+    data: TaskData
+    digest: str
+    subsets: tuple[dict[Budget, Subset], ...]
+    place: np.ndarray
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One line of the plot: an arm of one run, an architecture from scratch, or random encoders averaged.
+class Item:
+    """One fit.
 
     Attributes:
-        name: Run, or group of encoders that never learned.
-        arm: One of `ARMS`.
-        variants: Name -> encoders; a run has one variant, itself, and random encoders those to choose from.
-        baseline: Name of the random curve it is compared with; empty without one.
+        arm: Its arm.
+        encoder: Its encoder.
+        part: Pool and test samples.
+        budget: Of its labels.
+        seed: Number of the label subset.
     """
 
-    name: str
     arm: str
-    variants: Mapping[str, tuple[Encoder, ...]]
-    baseline: str = ""
+    encoder: Encoder
+    part: Part
+    budget: Budget
+    seed: int
 
     @property
-    def encoders(self) -> tuple[Encoder, ...]:
-        """Encoders that are averaged, of the first variant."""
-        return next(iter(self.variants.values()))
+    def rows(self) -> np.ndarray:
+        """Positions in the pool of the labels that it may look at."""
+        return self.part.subsets[self.seed][self.budget].index
 
 
 @dataclass(frozen=True)
@@ -58,32 +80,41 @@ class Plan:
     """Everything that is settled before the first fit.
 
     Attributes:
-        store: Evaluated on.
-        data: The task's samples.
-        digest: Of all of the task that a fit depends on.
+        store: That labels are drawn from.
+        test_store: That test samples lie in; most often the same.
+        data: The task's samples: the pool, and every test sample.
+        parts: The whole, or the folds of a cross-validation, repeat by repeat.
         budgets: In the order given.
-        subsets: For each seed, budget -> positions in the pool.
         runs: The runs' encoders, in the order given.
+        methods: The same, those together that differ in their seed only.
         curves: In the order of the table.
         out: Folder for results.
         trained_subsets: Subset seeds of the arms in `TRAINED`: the first ones, so that they pair with the others.
         training: Of the arm `finetune`.
+        tested: What it is tested on, in words, where that is not split=test.
     """
 
     store: Store
+    test_store: Store
     data: TaskData
-    digest: str
+    parts: tuple[Part, ...]
     budgets: tuple[Budget, ...]
-    subsets: tuple[dict[Budget, Subset], ...]
     runs: tuple[Encoder, ...]
+    methods: tuple[Method, ...]
     curves: tuple[Curve, ...]
     out: Path
     trained_subsets: int
     training: Training
+    tested: str = ""
+
+    @property
+    def subsets(self) -> tuple[dict[Budget, Subset], ...]:
+        """Those of the first part, which stand for the others in notes."""
+        return self.parts[0].subsets
 
     def seeds(self, budget: Budget, arm: str = "") -> range:
         """Subset seeds of a budget in an arm; all labels are one subset, whatever the seed."""
-        if len(self.subsets[0][budget].index) == len(self.data.train):
+        if all(len(part.subsets[0][budget].index) == len(part.data.train) for part in self.parts):
             return range(1)
         return range(min(self.trained_subsets, len(self.subsets)) if arm in TRAINED else len(self.subsets))
 
@@ -93,29 +124,42 @@ class Plan:
         return max(self.budgets, key=lambda budget: len(self.subsets[0][budget].index))
 
     def largest(self) -> np.ndarray:
-        """Pool positions of the budget with most labels, first subset."""
+        """Pool positions of the budget with most labels, first subset, first part."""
         return self.subsets[0][self.largest_budget].index
 
     def training_of(self, arm: str) -> Training:
         """How an arm in `TRAINED` trains."""
-        return self.training.from_scratch if arm == "scratch" else self.training
+        return {"scratch": self.training.from_scratch, "linear": self.training.head_only}.get(arm, self.training)
+
+    def items(self, curve: Curve, encoders: Sequence[Encoder]) -> Iterator[Item]:
+        """Every fit of a curve, encoder by encoder so that features are held one at a time."""
+        for encoder in encoders:
+            for budget in self.budgets:
+                for part in self.parts:
+                    for seed in self.seeds(budget, curve.arm):
+                        yield Item(curve.arm, encoder, part, budget, seed)
 
     def samples(self) -> np.ndarray:
-        """Store indices that some fit reads: labels drawn, and test."""
-        drawn = [subset.index for seed, subsets in enumerate(self.subsets) for budget, subset in subsets.items()
-                 if seed in self.seeds(budget)]
-        return np.union1d(self.data.train[np.unique(np.concatenate(drawn))], self.data.test)
+        """Indices into `store` that some fit reads: labels drawn, and test samples that lie there."""
+        drawn = [part.data.train[subset.index] for part in self.parts for seed, subsets in enumerate(part.subsets)
+                 for budget, subset in subsets.items() if seed in self.seeds(budget)]
+        pool = np.unique(np.concatenate(drawn))
+        return np.union1d(pool, self.data.test) if self.test_store is self.store else pool
 
-    def key(self, encoder: Encoder, arm: str, budget: Budget, seed: int) -> FitKey:
+    def key(self, item: Item) -> FitKey:
         """What the fit is cached under."""
-        head = f"{arm}: {self.training_of(arm)}" if arm in TRAINED else HEAD_OF[arm]
-        return FitKey(encoder.digest, head, self.digest, str(budget), seed)
+        arm = item.arm
+        head = f"{arm}: {self.training_of(arm)}" if arm in TRAINED else arm
+        if arm in ("frozen", "random"):
+            head = FROZEN_HEADS[self.data.task.kind]
+        return FitKey(item.encoder.digest, head, item.part.digest, str(item.budget), item.seed)
 
-    def model_folder(self, encoder: Encoder, arm: str, budget: Budget, seed: int) -> Path | None:
+    def model_folder(self, item: Item) -> Path | None:
         """Where the model of a fit is kept: of the first subset of the largest budget; None for any other fit."""
-        if arm not in SAVED or encoder.table is not None or budget != self.largest_budget or seed:
+        if (item.arm not in SAVED or item.encoder.table is not None or item.budget != self.largest_budget or item.seed
+                or len(self.parts) > 1 or self.data.task.kind == "retrieval"):
             return None
-        name = encoder.name if arm == "scratch" else f"{arm}-{encoder.name}"
+        name = item.encoder.name if item.arm == "scratch" else f"{item.arm}-{item.encoder.name}"
         return self.out / "models" / name.replace(" ", "-")
 
 
@@ -128,27 +172,18 @@ def make_plan(
     Raises:
         ConfigError, DataError, RunError, StoreError: As `transfer` says.
     """
-    _check_request(runs, arms, {"subsets": subsets, "random_encoders": random_encoders,
-                                "finetune_subsets": trained_subsets})
+    _check_request(runs, {"subsets": subsets, "random_encoders": random_encoders, "finetune_subsets": trained_subsets})
     store = Store(data)
     chosen = find_task(load_domain(store.header.domain).tasks, task)
-    if chosen.kind != "class":
-        raise ConfigError(
-            f"task {chosen.name!r} is of kind {chosen.kind!r}; few-label curves are drawn for kind 'class'."
-        )
     found = load_task(store, chosen)
+    arms = tuple(arms) or default_arms(chosen)
+    encoders = _encoders(runs, store)
+    check_arms(encoders, chosen, arms, training)
     budgets = _budgets(store, found, labels, draw)
-    drawn = tuple(_draw(found, budgets, seed, draw) for seed in range(subsets))
-    encoders = tuple(find_encoder(run, store) for run in runs)
-    names = [encoder.name for encoder in encoders]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"runs share folder names ({', '.join(names)}); give each run folder a name of its own.")
-    for encoder in encoders:
-        check_input(encoder, store)
-    _check_arms(encoders, arms, training)
-    curves = _curves(encoders, arms, random_encoders)
-    plan = Plan(store, found, _digest(store, found, draw), budgets, drawn, encoders, curves, out, trained_subsets,
-                training)
+    parts = (_part(store, found, budgets, subsets, draw, np.arange(len(found.test))),)
+    methods = group_runs(encoders)
+    plan = Plan(store, store, found, parts, budgets, encoders, methods, make_curves(methods, arms, random_encoders),
+                out, trained_subsets, training)
     needed = [store.ids[i] for i in plan.samples()] if any(encoder.table for encoder in encoders) else []
     for encoder in encoders:
         if encoder.table is not None:
@@ -156,64 +191,38 @@ def make_plan(
     return plan
 
 
-def _check_request(runs: Sequence[str | Path], arms: Sequence[str], counts: Mapping[str, int]) -> None:
-    for arm in arms:
-        if arm not in ARMS:
-            raise ConfigError(unknown_name("arm", arm, ARMS))
-    if min(counts.values()) < 1 or not runs or not arms:
+def _check_request(runs: Sequence[str | Path], counts: Mapping[str, int]) -> None:
+    if min(counts.values()) < 1 or not runs:
         raise ConfigError(
-            f"transfer needs a run and an arm, and 1 or more of each: {len(runs)} runs, {len(arms)} arms, "
+            f"transfer needs a run, and 1 or more of each: {len(runs)} runs, "
             f"{', '.join(f'{name}={count}' for name, count in counts.items())}."
         )
 
 
-def _check_arms(encoders: Sequence[Encoder], arms: Sequence[str], training: Training) -> None:
-    """Refuse arms that need weights where there is a table of features only, and stages that a run does not have."""
-    tables = [encoder.name for encoder in encoders if encoder.table is not None]
-    lacking = [arm for arm in arms if (arm == "finetune" and tables)
-               or (arm in ("scratch", "random") and len(tables) == len(encoders))]
-    if lacking:
-        raise ConfigError(
-            f"{', '.join(tables)}: a table of features has no weights to train and no architecture, which arm "
-            f"{lacking[0]!r} needs; with it choose --arms frozen knn, or transfer the encoder itself."
-        )
-    if "finetune" in arms:
-        for encoder in encoders:
-            check_stages(encoder.module, training.stages)
+def _encoders(runs: Sequence[str | Path], store: Store) -> tuple[Encoder, ...]:
+    encoders = tuple(find_encoder(run, store) for run in runs)
+    names = [encoder.name for encoder in encoders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"runs share folder names ({', '.join(names)}); give each run folder a name of its own.")
+    for encoder in encoders:
+        check_input(encoder, store)
+    return encoders
+
+
+def _part(
+    store: Store, data: TaskData, budgets: Sequence[Budget], subsets: int, draw: Draw, place: np.ndarray,
+    repeat: int = 0,
+) -> Part:
+    drawn = tuple(_draw(data, budgets, seed, draw) for seed in range(subsets))
+    return Part(data, _digest(store, data, draw), drawn, place, repeat)
 
 
 def _digest(store: Store, data: TaskData, draw: str) -> str:
     task = data.task
-    parts = (store.digest, task.name, task.unit, draw, data.classes, data.digest, data.train_units.tolist())
-    return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes())
-
-
-def _curves(runs: Sequence[Encoder], arms: Sequence[str], count: int) -> tuple[Curve, ...]:
-    """Runs arm by arm, then what never learned: from scratch and random, for each architecture and input among them."""
-    kinds = {(run.card.backbone, run.input): run for run in reversed(runs) if run.table is None}
-    endings = {kind: _ending(run, list(kinds.values())) for kind, run in kinds.items()}
-    randoms = {kind: f"random{ending}" for kind, ending in endings.items()} if "random" in arms else {}
-    curves = [
-        Curve(run.name, arm, {"": (run,)}, randoms.get((run.card.backbone, run.input), ""))
-        for arm in ("frozen", "knn", "finetune") if arm in arms
-        for run in runs
-    ]
-    for kind, ending in reversed(endings.items() if "scratch" in arms else ()):
-        name = f"scratch{ending}"
-        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))
-    for kind, name in reversed(randoms.items()):
-        variants = {v: tuple(random_encoder(kinds[kind].card, i, v) for i in range(count)) for v in VARIANTS}
-        curves.append(Curve(name, "random", variants))
-    return tuple(curves)
-
-
-def _ending(run: Encoder, kinds: Sequence[Encoder]) -> str:
-    """What tells apart curves that never learned, as in `random`: ` ARCHITECTURE` or ` like RUN` where there are
-    several architectures or inputs."""
-    if len(kinds) == 1:
-        return ""
-    alone = [other.card.backbone for other in kinds].count(run.card.backbone) == 1
-    return f" {run.card.backbone}" if alone else f" like {run.name}"
+    parts = (store.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
+             data.train_units.tolist())
+    targets = b"" if data.test_targets is None else data.test_targets.tobytes()
+    return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)
 
 
 def _budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Draw) -> tuple[Budget, ...]:
@@ -267,7 +276,7 @@ def _draw(data: TaskData, budgets: Sequence[Budget], seed: int, draw: Draw) -> d
     try:
         return draw_subsets(data.train_labels, data.train_units, budgets, seed, data.digest, data.task.name, draw)
     except ConfigError as error:
-        raise ConfigError(class_names(str(error), data.classes)) from None
+        raise ConfigError(class_names(str(error), data.strata)) from None
 
 
 def class_names(text: str, classes: Sequence[str]) -> str:

@@ -24,8 +24,8 @@ class Row:
     """One line of the table: an encoder (or the mean over random ones), an arm and a budget.
 
     Attributes:
-        encoder: Name of the run, of the method where several runs differ in their pretraining seed only, or `scratch` or
-            `random`, with the architecture where there are several.
+        encoder: Name of the run, of the method where several runs differ in their pretraining seed only, or `scratch`
+            or `random`, with the architecture where there are several.
         arm: `frozen`, `knn`, `linear`, `finetune`, `scratch` or `random`.
         budget: Spelling of the budget.
         n_labels: Labels used.
@@ -43,9 +43,10 @@ class Row:
         note: What a reader must know of the draw.
         metrics: All metrics, averaged; NaN where one is undefined on this test set.
         baseline: Name of the random row that `difference` is taken from; empty without one.
-        seeds: Pretraining seeds that the interval speaks for: 1 for one checkpoint, whose interval says nothing of others.
-        each: Score of each pretraining seed (or random encoder), averaged over subsets; of each label subset where there
-            is one encoder.
+        seeds: Pretraining seeds (or random encoders) that the interval speaks for: 1 for one checkpoint, whose interval
+            says nothing of others.
+        each: Score of each pretraining seed (or random encoder), averaged over subsets; of each label subset where
+            there is one encoder.
         parts: Source (`pretraining`, `subsets`, `units`, `interactions`) -> variance of the score from it alone.
     """
 
@@ -259,7 +260,7 @@ def _detail(values: Mapping[str, Any]) -> Detail:
     return Detail(**{
         **values, "calibration_error": _number(values["calibration_error"]),
         "reliability": tuple(ReliabilityBin(**part) for part in values["reliability"]),
-        "groups": tuple(GroupScore(**part) for part in values["groups"]),
+        "groups": tuple(GroupScore(**{**part, "score": _number(part["score"])}) for part in values["groups"]),
         "confusion": tuple(map(tuple, values["confusion"])),
     })
 

@@ -7,7 +7,7 @@ Nothing here bootstraps: with the handful of seeds that anybody runs, a percenti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -164,6 +164,23 @@ def hierarchical_interval(
     spread = sum(part**2 / freedom[name] for name, part in parts.items())
     df = variance**2 / spread if spread > 0 else float(min(freedom.values()))
     return Interval(float(theta.mean()), variance**0.5, df, confidence, n_seeds, n_units, parts)
+
+
+def widened(interval: Interval, variance: float, df: float, name: str) -> Interval:
+    """The interval of an estimate minus an independent one of that variance; degrees of freedom are Satterthwaite's.
+
+    Args:
+        interval: Of the estimate.
+        variance: Of the other, 0 or more.
+        df: Its degrees of freedom.
+        name: Under which it stands in `parts`.
+    """
+    if not np.isfinite(interval.standard_error):
+        return interval
+    own = interval.standard_error**2
+    total = own + variance
+    freedom = total**2 / (own**2 / interval.df + variance**2 / df) if total > 0 else interval.df
+    return replace(interval, standard_error=total**0.5, df=freedom, parts={**interval.parts, name: variance})
 
 
 def unit_positions(scores: np.ndarray, units: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

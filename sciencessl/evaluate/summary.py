@@ -1,13 +1,15 @@
-"""From fits to the rows of the table and its endpoints: paired, over label subsets and test units at once."""
+"""From fits to the rows of the table and its endpoints: paired, over seeds, label subsets and test units at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from sciencessl.evaluate.plan import Curve, Plan, class_names
+from sciencessl.evaluate.curves import Curve
+from sciencessl.evaluate.metrics import LOWER_IS_BETTER
+from sciencessl.evaluate.outcomes import Outcome
+from sciencessl.evaluate.plan import Plan, class_names
 from sciencessl.evaluate.results import Endpoint, Row
 from sciencessl.evaluate.statistics import (
     Interval,
@@ -15,34 +17,26 @@ from sciencessl.evaluate.statistics import (
     hierarchical_interval,
     holm,
     planned_resolution,
+    unit_influence,
+    unit_positions,
+    widened,
 )
 from sciencessl.evaluate.subsets import Budget
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the table needs of one curve at one budget.
-
-    Attributes:
-        hits: (S, m) share of the curve's encoders that are right on each test sample, for each label subset.
-        n_labels: Labels used, mean over subsets.
-        trials: Settings tried in a fit, mean.
-        metrics: Metric -> mean over subsets and encoders.
-    """
-
-    hits: np.ndarray
-    n_labels: float
-    trials: float
-    metrics: Mapping[str, float]
-
+from sciencessl.evaluate.three_levels import three_level_interval
 
 Outcomes = Mapping[tuple[str, str], Mapping[Budget, Outcome]]
 """(arm, curve name) -> budget -> outcome."""
 
+ACCURACIES = frozenset({"accuracy", "balanced_accuracy"})
+STRENGTH = ("none", "transductive", "unknown", "related", "own")
+"""Levels of the mark, the one that explains least first: a method has the strongest of its runs."""
+
 
 def resolution(plan: Plan) -> float:
-    """Smallest difference that the test set can resolve, one effective sample a unit."""
+    """Smallest difference in accuracy that the test set can resolve, one effective sample a unit; else NaN."""
     units, labels = plan.data.test_units, plan.data.test_labels
+    if plan.data.task.metric not in ACCURACIES:
+        return float("nan")
     if _strata(plan) is None:
         return planned_resolution([len(set(units))])
     return planned_resolution([len(set(units[labels == label])) for label in np.unique(labels)])
@@ -61,59 +55,122 @@ def make_rows(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str]) -> tuple[R
 
 def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, budget: Budget) -> Row:
     own = outcomes[curve.arm, curve.name][budget]
-    score = _interval(plan, own.hits)
+    score = _interval(plan, own.scores)
     difference = None
     if curve.baseline:
-        # An arm with fewer subsets has the first ones: paired with the same ones of the other arm.
-        difference = _interval(plan, own.hits - outcomes["random", curve.baseline][budget].hits[: len(own.hits)])
+        difference = _difference(plan, own.scores, outcomes["random", curve.baseline][budget].scores)
+    marks = ["none"] if curve.arm in ("scratch", "random") else [saw[run.name] for run in curve.encoders]
+    each = own.scores.mean(axis=(1, 2)) if len(own.scores) > 1 else own.scores[0].mean(axis=0)
     return Row(
-        encoder=curve.name, arm=curve.arm, budget=str(budget), n_labels=round(own.n_labels), subsets=len(own.hits),
-        encoders=len(curve.encoders), metric=plan.data.task.metric, score=score.mean, low=score.low, high=score.high,
-        difference=None if difference is None else difference.mean,
+        encoder=curve.name, arm=curve.arm, budget=str(budget), n_labels=round(own.n_labels),
+        subsets=own.scores.shape[2], encoders=len(curve.encoders), metric=plan.data.task.metric, score=score.mean,
+        low=score.low, high=score.high, difference=None if difference is None else difference.mean,
         difference_low=None if difference is None else difference.low,
         difference_high=None if difference is None else difference.high,
-        trials=own.trials, saw="none" if curve.arm in ("scratch", "random") else saw[curve.name],
-        note=class_names(plan.subsets[0][budget].note, plan.data.classes), metrics=own.metrics, baseline=curve.baseline,
+        trials=own.trials, saw=max(marks, key=STRENGTH.index),
+        note=class_names(plan.subsets[0][budget].note, plan.data.strata), metrics=own.metrics, baseline=curve.baseline,
+        seeds=len(own.scores), each=_means(plan, each), parts=_parts(score),
     )
 
 
 def make_endpoints(plan: Plan, outcomes: Outcomes) -> tuple[Endpoint, ...]:
-    """For each run the area under its frozen curve minus that of random encoders.
+    """Pairs of curves in one number each, the primary one first.
 
-    The first run's is the one primary endpoint; the others' probabilities are Holm-adjusted among themselves.
+    Frozen against random encoders for each method, the first of which is the primary endpoint; each further method
+    against the first one, frozen; fine-tuned against from scratch. The probabilities of all but the primary one are
+    Holm-adjusted among themselves.
     """
-    curves = [curve for curve in plan.curves if curve.arm == "frozen" and curve.baseline]
-    found = [area_difference(plan, outcomes, curve) for curve in curves]
-    adjusted = holm([interval.p_value for interval, _ in found[1:]])
+    pairs = _pairs(plan)
+    found = [_area_difference(plan, outcomes, one, other) for one, other in pairs]
+    adjusted = holm([interval.p_value for interval, _, _ in found[1:]])
     return tuple(
         Endpoint(
-            encoder=curve.name, baseline=curve.baseline, primary=number == 0, from_labels=round(sizes[0]),
-            to_labels=round(sizes[-1]), difference=interval.mean, low=interval.low, high=interval.high,
-            p_value=interval.p_value, p_adjusted=interval.p_value if number == 0 else float(adjusted[number - 1]),
+            encoder=one.name, arm=one.arm, baseline=other.name, baseline_arm=other.arm, primary=number == 0,
+            from_labels=round(sizes[0]), to_labels=round(sizes[-1]), difference=interval.mean, low=interval.low,
+            high=interval.high, p_value=interval.p_value,
+            p_adjusted=interval.p_value if number == 0 else float(adjusted[number - 1]), seeds=len(each), each=each,
         )
-        for number, (curve, (interval, sizes)) in enumerate(zip(curves, found, strict=True))
+        for number, ((one, other), (interval, sizes, each)) in enumerate(zip(pairs, found, strict=True))
     )
 
 
-def area_difference(plan: Plan, outcomes: Outcomes, curve: Curve) -> tuple[Interval, list[float]]:
-    """The interval of the difference of areas over log labels, and the numbers of labels that it covers.
+def _pairs(plan: Plan) -> list[tuple[Curve, Curve]]:
+    by_name = {(curve.arm, curve.name): curve for curve in plan.curves}
+    frozen = [curve for curve in plan.curves if curve.arm == "frozen"]
+    pairs = [(curve, by_name["random", curve.baseline]) for curve in frozen if curve.baseline]
+    pairs += [(curve, frozen[0]) for curve in frozen[1:]]
+    tuned = [curve for curve in plan.curves if curve.arm == "finetune" and curve.scratch]
+    return pairs + [(curve, by_name["scratch", curve.scratch]) for curve in tuned]
 
-    The area is linear in the scores, so it is taken for each subset seed and test sample, and the interval is that of
-    any other paired difference. A budget of all labels is one subset and counts for every seed.
+
+def _area_difference(
+    plan: Plan, outcomes: Outcomes, one: Curve, other: Curve
+) -> tuple[Interval, list[float], tuple[float, ...]]:
+    """The interval of the difference of areas over log labels, the numbers of labels, and each seed's difference.
+
+    The area is linear in the scores, so it is taken for each encoder, subset seed and test sample, and the interval is
+    that of any other paired difference. A budget of all labels is one subset and counts for every seed.
     """
-    own, random = outcomes[curve.arm, curve.name], outcomes["random", curve.baseline]
-    by_size = {own[budget].n_labels: own[budget].hits - random[budget].hits for budget in plan.budgets}
-    sizes = sorted(by_size)
-    seeds = max(len(gaps) for gaps in by_size.values())
-    shape = (seeds, len(plan.data.test))
-    gaps = np.stack([np.broadcast_to(by_size[size], shape) for size in sizes], axis=-1)
-    return _interval(plan, area_under_log_curve(sizes, gaps)), sizes
+    areas = []
+    for curve in (one, other):
+        found = outcomes[curve.arm, curve.name]
+        by_size = {found[budget].n_labels: found[budget].scores for budget in plan.budgets}
+        sizes = sorted(by_size)
+        encoders, repeats, _, samples = by_size[sizes[0]].shape
+        shape = (encoders, repeats, max(scores.shape[2] for scores in by_size.values()), samples)
+        stacked = np.stack([np.broadcast_to(by_size[size], shape) for size in sizes], axis=-1)
+        areas.append(area_under_log_curve(sizes, stacked))
+    gaps = _gaps(areas[0], areas[1])
+    each = gaps.mean(axis=(1, 2))
+    return _difference(plan, areas[0], areas[1]), sizes, _means(plan, each)
 
 
-def _interval(plan: Plan, hits: np.ndarray) -> Interval:
-    """Over label subsets and test units at once; strata make the mean a balanced accuracy."""
-    return hierarchical_interval(hits, plan.data.test_units, strata=_strata(plan))
+def _difference(plan: Plan, one: np.ndarray, other: np.ndarray) -> Interval:
+    """Of one curve minus another, (P, R, S, m) scores each.
+
+    Where both have as many encoders they are paired, seed by seed. Otherwise the other's encoders are averaged, and
+    their spread is added as a variance of its own.
+    """
+    interval = _interval(plan, _gaps(one, other))
+    if len(one) == len(other) or len(other) == 1:
+        return interval
+    theta = np.array(_means(plan, other.mean(axis=(1, 2))))
+    return widened(interval, float(theta.var(ddof=1)) / len(theta), len(theta) - 1, "baseline")
+
+
+def _gaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Paired differences: an arm with fewer subsets has the first ones of the other."""
+    subsets = min(one.shape[2], other.shape[2])
+    other = other if len(one) == len(other) else other.mean(axis=0, keepdims=True)
+    return np.asarray(one[:, :, :subsets] - other[:, :, :subsets])
+
+
+def _interval(plan: Plan, scores: np.ndarray) -> Interval:
+    """Over pretraining seeds where there are several, label subsets and test units at once."""
+    encoders, repeats, subsets, samples = scores.shape
+    flat = scores.reshape(encoders, repeats * subsets, samples)
+    if encoders > 1:
+        return three_level_interval(flat, plan.data.test_units, strata=_strata(plan))
+    return hierarchical_interval(flat[0], plan.data.test_units, strata=_strata(plan))
+
+
+def _means(plan: Plan, scores: np.ndarray) -> tuple[float, ...]:
+    """The metric of each line of (n, m) scores: with strata the mean over classes of the class means."""
+    places = unit_positions(scores, plan.data.test_units, _strata(plan))
+    return tuple(unit_influence(scores, *places)[0].tolist())
+
+
+def _parts(interval: Interval) -> dict[str, float]:
+    """Variances by the names of `Row.parts`, whichever interval they come from."""
+    names = {"seeds": "subsets", "interaction": "interactions"}
+    return {names.get(name, name): value for name, value in interval.parts.items()}
 
 
 def _strata(plan: Plan) -> np.ndarray | None:
+    """Classes of the test samples where the metric is the mean over them."""
     return plan.data.test_labels if plan.data.task.metric == "balanced_accuracy" else None
+
+
+def lower_is_better(plan: Plan) -> bool:
+    """Whether a negative difference is a gain."""
+    return plan.data.task.metric in LOWER_IS_BETTER

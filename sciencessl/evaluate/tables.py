@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 
+from sciencessl.evaluate.groups import GroupScore
 from sciencessl.evaluate.results import Endpoint, Row, TransferEstimate, TransferResult
 
 WIDTH = 120
@@ -21,31 +23,63 @@ _NAME = 12
 
 def table_text(result: TransferResult) -> str:
     """The table as shown on a terminal: resolution first, then scores with intervals, then what pretraining saw."""
-    metric = result.rows[0].metric.replace("_", " ") if result.rows else "score"
-    head = (
+    metric = result.metric.replace("_", " ") + (" (lower is better)" if result.lower_is_better else "")
+    head = [
         f"task {result.task}: {', '.join(result.classes)}; {result.n_pool} labels to draw from, "
         f"{result.n_test} test samples, unit {result.unit}",
-        f"a difference below {result.resolution:.3f} in {metric} cannot be resolved by this test set",
-    )
+        *([f"tested on {result.tested}"] if result.tested else []),
+        resolution_text(result.resolution, metric),
+    ]
     foot = [
-        f"{metric}, mean over label subsets, +- half of the 95 % interval over subsets and test units; "
-        "this checkpoint only",
+        f"{metric}, mean, +- half of the 95 % interval over {_covered(result)}",
         "sets: label subsets averaged; saw: what pretraining saw of the task",
         *(f"{name}: {sentence}" for name, sentence in result.marks.items()),
         *result.notes,
         *_dropped(result),
         *sorted({f"{row.budget}: {row.note}" for row in result.rows if row.note}),
     ]
+    foot += [f"{name}: {len(runs)} pretraining seeds, {', '.join(runs)}" for name, runs in result.members.items()]
     table = aligned(_clipped([_HEADER, *map(_cells, result.rows)]), _RIGHT)
     ends = [endpoint_text(endpoint) for endpoint in result.endpoints]
-    return "\n".join([*_wrapped(head), "", *table, "", *_wrapped(ends), *_wrapped(foot)])
+    return "\n".join([*_wrapped(head), "", *table, "", *_wrapped(ends), *_wrapped(foot), *group_lines(result)])
+
+
+def resolution_text(resolution: float, metric: str) -> str:
+    """What the test set can tell apart, before anything was fitted."""
+    if math.isnan(resolution):
+        return f"what this test set can resolve in {metric} is not known beforehand: read the intervals"
+    return f"a difference below {resolution:.3f} in {metric} cannot be resolved by this test set"
+
+
+def _covered(result: TransferResult) -> str:
+    """What the intervals speak for."""
+    seeds = {row.seeds for row in result.rows if row.arm not in ("random", "scratch")}
+    several = "pretraining seeds where there are several, " if seeds - {1} else ""
+    alone = "; a single run: this checkpoint only" if several else "; this checkpoint only"
+    return f"{several}label subsets and test units (random: encoders too){alone if 1 in seeds else ''}"
+
+
+def group_lines(result: TransferResult) -> list[str]:
+    """The score of each frozen curve by groups of test samples, the worst marked; nothing where none was asked for."""
+    lines = []
+    for detail in result.details:
+        if detail.groups and detail.arm == "frozen":
+            lines += ["", f"{detail.encoder} {detail.arm} at {detail.budget} labels, by {result.by}:"]
+            lines += aligned([("group", "n", "units", "score", "", ""), *map(_group_cells, detail.groups)],
+                             frozenset({1, 2, 3}))
+    return lines
+
+
+def _group_cells(group: GroupScore) -> tuple[str, ...]:
+    score = f"{group.score:.3f}" if group.high is None else _with_half(group.score, group.high, ".3f")
+    return group.group, str(group.n), str(group.n_units), score, "worst" if group.worst else "", group.note
 
 
 def estimate_text(estimate: TransferEstimate) -> str:
     """What a transfer would do: fits and hours of each arm, and what its test set can resolve."""
     return "\n".join([
         f"would do {estimate.fits} fits on {estimate.embeddings:,} embeddings to compute; {estimate.n_pool} labels to "
-        f"draw from, {estimate.n_test} test samples; a difference below {estimate.resolution:.3f} cannot be resolved",
+        f"draw from, {estimate.n_test} test samples; {resolution_text(estimate.resolution, 'the score')}",
         *(f"{arm.arm}: {arm.fits} fits, about {arm.hours:.2g} hours" for arm in estimate.arms),
     ])
 
@@ -61,7 +95,8 @@ def _dropped(result: TransferResult) -> list[str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    name = row.encoder if row.encoders == 1 else f"{row.encoder} (mean of {row.encoders})"
+    several = f"{row.encoders} encoders" if row.arm == "random" else f"{row.encoders} seeds"
+    name = row.encoder if row.encoders == 1 else f"{row.encoder} ({several})"
     difference = "" if row.difference is None else _with_half(row.difference, row.difference_high, "+.3f")
     return (
         name,
@@ -98,10 +133,14 @@ def endpoint_text(endpoint: Endpoint) -> str:
     if not endpoint.primary:
         probability += f", Holm-adjusted {endpoint.p_adjusted:.2g}"
     kind = "primary" if endpoint.primary else "further"
+    arm = endpoint.baseline_arm
+    other = endpoint.baseline if arm in ("random", "scratch") else f"{endpoint.baseline} {arm}"
+    gaps = ", ".join(f"{gap:+.3f}" for gap in endpoint.each)
+    each = f"; each pretraining seed: {gaps}" if len(endpoint.each) > 1 else ""
     return (
-        f"{kind} endpoint: {endpoint.encoder} frozen minus {endpoint.baseline}, "
+        f"{kind} endpoint: {endpoint.encoder} {endpoint.arm} minus {other}, "
         f"mean {span}: {endpoint.difference:+.3f} [{endpoint.low:+.3f}, {endpoint.high:+.3f}], "
-        f"{probability}, {'resolved' if endpoint.resolved else 'not resolved'}"
+        f"{probability}, {'resolved' if endpoint.resolved else 'not resolved'}{each}"
     )
 
 

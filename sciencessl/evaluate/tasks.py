@@ -60,6 +60,12 @@ class TaskData:
         """Names of the label numbers, by which subsets are drawn."""
         return (*self.classes, NONE_OF_THESE) if self.task.kind == "multilabel" else self.classes
 
+    def take_test(self, rows: np.ndarray) -> TaskData:
+        """The same with some of the test samples, by position."""
+        targets = None if self.test_targets is None else self.test_targets[rows]
+        return replace(self, test=self.test[rows], test_labels=self.test_labels[rows],
+                       test_units=self.test_units[rows], test_targets=targets)
+
 
 def find_task(tasks: Sequence[TransferTask], name: str) -> TransferTask:
     """The task of that name, or of that YAML file; the only one when no name is given.

@@ -8,23 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from sciencessl.errors import RunError
+from sciencessl.errors import ConfigError, RunError, did_you_mean
 from sciencessl.evaluate.baseline import Choice, choose_variant, kept_choice
+from sciencessl.evaluate.curves import TRAINED
 from sciencessl.evaluate.encoders import Encoder, fresh_module
 from sciencessl.evaluate.estimate import estimate_arms
-from sciencessl.evaluate.features import FeatureCache
+from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import Labelled, Training
 from sciencessl.evaluate.fits import Fit, load_fit, run_fit, run_training, save_fit
+from sciencessl.evaluate.kinds import frozen_fit, output_width
 from sciencessl.evaluate.marks import mark_encoder
-from sciencessl.evaluate.metrics import correct
 from sciencessl.evaluate.models import holds_model, save_model
-from sciencessl.evaluate.plan import DEFAULT_ARMS, HEAD_OF, TRAINED, Curve, Plan, make_plan
-from sciencessl.evaluate.results import RESULT, TransferEstimate, TransferResult
+from sciencessl.evaluate.outcomes import Gathered, Outcome
+from sciencessl.evaluate.plan import Item, Plan, make_plan
+from sciencessl.evaluate.results import RESULT, Detail, TransferEstimate, TransferResult
 from sciencessl.evaluate.subsets import Budget, Draw
-from sciencessl.evaluate.summary import Outcome, make_endpoints, make_rows, resolution
+from sciencessl.evaluate.summary import lower_is_better, make_endpoints, make_rows, resolution
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store.files import parquet_bytes, write_atomic
 from sciencessl.train.folder import COST
@@ -36,7 +37,7 @@ def transfer(
     out: str | Path,
     task: str = "",
     labels: Sequence[str] = (),
-    arms: Sequence[str] = DEFAULT_ARMS,
+    arms: Sequence[str] = (),
     subsets: int = 10,
     random_encoders: int = 5,
     draw: Draw = "stratified",
@@ -45,6 +46,7 @@ def transfer(
     finetune_subsets: int = 3,
     max_steps: int = 300,
     stages: int | None = None,
+    by: str = "",
 ) -> TransferResult | TransferEstimate:
     """Draw few-label curves of runs and of what never learned, on a task of the store's domain.
 
@@ -87,11 +89,15 @@ def transfer(
     plan = make_plan(runs, data, Path(out), task, labels, arms, subsets, random_encoders, draw, finetune_subsets,
                      Training(max_steps, stages))
     _check_out(plan)
-    cache = FeatureCache(plan.out / "features", plan.store, workers)
+    if by and by not in plan.test_store.columns():
+        raise ConfigError(f"--by {by}: {plan.test_store.path} has no such column."
+                          f"{did_you_mean(by, plan.test_store.columns())} Columns: "
+                          f"{', '.join(sorted(plan.test_store.columns()))}.")
+    features = Features(plan, workers)
     if dry_run:
-        return _estimate(plan, cache)
+        return _estimate(plan, features)
     write_atomic(plan.out / "subsets.parquet", parquet_bytes(_subset_table(plan)))
-    outcomes, choices, done = _all_fits(plan, cache)
+    outcomes, details, choices, done = _all_fits(plan, features, by)
     marks = {run.name: mark_encoder(run, plan.store, plan.data) for run in plan.runs}
     result = TransferResult(
         out=plan.out, task=plan.data.task.name, unit=plan.data.task.unit, classes=plan.data.classes,
@@ -100,6 +106,10 @@ def transfer(
         rows=make_rows(plan, outcomes, {name: mark.level for name, mark in marks.items()}),
         cost=_costs(runs, plan.runs), dropped=plan.data.dropped, seconds=time.perf_counter() - started, fits=done,
         endpoints=make_endpoints(plan, outcomes), notes=tuple(_notes(plan, choices)), store=plan.store.digest,
+        kind=plan.data.task.kind, metric=plan.data.task.metric, lower_is_better=lower_is_better(plan), details=details,
+        by=by, tested=plan.tested,
+        members={method.name: tuple(run.name for run in method.runs) for method in plan.methods
+                 if len(method.runs) > 1},
     )
     _write(result)
     return result
@@ -120,127 +130,106 @@ def _check_out(plan: Plan) -> None:
         )
 
 
-def _estimate(plan: Plan, cache: FeatureCache) -> TransferEstimate:
-    work = [item for curve in plan.curves for item in _work(plan, curve, curve.encoders)]
-    todo = [item for item in work if _cached(plan, *item) is None]
-    embeddings, arms = estimate_arms(plan, cache, todo)
+def _estimate(plan: Plan, features: Features) -> TransferEstimate:
+    work = [item for curve in plan.curves for item in plan.items(curve, curve.encoders)]
+    todo = [item for item in work if _cached(plan, item) is None]
+    embeddings, arms = estimate_arms(plan, features, todo)
     return TransferEstimate(len(todo), embeddings, resolution(plan), len(plan.data.train), len(plan.data.test), arms)
 
 
-def _work(plan: Plan, curve: Curve, encoders: Sequence[Encoder]) -> Iterator[tuple[str, Encoder, Budget, int]]:
-    """Every fit of a curve, encoder by encoder so that features are held one at a time."""
-    for encoder in encoders:
-        for budget in plan.budgets:
-            for seed in plan.seeds(budget, curve.arm):
-                yield curve.arm, encoder, budget, seed
-
-
-def _cached(plan: Plan, arm: str, encoder: Encoder, budget: Budget, seed: int) -> Fit | None:
+def _cached(plan: Plan, item: Item) -> Fit | None:
     """A fit that is done, its model too where that is kept."""
-    key, folder = plan.key(encoder, arm, budget, seed), plan.model_folder(encoder, arm, budget, seed)
+    key, folder = plan.key(item), plan.model_folder(item)
     if folder is not None and not holds_model(folder, key):
         return None
-    return load_fit(plan.out / "fits", key, (len(plan.data.test), len(plan.data.classes)))
+    return load_fit(plan.out / "fits", key, (len(item.part.data.test), output_width(item.part.data)))
 
 
 def _all_fits(
-    plan: Plan, cache: FeatureCache
-) -> tuple[dict[tuple[str, str], dict[Budget, Outcome]], dict[str, Choice], int]:
-    """Outcomes of every curve, the variant chosen for each random one, and how many fits were computed now."""
-    _fill(plan, cache)
-    choices = {c.name: choose_variant(c.variants, cache, plan.data, plan.largest()) for c in plan.curves
-               if c.arm == "random"}
+    plan: Plan, features: Features, by: str
+) -> tuple[dict[tuple[str, str], dict[Budget, Outcome]], tuple[Detail, ...], dict[str, Choice], int]:
+    """Outcomes of every curve, a closer look at each, the variant chosen for each random one, and how many fits were
+    computed now."""
+    _fill(plan, features)
+    choices = {c.name: choose_variant(c.variants, features.pool, plan.parts[0].data, plan.largest())
+               for c in plan.curves if c.arm == "random"}
     chosen = {(c.arm, c.name): c.variants[choices[c.name].variant] if c.arm == "random" else c.encoders
               for c in plan.curves}
-    progress = Progress(sum(len(list(_work(plan, c, chosen[c.arm, c.name]))) for c in plan.curves), unit="fit",
-                        title="transfer")
+    total = sum(len(list(plan.items(c, chosen[c.arm, c.name]))) for c in plan.curves)
+    progress = Progress(total, unit="fit", title="transfer")
     outcomes: dict[tuple[str, str], dict[Budget, Outcome]] = {}
+    details = []
     computed = done = 0
     for curve in plan.curves:
-        key = curve.arm, curve.name
-        found: dict[Budget, list[tuple[int, np.ndarray, Fit]]] = {}
-        fitter = _Fitter(plan, cache)
-        for arm, encoder, budget, seed in _work(plan, curve, chosen[key]):
-            fit = _cached(plan, arm, encoder, budget, seed)
+        encoders = chosen[curve.arm, curve.name]
+        number = {encoder.digest: i for i, encoder in enumerate(encoders)}
+        found = {budget: Gathered(plan, curve, budget, len(encoders)) for budget in plan.budgets}
+        fitter = _Fitter(plan, features)
+        for item in plan.items(curve, encoders):
+            fit = _cached(plan, item)
             if fit is None:
-                fit = fitter.fit(encoder, arm, budget, seed)
+                fit = fitter.fit(item)
                 computed += 1
-            found.setdefault(budget, []).append((seed, correct(fit.probabilities, plan.data.test_labels), fit))
+            found[item.budget].add(number[item.encoder.digest], item, fit)
             done += 1
             progress.update(done)
-        outcomes[key] = {budget: _outcome(fits) for budget, fits in found.items()}
+        outcomes[curve.arm, curve.name] = {budget: gathered.outcome() for budget, gathered in found.items()}
+        details.append(found[plan.largest_budget].detail(by))
     progress.close()
-    return outcomes, choices, computed
+    return outcomes, tuple(details), choices, computed
 
 
-def _fill(plan: Plan, cache: FeatureCache) -> None:
+def _fill(plan: Plan, features: Features) -> None:
     """Embeddings of all encoders that still have a fit to do, together, so that images are decoded once."""
     lacking: list[Encoder] = []
     for curve in plan.curves:
         candidates = curve.encoders
         if curve.arm == "random":
-            choice = kept_choice(curve.variants, cache, plan.data, plan.largest())
+            choice = kept_choice(curve.variants, features.pool, plan.parts[0].data, plan.largest())
             if choice is None:
                 lacking += [encoder for group in curve.variants.values() for encoder in group]
                 continue
             candidates = curve.variants[choice.variant]
         elif curve.arm == "scratch":
             continue
-        lacking += [e for e in candidates if any(_cached(plan, *item) is None for item in _work(plan, curve, [e]))]
-    cache.fill(lacking, plan.samples())
+        lacking += [e for e in candidates if any(_cached(plan, item) is None for item in plan.items(curve, [e]))]
+    features.fill(lacking)
 
 
 class _Fitter:
-    """Fits of one curve; holds the features of the encoder at hand."""
+    """Fits of one curve."""
 
-    def __init__(self, plan: Plan, cache: FeatureCache) -> None:
+    def __init__(self, plan: Plan, features: Features) -> None:
         self.plan = plan
-        self.cache = cache
-        self._held: tuple[str, np.ndarray, np.ndarray] | None = None
+        self.features = features
 
-    def fit(self, encoder: Encoder, arm: str, budget: Budget, seed: int) -> Fit:
+    def fit(self, item: Item) -> Fit:
         """Compute a fit and keep it; its model first, where that is kept, so that a fit that is done has one."""
         plan = self.plan
-        rows = plan.subsets[seed][budget].index
-        fit = self._train(encoder, arm, rows, seed) if arm in TRAINED else self._head(encoder, arm, rows, seed)
-        key, folder = plan.key(encoder, arm, budget, seed), plan.model_folder(encoder, arm, budget, seed)
+        fit = self._train(item) if item.arm in TRAINED else self._head(item)
+        key, folder = plan.key(item), plan.model_folder(item)
         if folder is not None:
-            save_model(folder, arm, encoder, fit, key, plan.store, plan.data, plan.training_of(arm))
+            save_model(folder, item.arm, item.encoder, fit, key, plan.store, plan.data, plan.training_of(item.arm))
         save_fit(plan.out / "fits", key, fit)
         return fit
 
-    def _head(self, encoder: Encoder, arm: str, rows: np.ndarray, seed: int) -> Fit:
-        data = self.plan.data
-        train, test = (self._features(encoder, index) for index in (data.train[rows], data.test))
-        return run_fit(HEAD_OF[arm], train, data.train_labels[rows], data.train_units[rows], test, data.test_labels,
-                       len(data.classes), seed)
+    def _head(self, item: Item) -> Fit:
+        data, rows = item.part.data, item.rows
+        train = self.features.of_pool(item.encoder, data.train[rows])
+        test = self.features.of_test(item.encoder, data.test)
+        if item.arm == "knn":
+            return run_fit("knn", train, data.train_labels[rows], data.train_units[rows], test, data.test_labels,
+                           len(data.classes), item.seed)
+        return frozen_fit(data, rows, train, test, item.seed)
 
-    def _train(self, encoder: Encoder, arm: str, rows: np.ndarray, seed: int) -> Fit:
-        data, scratch = self.plan.data, arm == "scratch"
+    def _train(self, item: Item) -> Fit:
+        plan, data, rows, scratch = self.plan, item.part.data, item.rows, item.arm == "scratch"
         index = data.train[rows]
-        labelled = Labelled(self.plan.store, index, data.train_labels[rows], data.train_units[rows],
-                            None if scratch else self._features(encoder, index))
-        start = fresh_module(encoder.card, seed) if scratch else encoder.module
-        return run_training(start, encoder.card, labelled, data.test, data.test_labels, len(data.classes),
-                            self.plan.training_of(arm), seed, self.cache.workers)
-
-    def _features(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
-        if self._held is None or self._held[0] != encoder.digest:
-            samples = self.plan.samples()
-            self._held = encoder.digest, samples, self.cache.get(encoder, samples)
-        _, samples, values = self._held
-        found: np.ndarray = values[np.searchsorted(samples, index)]
-        return found
-
-
-def _outcome(fits: Sequence[tuple[int, np.ndarray, Fit]]) -> Outcome:
-    seeds = sorted({seed for seed, _, _ in fits})
-    hits = np.array([np.mean([right for number, right, _ in fits if number == seed], axis=0) for seed in seeds])
-    every = [fit for _, _, fit in fits]
-    return Outcome(
-        hits, float(np.mean([fit.n_labels for fit in every])), float(np.mean([fit.trials for fit in every])),
-        {name: float(np.mean([fit.metrics[name] for fit in every])) for name in every[0].metrics},
-    )
+        labelled = Labelled(plan.store, index, data.train_labels[rows], data.train_units[rows],
+                            None if scratch else self.features.of_pool(item.encoder, index))
+        start = fresh_module(item.encoder.card, item.seed) if scratch else item.encoder.module
+        return run_training(start, item.encoder.card, labelled, plan.test_store, data.test, data.test_labels,
+                            len(data.classes), plan.training_of(item.arm), item.seed, self.features.pool.workers)
 
 
 def _notes(plan: Plan, choices: Mapping[str, Choice]) -> Iterator[str]:
@@ -261,16 +250,18 @@ def _costs(runs: Sequence[str | Path], encoders: Sequence[Encoder]) -> dict[str,
 
 
 def _subset_table(plan: Plan) -> pa.Table:
-    """Every subset by id: what another tool needs to fit on the same labels."""
-    ids, data = plan.store.ids, plan.data
+    """Every subset by id: what another tool needs to fit on the same labels. Folds are numbered through all repeats."""
+    ids = plan.store.ids
     rows = [
-        (str(budget), seed, ids[data.train[i]], data.classes[data.train_labels[i]], str(data.train_units[i]))
-        for seed, drawn in enumerate(plan.subsets)
+        (number, str(budget), seed, ids[data.train[i]], data.strata[data.train_labels[i]], str(data.train_units[i]))
+        for number, part in enumerate(plan.parts)
+        for data in [part.data]
+        for seed, drawn in enumerate(part.subsets)
         for budget, subset in drawn.items()
         if seed in plan.seeds(budget)
         for i in subset.index
     ]
-    columns = zip(("budget", "subset_seed", "id", "class", "unit"), zip(*rows, strict=True), strict=True)
+    columns = zip(("fold", "budget", "subset_seed", "id", "class", "unit"), zip(*rows, strict=True), strict=True)
     return pa.table({name: list(values) for name, values in columns})
 
 

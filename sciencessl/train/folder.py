@@ -113,7 +113,7 @@ class HeadCard:
 
     Attributes:
         task: Name of the task.
-        column: Its label column.
+        column: Its label column, or several with commas between.
         classes: Class names, one for each row of the weights.
         arm: Of the transfer that made it.
         budget: Spelling of its label budget.

@@ -40,9 +40,10 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="", help="a task of the domain (not needed if there is one), or a FILE.yaml")
     parser.add_argument("--labels", nargs="+", default=[], metavar="N",
                         help="budgets: 50, 20/class, 1%%, '5 patients', all (default: those of the task)")
-    parser.add_argument("--arms", nargs="+", default=["frozen", "knn", "random"], metavar="ARM",
-                        help="frozen: logistic regression; knn; random: the former on random encoders; finetune; "
-                        "scratch: the same from fresh weights (default: frozen knn random)")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM",
+                        help="frozen: logistic regression; knn; random: the former on random encoders; linear: a layer "
+                        "on augmented views; finetune: layer and encoder; scratch: the same from fresh weights "
+                        "(default: frozen knn random, for classes)")
     parser.add_argument("--subsets", type=int, default=10, metavar="N", help="label subsets a budget (default: 10)")
     parser.add_argument("--random-encoders", type=int, default=5, metavar="N",
                         help="encoders in the random arm (default: 5)")
@@ -53,6 +54,7 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-steps", type=int, default=300, metavar="N", help="steps of a training (default: 300)")
     parser.add_argument("--stages", type=int, metavar="N",
                         help="last stages that finetune trains; 0: the head alone (default: all)")
+    parser.add_argument("--by", default="", metavar="COLUMN", help="also score groups of test samples by this column")
     parser.add_argument("--dry-run", action="store_true", help="count fits and images, estimate hours; write nothing")
     add_json(parser)
 
@@ -66,7 +68,7 @@ def run_transfer(args: argparse.Namespace) -> int:
     result = transfer(
         args.runs, args.data, args.out, task=args.task, labels=args.labels, arms=args.arms, subsets=args.subsets,
         random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
-        finetune_subsets=args.finetune_subsets, max_steps=args.max_steps,
+        finetune_subsets=args.finetune_subsets, max_steps=args.max_steps, by=args.by,
     )
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))

@@ -221,8 +221,8 @@ def test_test_labels_change_scores_and_nothing_else(encoder: Encoder, rows: Rows
     test = survey.split("test").all()[:12]
     truth = np.arange(12) % 3
     arguments = (encoder.module, encoder.card, rows(33))
-    clean = run_training(*arguments, test, truth, 3, Training(1), 0)
-    turned = run_training(*arguments, test[:6], (truth[:6] + 1) % 3, 3, Training(1), 0)
+    clean = run_training(*arguments, survey, test, truth, 3, Training(1), 0)
+    turned = run_training(*arguments, survey, test[:6], (truth[:6] + 1) % 3, 3, Training(1), 0)
     assert (clean.chosen, clean.trials) == (turned.chosen, turned.trials)
     np.testing.assert_allclose(turned.probabilities, clean.probabilities[:6], atol=1e-5)
     assert clean.metrics["nll"] != turned.metrics["nll"]
@@ -232,7 +232,7 @@ def test_test_labels_change_scores_and_nothing_else(encoder: Encoder, rows: Rows
 def test_what_a_fit_keeps_gives_its_probabilities(encoder: Encoder, rows: Rows, survey: Store) -> None:
     test = survey.split("test").all()[:12]
     two = rows(12).take(np.flatnonzero(rows(12).labels > 0))
-    fit = run_training(encoder.module, encoder.card, two, test, np.arange(12) % 3, 3, Training(2), 0)
+    fit = run_training(encoder.module, encoder.card, two, survey, test, np.arange(12) % 3, 3, Training(2), 0)
     assert (fit.probabilities[:, 0] == 0).all()
     assert fit.head is not None
     assert fit.encoder is not None

@@ -88,5 +88,5 @@ def test_a_damaged_or_foreign_fit_is_none(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_fit(tmp_path, KEY, (4, 2)) is None
     path.write_bytes(whole)
     assert load_fit(tmp_path, KEY, (4, 2)) is not None
-    monkeypatch.setattr("sciencessl.evaluate.fits.PROTOCOL", 2)
+    monkeypatch.setattr("sciencessl.evaluate.fits.PROTOCOL", -1)
     assert load_fit(tmp_path, KEY, (4, 2)) is None

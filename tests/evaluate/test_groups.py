@@ -81,5 +81,11 @@ def test_refuses() -> None:
         group_table(np.ones(4), None, np.arange(4), np.arange(3))
     with pytest.raises(ConfigError, match="bins = 1"):
         group_table(np.ones(4), None, np.arange(4), np.arange(4), bins=1)
-    with pytest.raises(DataError, match="not finite"):
-        group_table(np.full(4, np.nan), None, np.arange(4), np.full(4, "x"))
+
+
+def test_a_group_with_nothing_to_score_has_no_score() -> None:
+    scores = np.array([np.nan, np.nan, 1, 0, 1, 1])
+    line, other = group_table(scores, None, np.arange(6), np.array(["a", "a", "b", "b", "b", "b"]))
+    assert np.isnan(line.score)
+    assert (line.low, line.high, line.note) == (None, None, "nothing to score by this metric")
+    assert other.score == 0.75

@@ -8,7 +8,7 @@ import pytest
 
 from sciencessl.errors import ConfigError, DataError, RunError, SciencesslError, StoreError
 from sciencessl.evaluate.finetune import Training
-from sciencessl.evaluate.plan import class_names, make_plan
+from sciencessl.evaluate.plan import Item, Plan, class_names, make_plan
 from sciencessl.registry import load_domain
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.reader import Store
@@ -46,7 +46,6 @@ def test_default_budgets_are_those_that_the_pool_can_fill(survey: Store, run: Pa
 BAD: tuple[tuple[dict[str, Any], type[SciencesslError], str], ...] = (
     ({"task": "morpholgy"}, ConfigError, "no task named 'morpholgy'. Did you mean 'morphology'"),
     ({"arms": ("frozn",)}, ConfigError, "no arm named 'frozn'. Did you mean 'frozen'"),
-    ({"arms": ()}, ConfigError, "transfer needs a run and an arm"),
     ({"subsets": 0}, ConfigError, "subsets=0"),
     ({"random_encoders": 0}, ConfigError, "random_encoders=0"),
     ({"labels": ("500",)}, ConfigError, "label budget '500' of task 'morphology': split=train holds only 96 labelled"),
@@ -109,11 +108,13 @@ def test_a_task_from_a_file_is_planned_as_one_of_the_domain(tmp_path: Path, surv
     assert [str(budget) for budget in plan.budgets] == ["12"]
 
 
-def test_kinds_that_no_curve_is_drawn_for(tmp_path: Path, survey: Store, run: Path) -> None:
+def test_arms_that_a_kind_of_task_has(tmp_path: Path, survey: Store, run: Path) -> None:
     path = tmp_path / "search.yaml"
     path.write_text("column: class\nkind: retrieval\n")
-    with pytest.raises(ConfigError, match="task 'search' is of kind 'retrieval'; few-label curves are drawn for kind"):
-        _plan(run, survey, task=str(path))
+    assert [curve.arm for curve in _plan(run, survey, task=str(path), arms=()).curves] == ["frozen", "random"]
+    assert [curve.arm for curve in _plan(run, survey, arms=()).curves] == ["frozen", "knn", "random"]
+    with pytest.raises(ConfigError, match="task 'search' is of kind 'retrieval'; arm 'knn' is for kind 'class'. Choose"):
+        _plan(run, survey, task=str(path), arms=("knn",))
 
 
 def test_training_arms_draw_the_first_subsets(survey: Store, run: Path) -> None:
@@ -126,22 +127,25 @@ def test_training_arms_draw_the_first_subsets(survey: Store, run: Path) -> None:
     assert list(_plan(run, survey, subsets=2, trained_subsets=3).seeds(small, "finetune")) == [0, 1]
     assert plan.training_of("finetune") == Training()
     assert plan.training_of("scratch") == Training().from_scratch
+    assert plan.training_of("linear") == Training(stages=0)
 
 
 def test_fits_are_filed_by_all_that_trains_them(survey: Store, run: Path) -> None:
     arms = ("frozen", "finetune", "scratch")
     plans = [_plan(run, survey, arms=arms, training=t) for t in (Training(), Training(5), Training(300, 2))]
-    encoder, budget = plans[0].runs[0], plans[0].budgets[0]
-    assert len({plan.key(encoder, "finetune", budget, 0) for plan in plans}) == 3
-    assert len({plan.key(encoder, "scratch", budget, 0) for plan in plans}) == 2
-    assert len({plan.key(encoder, "frozen", budget, 0) for plan in plans}) == 1
+    keys = {arm: {plan.key(_item(plan, arm)) for plan in plans} for arm in arms}
+    assert [len(keys[arm]) for arm in arms] == [1, 3, 2]
+
+
+def _item(plan: Plan, arm: str, budget: int = 0, seed: int = 0) -> Item:
+    return Item(arm, plan.runs[0], plan.parts[0], plan.budgets[budget], seed)
 
 
 def test_one_model_of_each_arm_is_kept(survey: Store, run: Path) -> None:
     plan = _plan(run, survey)
-    encoder = plan.runs[0]
-    kept = {(arm, str(budget), seed): plan.model_folder(encoder, arm, budget, seed)
-            for arm in ("frozen", "knn", "finetune", "random") for budget in plan.budgets for seed in (0, 1)}
+    kept = {(arm, str(budget), seed): plan.model_folder(_item(plan, arm, number, seed))
+            for arm in ("frozen", "knn", "finetune", "random") for number, budget in enumerate(plan.budgets)
+            for seed in (0, 1)}
     assert {key: str(path) for key, path in kept.items() if path} == {
         ("frozen", "all", 0): "nowhere/models/frozen-first", ("finetune", "all", 0): "nowhere/models/finetune-first",
     }

@@ -15,7 +15,7 @@ from sciencessl.errors import RunError
 from sciencessl.evaluate import features as features_module
 from sciencessl.evaluate.encoders import compute_embeddings, embed_together, random_encoder, run_encoder
 from sciencessl.evaluate.features import FeatureCache
-from sciencessl.evaluate.fits import run_fit
+from sciencessl.evaluate.fits import run_fit, save_fit
 from sciencessl.evaluate.linear import fit_logistic
 from sciencessl.evaluate.results import Row, TransferEstimate, TransferResult, read_result
 from sciencessl.evaluate.tables import table_text
@@ -214,7 +214,7 @@ def test_a_second_call_does_nothing_again(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(features_module, "embed_together", refuse)
-    monkeypatch.setattr("sciencessl.evaluate.transfer.run_fit", refuse)
+    monkeypatch.setattr("sciencessl.evaluate.transfer.save_fit", refuse)
     monkeypatch.setattr("sciencessl.evaluate.baseline.fit_logistic", refuse)
     again = _transfer([run, second], survey, out)
     assert again.fits == 0
@@ -246,10 +246,10 @@ def test_a_killed_transfer_continues(
         if len(done) == 9:
             raise KeyboardInterrupt
         done.append(arguments[0])
-        return run_fit(*arguments)
+        return save_fit(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sciencessl.evaluate.transfer.run_fit", killed)
+        patch.setattr("sciencessl.evaluate.transfer.save_fit", killed)
         with pytest.raises(KeyboardInterrupt):
             _transfer([run, second], survey, tmp_path / "out")
     assert not (tmp_path / "out" / "transfer.json").exists()
@@ -325,7 +325,7 @@ def test_each_run_is_compared_with_its_own_architecture(
     sizes = _transfer([run, large], survey, tmp_path / "sizes", arms=("frozen", "random"), labels=("12",), subsets=1)
     assert [row.baseline for row in sizes.rows] == ["random like first", "random like large", "", ""]
     assert [(end.encoder, end.baseline) for end in sizes.endpoints] == [
-        ("first", "random like first"), ("large", "random like large")
+        ("first", "random like first"), ("large", "random like large"), ("large", "first")
     ]
     assert max(map(len, table_text(sizes).splitlines())) <= 120
 

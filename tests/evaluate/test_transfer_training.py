@@ -80,7 +80,9 @@ def test_training_arms_have_the_first_subsets(result: TransferResult) -> None:
     assert _row(result, "finetune", "12").trials == _row(result, "scratch", "12").trials == 1
     assert _row(result, "scratch", "36").trials == 1
     assert _row(result, "finetune", "36").trials > 1
-    assert len(result.endpoints) == 1
+    assert [(end.encoder, end.arm, end.baseline, end.primary) for end in result.endpoints] == [
+        ("first", "frozen", "random", True), ("first", "finetune", "scratch", False),
+    ]
 
 
 def test_a_training_fit_can_be_done_again_from_what_was_written(
@@ -97,7 +99,8 @@ def test_a_training_fit_can_be_done_again_from_what_was_written(
         labels = np.array([result.classes.index(row["class"]) for row in drawn])
         rows = Labelled(survey, index, labels, np.array([row["unit"] for row in drawn]),
                         compute_embeddings(encoder, survey, index, workers=0))
-        fit = run_training(encoder.module, encoder.card, rows, data.test, data.test_labels, 3, Training(1), seed)
+        fit = run_training(encoder.module, encoder.card, rows, survey, data.test, data.test_labels, 3, Training(1),
+                           seed)
         found.append(fit.metrics["balanced_accuracy"])
     assert _row(result, "finetune", "12").score == pytest.approx(np.mean(found), abs=1e-9)
     two = _transfer([run], survey, result.out.parent / "two", subsets=2, arms=("random", "frozen"))
@@ -117,7 +120,8 @@ def test_nothing_but_the_budgets_labels_reaches_a_fit(
         labels[drawn] = plan.data.train_labels[drawn]
         assert len(drawn) < len(labels)
         data = dataclasses.replace(plan.data, train_labels=labels, test_labels=(plan.data.test_labels + 1) % 3)
-        return dataclasses.replace(plan, data=data)
+        part = dataclasses.replace(plan.parts[0], data=data)
+        return dataclasses.replace(plan, data=data, parts=(part,))
 
     monkeypatch.setattr("sciencessl.evaluate.transfer.make_plan", poisoned)
     found = _transfer([run], survey, tmp_path / "out", arms=("finetune", "scratch"))

@@ -1,0 +1,181 @@
+"""The curves of a few-label plot: arms, and what each draws from. Runs that differ in seed only are one method."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sciencessl.config import read_yaml
+from sciencessl.errors import ConfigError, SciencesslError, unknown_name
+from sciencessl.evaluate.encoders import VARIANTS, Encoder, random_encoder, scratch_encoder
+from sciencessl.evaluate.finetune import Training, check_stages
+from sciencessl.spec import TransferTask
+from sciencessl.train.folder import CONFIG
+
+ARMS = ("frozen", "knn", "linear", "finetune", "scratch", "random")
+TRAINED = ("linear", "finetune", "scratch")
+"""Arms that train a network: a fit takes minutes, so they have fewer subsets."""
+
+SAVED = ("frozen", "linear", "finetune", "scratch")
+"""Arms whose model at the largest budget is kept."""
+
+ANY_KIND = ("frozen", "random")
+"""Arms for every kind of task; the others predict one class a sample."""
+
+OWN = {"seed", "steps", "data", "compute", "log"}
+"""Settings in which the runs of one method may differ: machine, place, and what they are averaged over."""
+
+STEPS_APART = 1.25
+"""Most steps over fewest of one method: runs whose length was given in minutes take what the machine gives (ours)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of the plot: an arm of one run or method, an architecture from scratch, or random encoders averaged.
+
+    Attributes:
+        name: Run, method, or group of encoders that never learned.
+        arm: One of `ARMS`.
+        variants: Name -> encoders; a run or method has one variant, itself, and random encoders those to choose from.
+        baseline: Name of the random curve it is compared with; empty without one.
+        scratch: Name of the curve from scratch of its architecture; empty without one.
+    """
+
+    name: str
+    arm: str
+    variants: Mapping[str, tuple[Encoder, ...]]
+    baseline: str = ""
+    scratch: str = ""
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """Encoders that are averaged, of the first variant."""
+        return next(iter(self.variants.values()))
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in their pretraining seed only, in the order of their seeds; most often one run.
+
+    Attributes:
+        name: Of the run, or what the names of several have in common.
+        runs: Their encoders.
+    """
+
+    name: str
+    runs: tuple[Encoder, ...]
+
+
+def group_runs(encoders: Sequence[Encoder]) -> tuple[Method, ...]:
+    """The methods among runs, in the order in which they first occur.
+
+    Runs are one method when their resolved settings agree but for `OWN`, their training data are the same, their seeds
+    differ, and none took more than `STEPS_APART` times the steps of another.
+    """
+    groups: dict[Any, list[Encoder]] = {}
+    for number, encoder in enumerate(encoders):
+        settings = _settings(encoder)
+        key = number if settings is None else (repr(settings), encoder.card.store_digest, encoder.card.features)
+        groups.setdefault(key, []).append(encoder)
+    methods = []
+    for group in groups.values():
+        seeds, steps = {e.card.seed for e in group}, [e.card.steps for e in group]
+        alike = len(seeds) == len(group) and max(steps) <= STEPS_APART * max(min(steps), 1)
+        parts = [sorted(group, key=lambda e: e.card.seed)] if alike else [[encoder] for encoder in group]
+        methods += [tuple(part) for part in parts]
+    names = [_common_name([encoder.name for encoder in runs]) for runs in methods]
+    return tuple(Method(name if names.count(name) == 1 else runs[0].name, runs)
+                 for name, runs in zip(names, methods, strict=True))
+
+
+def _settings(encoder: Encoder) -> dict[str, Any] | None:
+    """Resolved settings of a run without those that may differ within a method; None for anything but a run."""
+    path = Path(encoder.source) / CONFIG
+    if not encoder.source or not path.is_file():
+        return None
+    try:
+        return {name: value for name, value in read_yaml(path).items() if name not in OWN}
+    except SciencesslError:
+        return None
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """`byol` for byol-1, byol-2 and byol-seed3; the first name where they have nothing in common."""
+    if len(names) == 1:
+        return names[0]
+    stems = {re.sub(r"[-_. ]*(?:seed|s)?[-_. ]*\d+$", "", name) for name in names}
+    return stems.pop() if len(stems) == 1 and "" not in stems else names[0]
+
+
+def default_arms(task: TransferTask) -> tuple[str, ...]:
+    """Arms where none are asked for: those that take seconds a fit."""
+    return ("frozen", "knn", "random") if task.kind == "class" else ANY_KIND
+
+
+def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[str], training: Training) -> None:
+    """Refuse arms that do not exist, that a kind of task does not have, or that no run can take part in.
+
+    Raises:
+        ConfigError: Saying which, and what to do.
+    """
+    for arm in arms:
+        if arm not in ARMS:
+            raise ConfigError(unknown_name("arm", arm, ARMS))
+        if task.kind != "class" and arm not in ANY_KIND:
+            raise ConfigError(
+                f"task {task.name!r} is of kind {task.kind!r}; arm {arm!r} is for kind 'class'. Choose among --arms "
+                f"{' '.join(ANY_KIND)}."
+            )
+    tables = [encoder.name for encoder in encoders if encoder.table is not None]
+    lacking = [arm for arm in arms if arm in (*TRAINED, "random") and len(tables) == len(encoders)]
+    if lacking:
+        raise ConfigError(
+            f"{', '.join(tables)}: a table of features has no weights to train and no architecture, which arm "
+            f"{lacking[0]!r} needs; with it choose --arms frozen knn, or transfer the encoder itself."
+        )
+    if "finetune" in arms:
+        for encoder in encoders:
+            if encoder.table is None:
+                check_stages(encoder.module, training.stages)
+
+
+def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int) -> tuple[Curve, ...]:
+    """Methods arm by arm, then what never learned: from scratch and random, for each architecture and input among them.
+
+    Args:
+        methods: From `group_runs`. Tables of features are left out of arms that train a network.
+        arms: Some of `ARMS`.
+        count: Random encoders of each architecture.
+    """
+    runs = [method.runs[0] for method in methods]
+    kinds = {_kind(run): run for run in reversed(runs) if run.table is None}
+    endings = {kind: _ending(run, list(kinds.values())) for kind, run in kinds.items()}
+    randoms = {kind: f"random{ending}" for kind, ending in endings.items()} if "random" in arms else {}
+    scratches = {kind: f"scratch{ending}" for kind, ending in endings.items()} if "scratch" in arms else {}
+    curves = [
+        Curve(method.name, arm, {"": method.runs}, randoms.get(_kind(run), ""), scratches.get(_kind(run), ""))
+        for arm in ("frozen", "knn", "linear", "finetune") if arm in arms
+        for method, run in zip(methods, runs, strict=True) if run.table is None or arm not in TRAINED
+    ]
+    for kind, name in reversed(scratches.items()):
+        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))
+    for kind, name in reversed(randoms.items()):
+        variants = {v: tuple(random_encoder(kinds[kind].card, i, v) for i in range(count)) for v in VARIANTS}
+        curves.append(Curve(name, "random", variants))
+    return tuple(curves)
+
+
+def _kind(run: Encoder) -> tuple[str, str]:
+    return run.card.backbone, run.input
+
+
+def _ending(run: Encoder, kinds: Sequence[Encoder]) -> str:
+    """What tells apart curves that never learned, as in `random`: ` ARCHITECTURE` or ` like RUN` where there are
+    several architectures or inputs."""
+    if len(kinds) == 1:
+        return ""
+    alone = [other.card.backbone for other in kinds].count(run.card.backbone) == 1
+    return f" {run.card.backbone}" if alone else f" like {run.name}"
