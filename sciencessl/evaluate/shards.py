@@ -123,8 +123,9 @@ class ShardFolder:
                     **values,
                 })))
                 computed += len(part)
+            else:
+                progress.update(done + len(part))
             done += len(part)
-            progress.update(done)
         progress.close()
         return computed
 

@@ -76,7 +76,7 @@ def test_other_files_and_torn_cards_are_not_ours(tmp_path: Path, survey: Store) 
     for overwrite in (False, True):
         with pytest.raises(RunError, match="is not empty and holds no numbers; choose another --out"):
             _folder(tmp_path, survey).claim(CARD, overwrite)
-        with pytest.raises(RunError, match="thesis.tex is a file; --out names a folder"):
+        with pytest.raises(RunError, match=r"thesis\.tex is a file; --out names a folder"):
             _folder(tmp_path / "thesis.tex", survey).claim(CARD, overwrite)
     (tmp_path / "numbers.json").write_text("{")
     with pytest.raises(RunError, match="holds numbers of another maker"):
