@@ -32,7 +32,7 @@ SMALL = [
 ]  # fmt: skip
 HEADS = ["--options.hidden", "32", "--options.out", "16"]
 SAMPLES = {"galaxy": 60, "pathology": 160, "web": 60}
-FUNCTIONS = ("prepare", "pretrain", "embed", "transfer", "report", "export", "doctor", "demo")
+FUNCTIONS = ("prepare", "pretrain", "embed", "transfer", "predict", "report", "export", "doctor", "demo")
 TASKS = {"galaxy": "morphology", "pathology": "tissue", "web": "classes"}
 
 
@@ -90,6 +90,8 @@ def walk(domain: str, folder: Path) -> Walk:
             "transfer", run, "--data", store, "--out", few, "--task", TASKS[domain], "--labels", "all", "--arms",
             "frozen", "random", "--subsets", 2, "--random-encoders", 1, "--json",
         ),
+        "predict": call("predict", few / "models" / "frozen-run", "--data", store, "--out", folder / "predicted",
+                        "--split", "test", "--keep", "class", "--json"),
         "report": call("report", run, "--transfer", few, "--json"),
     }  # fmt: skip
     return Walk(domain, folder, shown)
@@ -182,6 +184,19 @@ def test_transfer_prints_the_whole_table(path: Walk) -> None:
         assert {"low", "high", "trials", "saw", "resolved"} <= set(row)
     assert result["unit"] == ("group" if path.domain == "pathology" else "object")
     assert (path.folder / "few" / "table.csv").is_file()
+
+
+def test_predictions_are_of_the_classes_of_the_transfer(path: Walk) -> None:
+    result = path.shown["predict"].json
+    assert [found["name"] for found in result["classes"]] == path.shown["transfer"].json["classes"]
+    assert sum(found["samples"] for found in result["classes"]) == result["samples"] == result["computed"] > 0
+    table = pq.read_table(path.folder / "predicted" / "part-00000.parquet")
+    assert table.column_names == result["columns"]
+    assert set(table["split"].to_pylist()) == {"test"}
+    again = call("predict", path.folder / "few" / "models" / "frozen-run", "--data", path.store, "--out",
+                 path.folder / "predicted", "--split", "test", "--keep", "class")  # fmt: skip
+    assert again.code == 0, again.err
+    assert "(0 computed now" in again.out
 
 
 def test_report_is_one_page_that_asks_for_no_other(path: Walk) -> None:

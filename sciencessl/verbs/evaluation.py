@@ -1,4 +1,4 @@
-"""What a run is worth, and what leaves it: `embed`, `transfer`, `report`, `export`."""
+"""What a run is worth, and what leaves it: `embed`, `transfer`, `predict`, `report`, `export`."""
 
 from __future__ import annotations
 
@@ -75,6 +75,33 @@ def run_transfer(args: argparse.Namespace) -> int:
         return DONE
     done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out} (models of the largest budget in its models/)"
     emit(result.to_json(), args.json, f"{table_text(result)}\n{done}")
+    return DONE
+
+
+def fill_predict(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `predict`."""
+    parser.add_argument("model", metavar="MODEL", help="a model that transfer saved: a folder in its models/")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store, with labels or without")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="folder for Parquet shards with id, split, p_CLASS for each class, predicted and "
+                        "confidence (votes: fraction_ANSWER; several labels: p_LABEL)")
+    parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
+                        help="samples to predict (default: all)")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN",
+                        help="columns of the store to carry over; all for every one")
+    parser.add_argument("--dry-run", action="store_true", help="count samples, time one batch; write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace predictions of something else in --out")
+    add_json(parser)
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """A store through a saved model."""
+    from sciencessl.evaluate.predict import PredictEstimate, estimate_text, predict, predict_text
+
+    result = predict(args.model, args.data, args.out, split=args.split, keep=args.keep, dry_run=args.dry_run,
+                     overwrite=args.overwrite)
+    emit(result, args.json,
+         estimate_text(result) if isinstance(result, PredictEstimate) else predict_text(result))
     return DONE
 
 

@@ -21,7 +21,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample, create_store, write_row
-from sciencessl.train.folder import COST, ModelCard, write_model
+from sciencessl.train.folder import COST, HeadCard, ModelCard, read_model, write_head, write_model
 
 SIDE = 40
 KINDS = ("elliptical", "edge-on", "spiral")
@@ -106,3 +106,14 @@ def survey(tmp_path_factory: pytest.TempPathFactory, make_store: StoreFactory) -
 def run(tmp_path_factory: pytest.TempPathFactory, survey: Store, make_run: RunFactory) -> Path:
     """An untrained run on the survey."""
     return make_run(tmp_path_factory.mktemp("runs") / "first", survey)
+
+
+@pytest.fixture
+def model(tmp_path: Path, survey: Store, make_run: RunFactory) -> Path:
+    """What a transfer would save: an untrained encoder, and a classifier of two classes with random weights."""
+    path = make_run(tmp_path / "few" / "models" / "frozen-first", survey)
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, read_model(path).features)).astype(np.float32)
+    card = HeadCard("morphology", "class", ("elliptical", "spiral"), "frozen", "36", 0, 36, "C=0.01 (fixed)", "a fit")
+    write_head(path, card, weight, np.array([0.1, -0.2], np.float32))
+    return path
