@@ -67,7 +67,8 @@ class Gathered:
         """Take in the fit of encoder `number`."""
         part = item.part
         self.scores[number, part.repeat, item.seed, part.place] = sample_scores(part.data, fit.probabilities)
-        kept = fit.probabilities if self.budget == self.plan.largest_budget else np.zeros((0, 0), np.float32)
+        looked_at = self.budget == self.plan.largest_budget(self.curve.arm)
+        kept = fit.probabilities if looked_at else np.zeros((0, 0), np.float32)
         self.fits.append((number, item, replace(fit, probabilities=kept, head=None, encoder=None)))
 
     def outcome(self) -> Outcome:

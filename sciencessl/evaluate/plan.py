@@ -89,7 +89,8 @@ class Plan:
         methods: The same, those together that differ in their seed only.
         curves: In the order of the table.
         out: Folder for results.
-        trained_subsets: Subset seeds of the arms in `TRAINED`: the first ones, so that they pair with the others.
+        trained_budgets: Those of the arms in `TRAINED`, some of `budgets`.
+        trained_subsets: Subset seeds of these arms: the first ones, so that they pair with the others.
         training: Of the arm `finetune`.
         tested: What it is tested on, in words, where that is not split=test.
     """
@@ -103,6 +104,7 @@ class Plan:
     methods: tuple[Method, ...]
     curves: tuple[Curve, ...]
     out: Path
+    trained_budgets: tuple[Budget, ...]
     trained_subsets: int
     training: Training
     tested: str = ""
@@ -118,14 +120,17 @@ class Plan:
             return range(1)
         return range(min(self.trained_subsets, len(self.subsets)) if arm in TRAINED else len(self.subsets))
 
-    @property
-    def largest_budget(self) -> Budget:
-        """The budget with most labels in its first subset."""
-        return max(self.budgets, key=lambda budget: len(self.subsets[0][budget].index))
+    def budgets_of(self, arm: str) -> tuple[Budget, ...]:
+        """Budgets of an arm, in the order given."""
+        return self.trained_budgets if arm in TRAINED else self.budgets
+
+    def largest_budget(self, arm: str = "") -> Budget:
+        """The budget of an arm with most labels in its first subset."""
+        return max(self.budgets_of(arm), key=lambda budget: len(self.subsets[0][budget].index))
 
     def largest(self) -> np.ndarray:
         """Pool positions of the budget with most labels, first subset, first part."""
-        return self.subsets[0][self.largest_budget].index
+        return self.subsets[0][self.largest_budget()].index
 
     def training_of(self, arm: str) -> Training:
         """How an arm in `TRAINED` trains."""
@@ -134,7 +139,7 @@ class Plan:
     def items(self, curve: Curve, encoders: Sequence[Encoder]) -> Iterator[Item]:
         """Every fit of a curve, encoder by encoder so that features are held one at a time."""
         for encoder in encoders:
-            for budget in self.budgets:
+            for budget in self.budgets_of(curve.arm):
                 for part in self.parts:
                     for seed in self.seeds(budget, curve.arm):
                         yield Item(curve.arm, encoder, part, budget, seed)
@@ -156,8 +161,9 @@ class Plan:
 
     def model_folder(self, item: Item) -> Path | None:
         """Where the model of a fit is kept: of the first subset of the largest budget; None for any other fit."""
-        if (item.arm not in SAVED or item.encoder.table is not None or item.budget != self.largest_budget or item.seed
-                or len(self.parts) > 1 or self.data.task.kind == "retrieval"):
+        if item.arm not in SAVED or item.encoder.table is not None or self.data.task.kind == "retrieval":
+            return None
+        if item.seed or item.budget != self.largest_budget(item.arm) or len(self.parts) > 1:
             return None
         name = item.encoder.name if item.arm == "scratch" else f"{item.arm}-{item.encoder.name}"
         return self.out / "models" / name.replace(" ", "-")
@@ -165,7 +171,8 @@ class Plan:
 
 def make_plan(
     runs: Sequence[str | Path], data: str | Path, out: Path, task: str, labels: Sequence[str], arms: Sequence[str],
-    subsets: int, random_encoders: int, draw: Draw, trained_subsets: int, training: Training,
+    subsets: int, random_encoders: int, draw: Draw, trained_labels: Sequence[str], trained_subsets: int,
+    training: Training,
 ) -> Plan:
     """Settle a transfer. Nothing is computed or written.
 
@@ -183,7 +190,7 @@ def make_plan(
     parts = (_part(store, found, budgets, subsets, draw, np.arange(len(found.test))),)
     methods = group_runs(encoders)
     plan = Plan(store, store, found, parts, budgets, encoders, methods, make_curves(methods, arms, random_encoders),
-                out, trained_subsets, training)
+                out, _trained_budgets(budgets, trained_labels), trained_subsets, training)
     needed = [store.ids[i] for i in plan.samples()] if any(encoder.table for encoder in encoders) else []
     for encoder in encoders:
         if encoder.table is not None:
@@ -236,6 +243,17 @@ def _budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Draw) ->
         raise ConfigError(f"label budget '{budget}' of task {data.task.name!r}: {reason}. Ask for fewer, or for 'all'.")
     usable = tuple(budget for budget in budgets if budget not in lacks)
     return usable if usable and not lacks else tuple(dict.fromkeys((*usable, Budget("all"))))
+
+
+def _trained_budgets(budgets: tuple[Budget, ...], labels: Sequence[str]) -> tuple[Budget, ...]:
+    wanted = tuple(dict.fromkeys(parse_budget(text) for text in labels))
+    strange = [str(budget) for budget in wanted if budget not in budgets]
+    if strange:
+        raise ConfigError(
+            f"budgets of the arms that train a network: {', '.join(strange)} are not among the label budgets "
+            f"{', '.join(map(str, budgets))}, so they could not be compared with the other arms; add them to --labels."
+        )
+    return wanted or budgets
 
 
 def _lacks(data: TaskData, budget: Budget) -> str:

@@ -50,7 +50,8 @@ def make_rows(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str]) -> tuple[R
         outcomes: Of every curve.
         saw: Run -> level of its mark.
     """
-    return tuple(_row(plan, outcomes, saw, curve, budget) for curve in plan.curves for budget in plan.budgets)
+    return tuple(_row(plan, outcomes, saw, curve, budget) for curve in plan.curves
+                 for budget in plan.budgets_of(curve.arm))
 
 
 def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, budget: Budget) -> Row:
@@ -112,9 +113,10 @@ def _area_difference(
     that of any other paired difference. A budget of all labels is one subset and counts for every seed.
     """
     areas = []
+    shared = [budget for budget in plan.budgets_of(one.arm) if budget in plan.budgets_of(other.arm)]
     for curve in (one, other):
         found = outcomes[curve.arm, curve.name]
-        by_size = {found[budget].n_labels: found[budget].scores for budget in plan.budgets}
+        by_size = {found[budget].n_labels: found[budget].scores for budget in shared}
         sizes = sorted(by_size)
         encoders, repeats, _, samples = by_size[sizes[0]].shape
         shape = (encoders, repeats, max(scores.shape[2] for scores in by_size.values()), samples)

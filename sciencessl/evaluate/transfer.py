@@ -43,6 +43,7 @@ def transfer(
     draw: Draw = "stratified",
     workers: int = 1,
     dry_run: bool = False,
+    finetune_labels: Sequence[str] = (),
     finetune_subsets: int = 3,
     max_steps: int = 300,
     stages: int | None = None,
@@ -51,30 +52,34 @@ def transfer(
     """Draw few-label curves of runs and of what never learned, on a task of the store's domain.
 
     Arms: `frozen` is logistic regression on the encoder's features (the linear probe), `knn` nearest neighbours on
-    them, `finetune` trains encoder and classifier (`finetune.fit_network`), `scratch` does so from fresh weights of the
-    same architecture, and `random` is `frozen` on random encoders.
+    them, `linear` trains a classifier on augmented views by gradient descent, `finetune` encoder and classifier
+    (`finetune.fit_network`), `scratch` does so from fresh weights of the same architecture, and `random` is `frozen` on
+    random encoders. For kinds of task other than `class` there are `frozen` (`kinds.frozen_fit`) and `random`.
 
-    Labels are tuned on the budget's own rows, subsets are shared by all arms, and the interval covers label subsets
-    and test units together, for this checkpoint only. Every run, in either arm, is compared with logistic regression
-    on random encoders of its own architecture and input, of the variant that is stronger without pretraining
-    (`baseline.choose_variant`). A second call reuses every fit. The model of the first subset of the largest budget of
-    `frozen`, `finetune` and `scratch` is kept as a run folder, `out/models/ARM-NAME`, with its classifier.
+    Everything is tuned on the budget's own rows, and subsets are shared by all arms. The interval covers label subsets
+    and test units together, for this checkpoint only; runs that differ in their pretraining seed only are one method,
+    whose interval covers pretraining seeds too (`curves.group_runs`). Every method, in any arm, is compared with
+    logistic regression on random encoders of its own architecture and input, of the variant that is stronger without
+    pretraining (`baseline.choose_variant`). A second call reuses every fit. The model of the first subset of an arm's
+    largest budget is kept as a run folder with its classifier, `out/models/ARM-NAME`, but for `knn` and `random`.
 
     Args:
         runs: Finished runs, or what else `foreign.find_encoder` takes; tables of features in `frozen` and `knn` only.
         data: A sealed store with the task's column.
         out: Folder for results.
-        task: Name of a task of the domain; may be left out when there is one.
+        task: Name of a task of the domain, or a YAML file; may be left out when there is one.
         labels: Label budgets; by default the task's own, as far as the pool can fill them.
-        arms: Any of `plan.ARMS`; those that train networks take minutes a fit.
+        arms: Any of `curves.ARMS`, by default those that take seconds a fit; those that train networks take minutes.
         subsets: Label subsets drawn for each budget.
         random_encoders: Encoders in the random arm.
         draw: `stratified`, or `random` for rare classes.
         workers: Loader processes.
         dry_run: Count what there is to do and time one step of it; write nothing.
+        finetune_labels: Label budgets of the arms that train networks, some of `labels`; by default all.
         finetune_subsets: Label subsets of the arms that train networks: the first ones.
         max_steps: Optimiser steps of one training.
         stages: How many of the encoder's last stages `finetune` trains; 0 for the head alone, None for all.
+        by: Column of the store that is tested on; the score in each of its categories or bins is given too.
 
     Raises:
         ConfigError: For an unknown task, arm or budget, a budget that the pool cannot fill or whose unit is not the
@@ -86,8 +91,8 @@ def transfer(
             other channels, or a table lacks a sample.
     """
     started = time.perf_counter()
-    plan = make_plan(runs, data, Path(out), task, labels, arms, subsets, random_encoders, draw, finetune_subsets,
-                     Training(max_steps, stages))
+    plan = make_plan(runs, data, Path(out), task, labels, arms, subsets, random_encoders, draw, finetune_labels,
+                     finetune_subsets, Training(max_steps, stages))
     _check_out(plan)
     if by and by not in plan.test_store.columns():
         raise ConfigError(f"--by {by}: {plan.test_store.path} has no such column."
@@ -163,7 +168,7 @@ def _all_fits(
     for curve in plan.curves:
         encoders = chosen[curve.arm, curve.name]
         number = {encoder.digest: i for i, encoder in enumerate(encoders)}
-        found = {budget: Gathered(plan, curve, budget, len(encoders)) for budget in plan.budgets}
+        found = {budget: Gathered(plan, curve, budget, len(encoders)) for budget in plan.budgets_of(curve.arm)}
         fitter = _Fitter(plan, features)
         for item in plan.items(curve, encoders):
             fit = _cached(plan, item)
@@ -174,7 +179,7 @@ def _all_fits(
             done += 1
             progress.update(done)
         outcomes[curve.arm, curve.name] = {budget: gathered.outcome() for budget, gathered in found.items()}
-        details.append(found[plan.largest_budget].detail(by))
+        details.append(found[plan.largest_budget(curve.arm)].detail(by))
     progress.close()
     return outcomes, tuple(details), choices, computed
 

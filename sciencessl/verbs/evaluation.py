@@ -49,8 +49,10 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
                         help="encoders in the random arm (default: 5)")
     parser.add_argument("--draw", default="stratified", choices=("stratified", "random"),
                         help="how label subsets are drawn (default: stratified by class)")
+    parser.add_argument("--finetune-labels", nargs="+", default=[], metavar="N",
+                        help="budgets of linear, finetune and scratch, some of --labels (default: all of them)")
     parser.add_argument("--finetune-subsets", type=int, default=3, metavar="N",
-                        help="label subsets a budget of finetune and scratch (default: 3)")
+                        help="label subsets a budget of linear, finetune and scratch (default: 3)")
     parser.add_argument("--max-steps", type=int, default=300, metavar="N", help="steps of a training (default: 300)")
     parser.add_argument("--stages", type=int, metavar="N",
                         help="last stages that finetune trains; 0: the head alone (default: all)")
@@ -68,7 +70,8 @@ def run_transfer(args: argparse.Namespace) -> int:
     result = transfer(
         args.runs, args.data, args.out, task=args.task, labels=args.labels, arms=args.arms, subsets=args.subsets,
         random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
-        finetune_subsets=args.finetune_subsets, max_steps=args.max_steps, by=args.by,
+        finetune_labels=args.finetune_labels, finetune_subsets=args.finetune_subsets,
+        max_steps=args.max_steps, by=args.by,
     )
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))

@@ -16,7 +16,7 @@ from sciencessl.store.writer import create_store
 
 DEFAULTS: dict[str, Any] = {
     "task": "morphology", "labels": ("12", "36", "all"), "arms": ("frozen",), "subsets": 2, "random_encoders": 1,
-    "draw": "stratified", "trained_subsets": 1, "training": Training(),
+    "draw": "stratified", "trained_labels": (), "trained_subsets": 1, "training": Training(),
 }
 
 
@@ -113,7 +113,7 @@ def test_arms_that_a_kind_of_task_has(tmp_path: Path, survey: Store, run: Path) 
     path.write_text("column: class\nkind: retrieval\n")
     assert [curve.arm for curve in _plan(run, survey, task=str(path), arms=()).curves] == ["frozen", "random"]
     assert [curve.arm for curve in _plan(run, survey, arms=()).curves] == ["frozen", "knn", "random"]
-    with pytest.raises(ConfigError, match="task 'search' is of kind 'retrieval'; arm 'knn' is for kind 'class'. Choose"):
+    with pytest.raises(ConfigError, match=r"'search' is of kind 'retrieval'; arm 'knn' is for kind 'class'\."):
         _plan(run, survey, task=str(path), arms=("knn",))
 
 
@@ -127,6 +127,11 @@ def test_training_arms_draw_the_first_subsets(survey: Store, run: Path) -> None:
     assert list(_plan(run, survey, subsets=2, trained_subsets=3).seeds(small, "finetune")) == [0, 1]
     assert plan.training_of("finetune") == Training()
     assert plan.training_of("scratch") == Training().from_scratch
+    some = _plan(run, survey, trained_labels=("36",), arms=("frozen", "scratch"))
+    assert [str(budget) for budget in some.budgets_of("scratch")] == ["36"]
+    assert some.budgets_of("frozen") == some.budgets
+    with pytest.raises(ConfigError, match=r"20 are not among the label budgets 12, 36, all, .*; add them to --labels"):
+        _plan(run, survey, trained_labels=("20",))
     assert plan.training_of("linear") == Training(stages=0)
 
 

@@ -38,7 +38,7 @@ def _plan(runs: tuple[str, ...] = ("one",), seeds: int = 1) -> Plan:
     every = (*curves, Curve("random", "random", encoders("random")))
     part = Part(data, "", subsets, np.arange(TEST))
     store: Any = None
-    return Plan(store, store, data, (part,), BUDGETS, (), (), every, Path(), 2, Training())
+    return Plan(store, store, data, (part,), BUDGETS, (), (), every, Path(), BUDGETS, 2, Training())
 
 
 def _outcomes(rng: np.random.Generator, rate: float, encoders: int = 1) -> dict[Budget, Outcome]:

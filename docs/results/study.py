@@ -1,0 +1,220 @@
+"""A few-label study from raw files to a results page: prepare, pretrain with several seeds, transfer, compare, write.
+
+    python docs/results/study.py docs/results/galaxy_sdss_gz1.yaml --data DATA --work DIR
+
+Everything is done by the command line that users have, as the study's YAML file says; what is done is not done again,
+so that a call after an interruption goes on. The page and its figures lie beside the YAML file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sciencessl.evaluate.results import Row, TransferResult, read_result
+from sciencessl.evaluate.tables import difference_text, endpoint_text
+
+TIMES = "times.json"
+"""Wall seconds of every command that has finished, summed over the calls that it took."""
+
+
+def main() -> None:
+    """Run what is lacking of a study, then write its page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="YAML file")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the study's source is in")
+    parser.add_argument("--work", type=Path, required=True, help="folder for store, runs and transfers")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands that are left to do")
+    parser.add_argument("--page-only", action="store_true", help="write the page from the transfers that are there")
+    args = parser.parse_args()
+    study = yaml.safe_load(args.study.read_text(encoding="utf-8"))
+    commands = list(_commands(study, args.data))
+    args.work.mkdir(parents=True, exist_ok=True)
+    for name, command, finished in commands:
+        left = not (finished and (args.work / finished).exists())
+        if args.dry_run and left:
+            print(shlex.join(["sciencessl", *command]))
+        elif left and not args.page_only:
+            _run(args.work, name, command)
+    if not args.dry_run:
+        page = args.study.with_suffix(".md")
+        page.write_text("\n".join(_page(study, args, commands)) + "\n", encoding="utf-8")
+        print(f"wrote {page}")
+
+
+def _commands(study: Mapping[str, Any], data: Path) -> Iterator[tuple[str, list[str], str]]:
+    """(name, words, file that is there once it is done; empty for commands that find out themselves)."""
+    yield "prepare", ["prepare", study["domain"], str((data / study["source"]).resolve()), "--out", "store.zarr",
+                      *_words(study["prepare"])], ""
+    runs = [(f"{method}-{seed}", options, seed) for seed in study["seeds"]
+            for method, options in study["methods"].items()]
+    for name, options, seed in runs:
+        yield name, ["pretrain", "--data", "store.zarr", "--out", f"runs/{name}", "--seed", str(seed),
+                     *_words(study["pretrain"]), *_words(options)], f"runs/{name}/cost.json"
+    ordered = [f"runs/{name}" for name, _, _ in sorted(runs, key=lambda run: list(study["methods"]).index(
+        run[0].rpartition("-")[0]))]
+    for name, options in study["transfers"].items():
+        yield name, ["transfer", *ordered, "--data", "store.zarr", "--out", f"transfers/{name}", *_words(options)], ""
+    transfers = [f"transfers/{name}" for name in study["transfers"]]
+    yield "compare", ["compare", *transfers, "--out", "compare"], ""
+    yield "report", ["report", ordered[0], "--data", "store.zarr", "--transfer", *transfers], ""
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """`{labels: [50, all]}` -> `--labels 50 all`."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def _run(work: Path, name: str, command: Sequence[str]) -> None:
+    """Run one command in the folder of the study; a run that was begun is continued."""
+    begun = command[0] == "pretrain" and (work / "runs" / name / "config.yaml").exists()
+    words = [sys.executable, "-m", "sciencessl", *command, *(["--resume"] if begun else [])]
+    print("+", shlex.join(["sciencessl", *words[3:]]), flush=True)
+    started = time.perf_counter()
+    done = subprocess.run(words, cwd=work, check=False)
+    times = json.loads((work / TIMES).read_text()) if (work / TIMES).exists() else {}
+    times[name] = times.get(name, 0.0) + time.perf_counter() - started
+    (work / TIMES).write_text(json.dumps(times, indent=1))
+    if done.returncode:
+        sys.exit(f"{name} ended with code {done.returncode}; the same call goes on from there.")
+
+
+def _page(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence[Any]) -> Iterator[str]:
+    results = {name: read_result(args.work / "transfers" / name) for name in study["transfers"]}
+    yield f"# {study['title']}"
+    yield ""
+    yield study["about"].strip()
+    yield ""
+    yield from _conditions(args)
+    yield ""
+    yield "## What was aimed at"
+    yield ""
+    yield from (f"- {aim['text']} **{_verdict(aim, results)}**" for aim in study.get("aims", ()))
+    for name, result in results.items():
+        yield ""
+        yield from _section(name, result, args)
+    if study.get("notes"):
+        yield from ("", study["notes"].strip())
+    yield ""
+    yield from _commands_section(study, args, commands)
+
+
+def _conditions(args: argparse.Namespace) -> Iterator[str]:
+    times = json.loads((args.work / TIMES).read_text()) if (args.work / TIMES).exists() else {}
+    cpu = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
+    pretraining = sum(json.loads(path.read_text())["wall_seconds"] for path in (args.work / "runs").glob("*/cost.json"))
+    rest = sum(seconds for name, seconds in times.items() if not (args.work / "runs" / name).exists())
+    yield (f"Measured on {time.strftime('%Y-%m-%d')} on {os.cpu_count()} cores ({cpu}, Python "
+           f"{platform.python_version()}): {pretraining / 60:.0f} minutes of pretraining and {rest / 60:.0f} of all "
+           "else. This page is written by `docs/results/study.py`; the commands are at its end.")
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _section(name: str, result: TransferResult, args: argparse.Namespace) -> Iterator[str]:
+    picture = args.study.with_name(f"{args.study.stem}_{name}.png")
+    shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
+    yield f"## {result.task}: {', '.join(result.classes)}"
+    yield ""
+    yield (f"{result.n_pool:,} labels to draw from, {result.n_test:,} test samples, unit {result.unit}; a difference "
+           f"below {result.resolution:.3f} cannot be resolved by this test set. "
+           f"{result.metric.replace('_', ' ').capitalize()}, mean and half of the 95 % interval over pretraining seeds "
+           "(of random: encoders), label subsets and test units.")
+    yield ""
+    yield f"![few-label curves of {result.task}]({picture.name})"
+    yield ""
+    yield from _table(result)
+    yield ""
+    yield "Mean gap between two curves over log labels, the first one primary, the others Holm-adjusted:"
+    yield ""
+    yield from (f"- {endpoint_text(endpoint)}." for endpoint in result.endpoints)
+    yield ""
+    yield "What pretraining saw of the task:"
+    yield ""
+    sentences: dict[str, list[str]] = {}
+    for run, sentence in result.marks.items():
+        sentences.setdefault(sentence, []).append(run)
+    yield from (f"- {', '.join(runs)}: {sentence}" for sentence, runs in sentences.items())
+    yield from (f"- {note}" for note in result.notes)
+
+
+def _table(result: TransferResult) -> Iterator[str]:
+    budgets = list(dict.fromkeys(row.budget for row in result.rows))
+    yield f"| | | {' | '.join(budgets)} |"
+    yield f"|---|---|{'---|' * len(budgets)}"
+    curves: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in result.rows:
+        curves.setdefault((row.encoder, row.arm), {})[row.budget] = row
+    for (encoder, arm), rows in curves.items():
+        cells = [f"{r.score:.3f} ± {r.high - r.score:.3f}" if (r := rows.get(b)) else "" for b in budgets]
+        yield f"| {encoder} | {arm} | {' | '.join(cells)} |"
+        if any(row.difference is not None for row in rows.values()):
+            gaps = [difference_text(r) if (r := rows.get(b)) else "" for b in budgets]
+            yield f"| | minus random | {' | '.join(gaps)} |"
+            each = [", ".join(f"{v:.3f}" for v in r.each) if (r := rows.get(b)) and r.seeds > 1 else ""
+                    for b in budgets]
+            if any(each):
+                yield f"| | each seed | {' | '.join(each)} |"
+
+
+def _verdict(aim: Mapping[str, Any], results: Mapping[str, TransferResult]) -> str:
+    """Met or not, in numbers."""
+    result = results[aim["transfer"]]
+    if "at" in aim:
+        row = next(r for r in result.rows if (r.encoder, r.arm, r.budget) == (aim["of"], "frozen", str(aim["at"])))
+        met = row.difference is not None and row.difference >= aim["least"] and row.resolved
+        return f"{'Met' if met else 'Not met'}: {difference_text(row)}."
+    if "best_of" in aim:
+        rows = [r for r in result.rows if r.budget == str(aim["best_of"])]
+        best = max((r for r in rows if r.arm not in ("scratch", "random")), key=lambda r: r.score)
+        scratch = next(r for r in rows if r.arm == "scratch")
+        apart = best.low > scratch.high
+        said = "" if apart else ", intervals overlap: not resolved"
+        return (f"{'Met' if best.score > scratch.score else 'Not met'}: {best.encoder} {best.arm} {best.score:.3f} "
+                f"[{best.low:.3f}, {best.high:.3f}], scratch {scratch.score:.3f} [{scratch.low:.3f}, "
+                f"{scratch.high:.3f}]{said}.")
+    found = next(e for e in result.endpoints
+                 if (e.encoder, e.arm, e.baseline, e.baseline_arm) == (aim["of"], "frozen", aim["over"], "frozen"))
+    met = all(gap > 0 for gap in found.each)
+    return (f"{'Met' if met else 'Not met'}: {', '.join(f'{gap:+.3f}' for gap in found.each)} by pretraining seed, "
+            f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}] together"
+            f"{'' if found.resolved else ', not resolved'}.")
+
+
+def _commands_section(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence[Any]) -> Iterator[str]:
+    yield "## Commands and what they cost"
+    yield ""
+    yield "```bash"
+    for _, words, _ in commands:
+        shown = [f"DATA/{study['source']}" if word.endswith(study["source"]) else word for word in words]
+        yield shlex.join(["sciencessl", *shown])
+    yield "```"
+    yield ""
+    yield "| run | steps | images | minutes | device | peak memory |"
+    yield "|---|---|---|---|---|---|"
+    for path in sorted((args.work / "runs").glob("*/cost.json")):
+        cost = json.loads(path.read_text())
+        yield (f"| {path.parent.name} | {cost['steps']:,} | {cost['images_seen']:,} | {cost['wall_seconds'] / 60:.1f} "
+               f"| {cost['device']} | {cost['peak_memory_bytes'] / 2**30:.2f} GiB |")
+
+
+if __name__ == "__main__":
+    main()
