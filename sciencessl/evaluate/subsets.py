@@ -163,10 +163,27 @@ def draw_subsets(
     return {budget: pool.subset(budget) for budget in budgets}
 
 
-def _priorities(names: np.ndarray, key: str) -> np.ndarray:
+def priorities(names: np.ndarray, key: str) -> np.ndarray:
+    """(U,) uint64 hashes of names under a key: an order that depends on nothing else."""
     secret = hashlib.blake2b(key.encode(), digest_size=32).digest()
     hashes = b"".join(hashlib.blake2b(str(name).encode(), digest_size=8, key=secret).digest() for name in names)
     return np.frombuffer(hashes, dtype=">u8").astype(np.uint64)
+
+
+def unit_strata(unit_of: np.ndarray, class_of: np.ndarray) -> np.ndarray:
+    """(U,) the class that each unit stands for: its rarest, rarity counted in units, the smaller number among equals.
+
+    Args:
+        unit_of: (N,) number of each row's unit, 0 to U - 1.
+        class_of: (N,) number of its class, 0 to K - 1, all of which occur.
+    """
+    n_classes = int(class_of.max()) + 1
+    pair_unit, pair_class = np.divmod(np.unique(unit_of * n_classes + class_of), n_classes)
+    by_rarity = np.argsort(np.bincount(pair_class), kind="stable")
+    best = np.full(int(unit_of.max()) + 1, n_classes)
+    np.minimum.at(best, pair_unit, np.argsort(by_rarity)[pair_class])
+    stratum: np.ndarray = by_rarity[best]
+    return stratum
 
 
 class _Pool:
@@ -183,28 +200,19 @@ class _Pool:
         self.pair_unit, self.pair_class = np.divmod(pairs, len(self.classes))
         self.pair_count = counts
         self.rows_of_unit = np.bincount(self.unit_of, minlength=self.n_units)
-        self.priority = _priorities(names, key)
+        self.priority = priorities(names, key)
 
     @cached_property
     def order(self) -> np.ndarray:
         """Unit positions, first drawn first."""
         if self.draw == "random":
             return np.argsort(self.priority, kind="stable")
-        stratum = self._stratum()
+        stratum = unit_strata(self.unit_of, self.class_of)
         rank = _rank_within(stratum, self.priority)
         # Sainte-Lague: seat r of a class with n units comes at (r + 1/2) / n; the floor comes before all of these.
         share = (rank + 0.5) / np.bincount(stratum)[stratum]
         order: np.ndarray = np.lexsort((self.priority, np.where(rank < FLOOR, rank - float(FLOOR), share)))
         return order
-
-    def _stratum(self) -> np.ndarray:
-        """The rarest class of each unit, rarity counted in units, as a position in `classes`."""
-        by_rarity = np.argsort(np.bincount(self.pair_class), kind="stable")
-        rarity = np.argsort(by_rarity)
-        best = np.full(self.n_units, len(self.classes))
-        np.minimum.at(best, self.pair_unit, rarity[self.pair_class])
-        stratum: np.ndarray = by_rarity[best]
-        return stratum
 
     def subset(self, budget: Budget) -> Subset:
         chosen = np.zeros(self.n_units, dtype=bool)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,17 +31,19 @@ class TaskData:
     Attributes:
         task: The task, its unit resolved to a column or `object`.
         classes: Class names in the order of their numbers; for kinds with several columns their names.
-        train: (n,) store indices of the label pool, from split=train.
+        train: (n,) store indices of the label pool, ascending.
         train_labels: (n,) numbers into `strata`: the class, the leading answer, or the rarest label that is present.
         train_units: (n,) unit names.
-        test: (m,) store indices, from split=test.
+        test: (m,) indices of the test samples in the store that is tested on, ascending.
         test_labels: (m,) numbers into `strata`.
         test_units: (m,) unit names.
         digest: Digest of the pool's labels: with task and seed it fixes every subset.
         dropped: Value of the column -> samples left out because the task does not map it, or because its class has no
-            label in split=train.
+            label in the pool.
         train_targets: (n, K) votes, or 1, 0 and NaN for unknown, for kinds with several columns; else None.
         test_targets: (m, K), likewise.
+        train_ids: (n,) ids of the samples.
+        test_ids: (m,) likewise.
     """
 
     task: TransferTask
@@ -54,6 +58,8 @@ class TaskData:
     dropped: dict[str, int]
     train_targets: np.ndarray | None = None
     test_targets: np.ndarray | None = None
+    train_ids: np.ndarray = field(default_factory=lambda: np.array([], dtype=object))
+    test_ids: np.ndarray = field(default_factory=lambda: np.array([], dtype=object))
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -65,6 +71,39 @@ class TaskData:
         targets = None if self.test_targets is None else self.test_targets[rows]
         return replace(self, test=self.test[rows], test_labels=self.test_labels[rows],
                        test_units=self.test_units[rows], test_targets=targets)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The samples that one side of a task is taken from, labelled or not.
+
+    Attributes:
+        store: Where they are.
+        index: (N,) store indices, ascending.
+        name: In words, such as `split=train`.
+    """
+
+    store: Store
+    index: np.ndarray
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.store.path}"
+
+    def texts(self, column: str) -> np.ndarray:
+        """(N,) text of each value of a column as objects: `value_text`, so that empty is missing."""
+        return np.array([value_text(value) for value in self.values(column)], dtype=object)
+
+    def values(self, column: str) -> list[Any]:
+        """The N values of a column."""
+        found: list[Any] = self.store.column(column)[self.index].tolist()
+        return found
+
+    @classmethod
+    def of_splits(cls, store: Store, *splits: str) -> Side:
+        """All samples of one split or several."""
+        index = np.flatnonzero(np.isin(store.split_codes(), [SPLITS.index(split) for split in splits]))
+        return cls(store, index, f"split={' and '.join(splits)}")
 
 
 def find_task(tasks: Sequence[TransferTask], name: str) -> TransferTask:
@@ -84,39 +123,62 @@ def find_task(tasks: Sequence[TransferTask], name: str) -> TransferTask:
 
 
 def load_task(store: Store, task: TransferTask) -> TaskData:
-    """Read a task's labels and units from a store.
-
-    Classes are those of split=train: what no label shows can be neither learned nor tested. Of kinds with several
-    columns, samples without any vote or without any known label are unlabelled.
+    """The task on the splits of a store: labels from split=train, tested on split=test.
 
     Raises:
-        StoreError: When a column of the task is not in the store.
+        As `load_sides`.
+    """
+    return load_sides(task, Side.of_splits(store, "train"), Side.of_splits(store, "test"))
+
+
+def load_sides(task: TransferTask, pool: Side, test: Side) -> TaskData:
+    """Read a task's labels and units.
+
+    Classes are those of the pool: what no label shows can be neither learned nor tested. Of kinds with several columns,
+    samples without any vote or without any known label are unlabelled.
+
+    Args:
+        task: Its unit is resolved to a column, or to `object` where it says `group` and the stores record none.
+        pool: Where labels are drawn from.
+        test: What is tested on; the same object as `pool` for all samples in both places, as folds begin.
+
+    Raises:
+        StoreError: When a column of the task is not in a store.
         ConfigError: For a kind of task whose labels cannot be read.
-        DataError: When a split has too few labelled samples, classes or units, a unit is in both splits, or a value of
-            a label or count cannot be one.
+        DataError: When a side has too few labelled samples, classes or units, a unit is on both sides, only one store
+            has the unit, or a value of a label or count cannot be one.
     """
     if task.kind not in KINDS:
         raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; few-label tasks are {', '.join(KINDS)}.")
-    _require_columns(store, task)
-    codes, wanted = store.split_codes(), np.ones(len(store), dtype=bool)
-    for column, values in task.where.items():
-        wanted &= np.isin(_strings(store.column(column)), values)
-    found = (_several if task.columns else _one)(store, task, wanted, codes == SPLITS.index("train"))
-    label, targets = found.number, found.targets
-    train, test = (np.flatnonzero((label >= 0) & (codes == SPLITS.index(split))) for split in ("train", "test"))
-    if targets is None:
-        _check(store, task, {"train": label[train], "test": label[test]}, found.classes, found.dropped)
-    else:
-        _check_targets(store, task, {"train": targets[train], "test": targets[test]})
-    unit, units = _units(store, task, np.concatenate([train, test]))
-    _check_units(store, unit, units, train, test)
-    _check_spread(store, task, units[test], label[test] if targets is None else np.zeros(len(test)))
-    ids = store.ids
+    sides = [pool] if test is pool else [pool, test]
+    for side in sides:
+        _require_columns(side.store, task)
+    classes, found = (_several if task.columns else _one)(task, sides)
+    dropped = dict(sorted(sum((labels.dropped for labels in found), Counter[str]()).items()))
+    for labels in found:
+        _check(task, classes, labels, dropped)
+    units = [_units(task, labels) for labels in found]
+    _check_units(task, found, units)
+    train, tested = found[0], found[-1]
+    (unit, train_units), (_, test_units) = units[0], units[-1]
+    _check_spread(task, tested, test_units)
     return TaskData(
-        replace(task, unit=unit), found.classes, train, label[train], units[train], test, label[test], units[test],
-        label_digest([ids[i] for i in train], found.text[train]), found.dropped,
-        None if targets is None else targets[train], None if targets is None else targets[test],
+        replace(task, unit=unit), classes, train.index, train.number, train_units, tested.index, tested.number,
+        test_units, digest_of(classes, train.ids, train.number, train.targets), dropped, train.targets, tested.targets,
+        train.ids, tested.ids,
     )
+
+
+def digest_of(classes: Sequence[str], ids: np.ndarray, labels: np.ndarray, targets: np.ndarray | None) -> str:
+    """`label_digest` of samples as a task reads them: the name of the class, or all targets where there are several.
+
+    Args:
+        classes: Class names.
+        ids: (n,) sample ids.
+        labels: (n,) numbers into `classes`; not read where there are targets.
+        targets: (n, K), or None.
+    """
+    return label_digest(ids, [classes[c] for c in labels] if targets is None else targets.tolist())
 
 
 def _require_columns(store: Store, task: TransferTask) -> None:
@@ -132,139 +194,163 @@ def _require_columns(store: Store, task: TransferTask) -> None:
 
 @dataclass(frozen=True)
 class _Labels:
-    """All N samples: number of the stratum (-1 unlabelled), text of the label, and (N, K) targets or None."""
+    """The n labelled samples of a side: store indices, strata, and (n, K) targets or None."""
 
-    classes: tuple[str, ...]
+    side: Side
+    index: np.ndarray
     number: np.ndarray
-    text: np.ndarray
-    dropped: dict[str, int]
     targets: np.ndarray | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def ids(self) -> np.ndarray:
+        names = self.side.store.ids
+        return np.array([names[i] for i in self.index], dtype=object)
+
+    def texts(self, column: str) -> np.ndarray:
+        return replace(self.side, index=self.index).texts(column)
 
 
-def _one(store: Store, task: TransferTask, wanted: np.ndarray, train: np.ndarray) -> _Labels:
+def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
     """A class for each sample."""
-    raw = _strings(store.column(task.column))
-    wanted = wanted & (raw != "")
-    mapping = dict(task.classes) or {value: value for value in set(raw[wanted])}
-    names = np.array([mapping.get(value, "") for value in raw], dtype=object)
-    mapped = wanted & (names != "")
-    classes = tuple(sorted(set(names[mapped & train])))
-    used = mapped & np.isin(names, classes)
-    dropped = _counts(raw[wanted & ~mapped])
-    dropped |= {f"{name} (no label in split=train)": n for name, n in _counts(names[mapped & ~used]).items()}
+    raw = [np.where(_wanted(task, side), side.texts(task.column), "") for side in sides]
+    mapping = dict(task.classes) or {value: value for texts in raw for value in texts}
+    names = [np.array([mapping.get(value, "") if value else "" for value in texts], dtype=object) for texts in raw]
+    classes = tuple(sorted({*names[0]} - {""}))
     number = {name: i for i, name in enumerate(classes)}
-    label = np.array([number[name] if use else -1 for name, use in zip(names, used, strict=True)], np.int64)
-    return _Labels(classes, label, names, dropped)
+    found = []
+    for side, texts, named in zip(sides, raw, names, strict=True):
+        label = np.array([number.get(name, -1) for name in named], np.int64)
+        rows = label >= 0
+        dropped = Counter(f"{name} (no label in {sides[0].name})" if name else str(value)
+                          for value, name, kept in zip(texts, named, rows, strict=True) if value and not kept)
+        found.append(_Labels(side, side.index[rows], label[rows], dropped=dropped))
+    return classes, found
 
 
-def _several(store: Store, task: TransferTask, wanted: np.ndarray, train: np.ndarray) -> _Labels:
+def _several(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
     """Votes, or labels that are present, absent or unknown."""
-    values = np.stack([_numbers(store, task, column) for column in task.columns], axis=1)
-    if task.kind == "counts":
-        values = np.nan_to_num(values, nan=0.0)
-        stratum, labelled = values.argmax(axis=1), wanted & (values.sum(axis=1) > 0)
-    else:
-        stratum, labelled = _rarest(values, train & wanted), wanted & np.isfinite(values).any(axis=1)
-    text = np.array([str(row) for row in values.tolist()], dtype=object)
-    return _Labels(task.columns, np.where(labelled, stratum, -1), text, {}, values)
+    found: list[_Labels] = []
+    for side in sides:
+        values = np.stack([_numbers(task, side, column) for column in task.columns], axis=1)
+        if task.kind == "counts":
+            values = np.nan_to_num(values, nan=0.0)
+        known = values > 0 if task.kind == "counts" else np.isfinite(values)
+        rows = _wanted(task, side) & known.any(axis=1)
+        values = values[rows]
+        number = label_strata(task.kind, values, found[0].targets if found else values)
+        found.append(_Labels(side, side.index[rows], number, values))
+    return task.columns, found
 
 
-def _rarest(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """(N,) the label that is present and rarest in the pool, L where none is."""
-    by_rarity = np.argsort(np.nansum(values[train], axis=0), kind="stable")
-    present = values[:, by_rarity] == 1
-    rarest: np.ndarray = np.where(present.any(axis=1), by_rarity[present.argmax(axis=1)], values.shape[1])
+def label_strata(kind: str, targets: np.ndarray, pool: np.ndarray | None) -> np.ndarray:
+    """(n,) numbers into `TaskData.strata` for kinds with several columns.
+
+    Args:
+        kind: `counts`, whose stratum is the leading answer, or `multilabel`, whose stratum is the label that is present
+            and rarest in the pool, and K where none is.
+        targets: (n, K).
+        pool: (N, K) targets of the pool.
+    """
+    if kind == "counts":
+        leading: np.ndarray = targets.argmax(axis=1)
+        return leading
+    by_rarity = np.argsort(np.nansum(targets if pool is None else pool, axis=0), kind="stable")
+    present = targets[:, by_rarity] == 1
+    rarest: np.ndarray = np.where(present.any(axis=1), by_rarity[present.argmax(axis=1)], targets.shape[1])
     return rarest
 
 
-def _numbers(store: Store, task: TransferTask, column: str) -> np.ndarray:
-    raw = store.column(column).tolist()
+def _wanted(task: TransferTask, side: Side) -> np.ndarray:
+    wanted = np.ones(len(side.index), dtype=bool)
+    for column, values in task.where.items():
+        wanted &= np.isin(side.texts(column), values)
+    return wanted
+
+
+def _numbers(task: TransferTask, side: Side, column: str) -> np.ndarray:
     try:
-        values = np.array([np.nan if value_text(value) == "" else float(value) for value in raw])
+        values = np.array([np.nan if value_text(value) == "" else float(value) for value in side.values(column)])
     except (TypeError, ValueError) as error:
-        raise DataError(f"task {task.name!r}: column {column!r} of {store.path} holds no numbers: {error}.") from None
+        raise DataError(f"task {task.name!r}: column {column!r} of {side} holds no numbers: {error}.") from None
     allowed = (values >= 0) & np.isfinite(values) if task.kind == "counts" else (values == 0) | (values == 1)
     wrong = values[~allowed & ~np.isnan(values)]
     if wrong.size:
         rule = "counts of 0 or more" if task.kind == "counts" else "1 (present), 0 (absent) or missing"
         raise DataError(
-            f"task {task.name!r}: column {column!r} of {store.path} has {wrong.size} values such as {wrong[0]:g}; kind "
+            f"task {task.name!r}: column {column!r} of {side} has {wrong.size} values such as {wrong[0]:g}; kind "
             f"{task.kind!r} needs {rule}."
         )
     return values
 
 
-def _check_targets(store: Store, task: TransferTask, targets: dict[str, np.ndarray]) -> None:
-    for split, values in targets.items():
-        present = (values > 0).any(axis=0)
-        both = present & (values == 0).any(axis=0)
-        enough = present.sum() >= 2 if task.kind == "counts" else both.any()
-        if not enough:
-            lack = "votes for two answers" if task.kind == "counts" else "a label that is both present and absent"
-            raise DataError(
-                f"task {task.name!r}: split={split} of {store.path} has {len(values)} labelled samples, lacks {lack} "
-                f"in columns {', '.join(task.columns)}. Prepare with more of this split, or label more samples."
-            )
+def _check(task: TransferTask, classes: tuple[str, ...], labels: _Labels, dropped: dict[str, int]) -> None:
+    """Refuse a side whose labels do not differ."""
+    targets, left_out = labels.targets, ""
+    if targets is None:
+        present = [classes[c] for c in np.unique(labels.number)]
+        enough = len(present) >= 2
+        left_out = ", ".join(f"{n} {value}" for value, n in dropped.items())
+        lack = (f" of {len(present)} classes{f' ({present[0]})' if present else ''} in column {task.column!r}; two "
+                f"classes are needed{f' (left out by the task: {left_out})' if left_out else ''}")
+    elif task.kind == "counts":
+        enough = bool((targets > 0).any(axis=0).sum() >= 2)
+        lack = f", lacks votes for two answers in columns {', '.join(task.columns)}"
+    else:
+        enough = bool(((targets > 0).any(axis=0) & (targets == 0).any(axis=0)).any())
+        lack = f", lacks a label that is both present and absent in columns {', '.join(task.columns)}"
+    if not enough:
+        raise DataError(
+            f"task {task.name!r}: {labels.side} has {len(labels.index)} labelled samples{lack}. Label more samples "
+            "there, or prepare with a larger share of them."
+        )
 
 
-def _strings(values: np.ndarray) -> np.ndarray:
-    """(N,) text of each value, as objects; empty for a missing one. Whole numbers read the same in any column type."""
-    return np.array([value_text(value) for value in values.tolist()], dtype=object)
-
-
-def _counts(values: np.ndarray) -> dict[str, int]:
-    return {str(v): int(n) for v, n in zip(*np.unique(values.astype(str), return_counts=True), strict=True)}
-
-
-def _units(store: Store, task: TransferTask, used: np.ndarray) -> tuple[str, np.ndarray]:
+def _units(task: TransferTask, labels: _Labels) -> tuple[str, np.ndarray]:
     """The unit that is drawn and resampled; the group that `prepare` recorded where the task says `group`."""
-    column = task.unit
-    if column == "group" and "group" not in store.columns():
-        column = OBJECT
-    if column == OBJECT:
-        return OBJECT, np.array(store.ids, dtype=object)
-    units = _strings(store.column(column))
-    lacking = int((units[used] == "").sum())
+    store = labels.side.store
+    if task.unit == OBJECT or (task.unit == "group" and "group" not in store.columns()):
+        return OBJECT, labels.ids
+    units = labels.texts(task.unit)
+    lacking = int((units == "").sum())
     if lacking:
         raise DataError(
-            f"task {task.name!r}: {lacking} samples of {store.path} have no {column!r}, which is the unit of the task; "
-            "give every sample one."
+            f"task {task.name!r}: {lacking} samples of {store.path} have no {task.unit!r}, which is the unit of the "
+            "task; give every sample one."
         )
-    return column, units
+    return task.unit, units
 
 
-def _check(
-    store: Store, task: TransferTask, labels: dict[str, np.ndarray], classes: tuple[str, ...], dropped: dict[str, int]
-) -> None:
-    for split, numbers in labels.items():
-        present = [classes[c] for c in np.unique(numbers)]
-        if len(present) < 2:
-            left_out = ", ".join(f"{n} {value}" for value, n in dropped.items())
-            raise DataError(
-                f"task {task.name!r}: split={split} of {store.path} has {len(numbers)} labelled samples of "
-                f"{len(present)} classes{f' ({present[0]})' if present else ''} in column {task.column!r}; two classes "
-                f"are needed{f' (left out by the task: {left_out})' if left_out else ''}. "
-                "Prepare with a larger share of this split, or label more samples."
-            )
-
-
-def _check_spread(store: Store, task: TransferTask, units: np.ndarray, labels: np.ndarray) -> None:
-    n_units, n_classes = len(set(units)), len(np.unique(labels))
+def _check_spread(task: TransferTask, tested: _Labels, units: np.ndarray) -> None:
+    n_units = len(set(units))
+    n_classes = 1 if tested.targets is not None else len(np.unique(tested.number))
     if n_units <= n_classes:
         raise DataError(
-            f"task {task.name!r}: split=test of {store.path} has {n_units} units for {n_classes} classes, which say "
-            "nothing of the spread; test on more units (prepare with a larger --test-fraction)."
+            f"task {task.name!r}: {tested.side} has {n_units} units for {n_classes} classes, which say nothing of the "
+            "spread; test on more units (prepare with a larger --test-fraction, or fold with --folds)."
         )
 
 
-def _check_units(store: Store, unit: str, units: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
-    if unit == OBJECT:
-        if "group" in store.columns():
-            _check_units(store, "group", _strings(store.column("group")), train, test)
+def _check_units(task: TransferTask, found: Sequence[_Labels], units: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Refuse units that are on both sides of one store, and two stores of which one has no units."""
+    if len(found) == 1:
         return
-    both = (set(units[train]) & set(units[test])) - {""}
-    if both:
+    (unit, train), (other, test) = units
+    stores = [labels.side.store for labels in found]
+    if unit != other:
+        lacks = stores[unit != OBJECT].path
         raise DataError(
-            f"{store.path}: {len(both)} values of {unit!r} are in both train and test, such as {sorted(both)[:3]}: "
-            "the test would leak. Prepare the store with --group so that a group stays in one split."
+            f"task {task.name!r}: its unit is {task.unit!r}, which {lacks} does not record, and the other store does; "
+            "prepare it with --group, or give the task another unit in a FILE.yaml."
+        )
+    if stores[0].digest != stores[1].digest:
+        return
+    if unit == OBJECT and "group" in stores[0].columns():
+        unit, (train, test) = "group", (labels.texts("group") for labels in found)
+    both = sorted(({*train} & {*test}) - {""})
+    if both:
+        names = " and ".join(labels.side.name for labels in found)
+        raise DataError(
+            f"{stores[0].path}: {len(both)} values of {unit!r} are in both {names}, such as {both[:3]}: the test would "
+            "leak. Prepare the store with --group so that a group stays in one split, or test on something else."
         )
