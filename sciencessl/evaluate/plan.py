@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,14 @@ from sciencessl.evaluate.curves import (
 from sciencessl.evaluate.encoders import Encoder, check_input
 from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.fits import FitKey
+from sciencessl.evaluate.folds import fold_data, load_whole, pooled
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.kinds import FROZEN_HEADS
 from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
 from sciencessl.evaluate.tasks import OBJECT, TaskData, find_task, load_task
+from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.registry import load_domain
+from sciencessl.spec import TransferTask
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
 
@@ -169,41 +172,100 @@ class Plan:
         return self.out / "models" / name.replace(" ", "-")
 
 
-def make_plan(
-    runs: Sequence[str | Path], data: str | Path, out: Path, task: str, labels: Sequence[str], arms: Sequence[str],
-    subsets: int, random_encoders: int, draw: Draw, trained_labels: Sequence[str], trained_subsets: int,
-    training: Training,
-) -> Plan:
+@dataclass(frozen=True)
+class Request:
+    """What `transfer` is asked for; the attributes are its arguments.
+
+    Raises:
+        ConfigError: For numbers that are out of range, or that exclude each other.
+    """
+
+    runs: tuple[str | Path, ...]
+    data: str | Path
+    out: Path
+    task: str = ""
+    labels: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
+    subsets: int = 10
+    random_encoders: int = 5
+    draw: Draw = "stratified"
+    finetune_labels: tuple[str, ...] = ()
+    finetune_subsets: int = 3
+    training: Training = field(default_factory=Training)
+    folds: int = 0
+    repeats: int = 1
+    test: str = ""
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("subsets", "random_encoders", "finetune_subsets", "repeats")}
+        if min(counts.values()) < 1 or not self.runs:
+            raise ConfigError(
+                f"transfer needs a run, and 1 or more of each: {len(self.runs)} runs, "
+                f"{', '.join(f'{name}={count}' for name, count in counts.items())}."
+            )
+        if self.folds and self.test:
+            raise ConfigError(
+                f"--folds {self.folds} tests every labelled sample of the store once, --test {self.test} others; give "
+                "one of them."
+            )
+        if self.repeats > 1 and not self.folds:
+            raise ConfigError(f"--repeats {self.repeats} deals the folds anew: give --folds too.")
+
+
+def make_plan(request: Request) -> Plan:
     """Settle a transfer. Nothing is computed or written.
 
     Raises:
         ConfigError, DataError, RunError, StoreError: As `transfer` says.
     """
-    _check_request(runs, {"subsets": subsets, "random_encoders": random_encoders, "finetune_subsets": trained_subsets})
-    store = Store(data)
-    chosen = find_task(load_domain(store.header.domain).tasks, task)
-    found = load_task(store, chosen)
-    arms = tuple(arms) or default_arms(chosen)
-    encoders = _encoders(runs, store)
-    check_arms(encoders, chosen, arms, training)
-    budgets = _budgets(store, found, labels, draw)
-    parts = (_part(store, found, budgets, subsets, draw, np.arange(len(found.test))),)
+    store = Store(request.data)
+    task = find_task(load_domain(store.header.domain).tasks, request.task)
+    other, data, folds, tested = _tested_on(store, task, request)
+    encoders = _encoders(request.runs, store)
+    check_arms(encoders, task, request.arms, request.training)
+    smallest = min(folds, key=lambda fold: len(fold.train))
+    budgets = _budgets(store, smallest, request.labels, request.draw)
+    parts = tuple(_part(store, other, fold, budgets, request, np.searchsorted(data.test, fold.test),
+                        number // max(request.folds, 1)) for number, fold in enumerate(folds))
     methods = group_runs(encoders)
-    plan = Plan(store, store, found, parts, budgets, encoders, methods, make_curves(methods, arms, random_encoders),
-                out, _trained_budgets(budgets, trained_labels), trained_subsets, training)
-    needed = [store.ids[i] for i in plan.samples()] if any(encoder.table for encoder in encoders) else []
-    for encoder in encoders:
-        if encoder.table is not None:
-            encoder.table.rows(needed)
+    curves = make_curves(methods, request.arms or default_arms(task), request.random_encoders)
+    plan = Plan(store, other, data, parts, budgets, encoders, methods, curves, request.out,
+                _trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested)
+    _check_inputs(plan)
     return plan
 
 
-def _check_request(runs: Sequence[str | Path], counts: Mapping[str, int]) -> None:
-    if min(counts.values()) < 1 or not runs:
-        raise ConfigError(
-            f"transfer needs a run, and 1 or more of each: {len(runs)} runs, "
-            f"{', '.join(f'{name}={count}' for name, count in counts.items())}."
-        )
+def _tested_on(
+    store: Store, task: TransferTask, request: Request
+) -> tuple[Store, TaskData, list[TaskData], str]:
+    """The store that test samples lie in, the task as a whole, the same part by part, and what is special in words."""
+    if request.folds:
+        whole = load_whole(store, task)
+        folds = [fold for repeat in range(request.repeats) for fold in fold_data(whole, request.folds, repeat)]
+        times = f", dealt {request.repeats} times" if request.repeats > 1 else ""
+        said = f"every labelled sample once, in {request.folds} folds by {whole.task.unit}{times}"
+        return store, pooled(whole), folds, said
+    column, equals, value = request.test.partition("=")
+    if equals and not Path(request.test).exists():
+        data = load_held_out(store, task, column, value)
+        return store, data, [data], f"{column}={value}, which no label is drawn from"
+    if request.test:
+        other = Store(request.test)
+        data = load_across(store, task, other)
+        check_leak(store, data, other)
+        return other, data, [data], f"all {len(data.test):,} labelled samples of {other.path}"
+    data = load_task(store, task)
+    return store, data, [data], ""
+
+
+def _check_inputs(plan: Plan) -> None:
+    """Every encoder must be able to read what it will be asked for."""
+    for encoder in plan.runs:
+        if encoder.table is None:
+            check_input(encoder, plan.test_store)
+            continue
+        encoder.table.rows([plan.store.ids[i] for i in plan.samples()])
+        encoder.table.rows([plan.test_store.ids[i] for i in plan.data.test])
 
 
 def _encoders(runs: Sequence[str | Path], store: Store) -> tuple[Encoder, ...]:
@@ -217,16 +279,16 @@ def _encoders(runs: Sequence[str | Path], store: Store) -> tuple[Encoder, ...]:
 
 
 def _part(
-    store: Store, data: TaskData, budgets: Sequence[Budget], subsets: int, draw: Draw, place: np.ndarray,
-    repeat: int = 0,
+    store: Store, other: Store, data: TaskData, budgets: Sequence[Budget], request: Request, place: np.ndarray,
+    repeat: int,
 ) -> Part:
-    drawn = tuple(_draw(data, budgets, seed, draw) for seed in range(subsets))
-    return Part(data, _digest(store, data, draw), drawn, place, repeat)
+    drawn = tuple(_draw(data, budgets, seed, request.draw) for seed in range(request.subsets))
+    return Part(data, _digest(store, other, data, request.draw), drawn, place, repeat)
 
 
-def _digest(store: Store, data: TaskData, draw: str) -> str:
+def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
     task = data.task
-    parts = (store.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
+    parts = (store.digest, other.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
              data.train_units.tolist())
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)

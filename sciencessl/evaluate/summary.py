@@ -122,28 +122,28 @@ def _area_difference(
         shape = (encoders, repeats, max(scores.shape[2] for scores in by_size.values()), samples)
         stacked = np.stack([np.broadcast_to(by_size[size], shape) for size in sizes], axis=-1)
         areas.append(area_under_log_curve(sizes, stacked))
-    gaps = _gaps(areas[0], areas[1])
-    each = gaps.mean(axis=(1, 2))
-    return _difference(plan, areas[0], areas[1]), sizes, _means(plan, each)
+    paired = other.arm != "random"
+    each = _gaps(areas[0], areas[1], paired).mean(axis=(1, 2))
+    return _difference(plan, areas[0], areas[1], paired), sizes, _means(plan, each)
 
 
-def _difference(plan: Plan, one: np.ndarray, other: np.ndarray) -> Interval:
+def _difference(plan: Plan, one: np.ndarray, other: np.ndarray, paired: bool = False) -> Interval:
     """Of one curve minus another, (P, R, S, m) scores each.
 
-    Where both have as many encoders they are paired, seed by seed. Otherwise the other's encoders are averaged, and
-    their spread is added as a variance of its own.
+    Methods with as many runs are paired, seed by seed. Otherwise the other's encoders are averaged, and their spread is
+    added as a variance of its own.
     """
-    interval = _interval(plan, _gaps(one, other))
-    if len(one) == len(other) or len(other) == 1:
+    interval = _interval(plan, _gaps(one, other, paired))
+    if len(other) == 1 or (paired and len(one) == len(other)):
         return interval
     theta = np.array(_means(plan, other.mean(axis=(1, 2))))
     return widened(interval, float(theta.var(ddof=1)) / len(theta), len(theta) - 1, "baseline")
 
 
-def _gaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _gaps(one: np.ndarray, other: np.ndarray, paired: bool) -> np.ndarray:
     """Paired differences: an arm with fewer subsets has the first ones of the other."""
     subsets = min(one.shape[2], other.shape[2])
-    other = other if len(one) == len(other) else other.mean(axis=0, keepdims=True)
+    other = other if paired and len(one) == len(other) else other.mean(axis=0, keepdims=True)
     return np.asarray(one[:, :, :subsets] - other[:, :, :subsets])
 
 

@@ -70,7 +70,7 @@ class TaskData:
         """The same with some of the test samples, by position."""
         targets = None if self.test_targets is None else self.test_targets[rows]
         return replace(self, test=self.test[rows], test_labels=self.test_labels[rows],
-                       test_units=self.test_units[rows], test_targets=targets)
+                       test_units=self.test_units[rows], test_targets=targets, test_ids=self.test_ids[rows])
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sciencessl.evaluate.kinds import frozen_fit, output_width
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.models import holds_model, save_model
 from sciencessl.evaluate.outcomes import Gathered, Outcome
-from sciencessl.evaluate.plan import Item, Plan, make_plan
+from sciencessl.evaluate.plan import Item, Plan, Request, make_plan
 from sciencessl.evaluate.results import RESULT, Detail, TransferEstimate, TransferResult
 from sciencessl.evaluate.subsets import Budget, Draw
 from sciencessl.evaluate.summary import lower_is_better, make_endpoints, make_rows, resolution
@@ -48,6 +48,9 @@ def transfer(
     max_steps: int = 300,
     stages: int | None = None,
     by: str = "",
+    folds: int = 0,
+    repeats: int = 1,
+    test: str = "",
 ) -> TransferResult | TransferEstimate:
     """Draw few-label curves of runs and of what never learned, on a task of the store's domain.
 
@@ -79,6 +82,11 @@ def transfer(
         finetune_subsets: Label subsets of the arms that train networks: the first ones.
         max_steps: Optimiser steps of one training.
         stages: How many of the encoder's last stages `finetune` trains; 0 for the head alone, None for all.
+        folds: Cross-validation over units instead of split=test: every labelled sample of split=train and split=test is
+            tested once, by fits on the other folds (`folds.fold_data`). No model is kept.
+        repeats: How often the folds are dealt.
+        test: What is tested on instead of split=test: a sealed store (every labelled sample in it), or `COLUMN=VALUE`
+            (those with it, which no label is drawn from).
         by: Column of the store that is tested on; the score in each of its categories or bins is given too.
 
     Raises:
@@ -91,8 +99,10 @@ def transfer(
             other channels, or a table lacks a sample.
     """
     started = time.perf_counter()
-    plan = make_plan(runs, data, Path(out), task, labels, arms, subsets, random_encoders, draw, finetune_labels,
-                     finetune_subsets, Training(max_steps, stages))
+    plan = make_plan(Request(
+        tuple(runs), data, Path(out), task, tuple(labels), tuple(arms), subsets, random_encoders, draw,
+        tuple(finetune_labels), finetune_subsets, Training(max_steps, stages), folds, repeats, test,
+    ))
     _check_out(plan)
     if by and by not in plan.test_store.columns():
         raise ConfigError(f"--by {by}: {plan.test_store.path} has no such column."
@@ -123,15 +133,15 @@ def transfer(
 def _check_out(plan: Plan) -> None:
     try:
         found = json.loads((plan.out / RESULT).read_text(encoding="utf-8"))
-        same = (found["task"], found["store"]) == (plan.data.task.name, plan.store.digest)
+        same = (found["task"], found["store"], found["tested"]) == (plan.data.task.name, plan.store.digest, plan.tested)
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError):
         return  # damaged: written anew
     if not same:
         raise RunError(
-            f"{plan.out} holds the few-label table of task {found['task']!r} on another store or of another task; "
-            "choose another --out."
+            f"{plan.out} holds the few-label table of task {found['task']!r} on another store, tested on something "
+            "else, or of another task; choose another --out."
         )
 
 

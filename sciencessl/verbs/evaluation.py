@@ -56,6 +56,11 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-steps", type=int, default=300, metavar="N", help="steps of a training (default: 300)")
     parser.add_argument("--stages", type=int, metavar="N",
                         help="last stages that finetune trains; 0: the head alone (default: all)")
+    parser.add_argument("--folds", type=int, default=0, metavar="K",
+                        help="cross-validate over units instead of testing on split=test, where units are few")
+    parser.add_argument("--repeats", type=int, default=1, metavar="R", help="deal the folds so often (default: 1)")
+    parser.add_argument("--test", default="", metavar="STORE|COLUMN=VALUE",
+                        help="test on another store, or on the samples with a value that no label is drawn from")
     parser.add_argument("--by", default="", metavar="COLUMN", help="also score groups of test samples by this column")
     parser.add_argument("--dry-run", action="store_true", help="count fits and images, estimate hours; write nothing")
     add_json(parser)
@@ -71,7 +76,7 @@ def run_transfer(args: argparse.Namespace) -> int:
         args.runs, args.data, args.out, task=args.task, labels=args.labels, arms=args.arms, subsets=args.subsets,
         random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
         finetune_labels=args.finetune_labels, finetune_subsets=args.finetune_subsets,
-        max_steps=args.max_steps, by=args.by,
+        max_steps=args.max_steps, by=args.by, folds=args.folds, repeats=args.repeats, test=args.test,
     )
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))

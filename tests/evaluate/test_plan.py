@@ -8,7 +8,7 @@ import pytest
 
 from sciencessl.errors import ConfigError, DataError, RunError, SciencesslError, StoreError
 from sciencessl.evaluate.finetune import Training
-from sciencessl.evaluate.plan import Item, Plan, class_names, make_plan
+from sciencessl.evaluate.plan import Item, Plan, Request, class_names, make_plan
 from sciencessl.registry import load_domain
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.reader import Store
@@ -16,12 +16,12 @@ from sciencessl.store.writer import create_store
 
 DEFAULTS: dict[str, Any] = {
     "task": "morphology", "labels": ("12", "36", "all"), "arms": ("frozen",), "subsets": 2, "random_encoders": 1,
-    "draw": "stratified", "trained_labels": (), "trained_subsets": 1, "training": Training(),
+    "draw": "stratified", "finetune_labels": (), "finetune_subsets": 1, "training": Training(),
 }
 
 
 def _plan(run: Path, store: Store, **changes: Any) -> Any:
-    return make_plan([run], store.path, Path("nowhere"), **{**DEFAULTS, **changes})
+    return make_plan(Request((run,), store.path, Path("nowhere"), **{**DEFAULTS, **changes}))
 
 
 def test_subsets_are_nested_and_all_is_drawn_once(survey: Store, run: Path) -> None:
@@ -82,13 +82,13 @@ def test_units_may_be_named_as_in_the_catalogue(tmp_path: Path, make_store: Any,
 def test_runs_and_stores_that_cannot_be_used(tmp_path: Path, survey: Store, run: Path, make_run: Any) -> None:
     twin = make_run(tmp_path / "first", survey, seed=3)
     with pytest.raises(ConfigError, match=r"runs share folder names \(first, first\); give each run folder a name"):
-        make_plan([run, twin], survey.path, tmp_path, **DEFAULTS)
+        make_plan(Request((run, twin), survey.path, tmp_path, **DEFAULTS))
     with pytest.raises(RunError, match="has no exported model"):
         _plan(tmp_path / "none", survey)
     header = StoreHeader("galaxy", "images", load_domain("galaxy").fields, 1, 8, {}, "plan", "config")
     create_store(tmp_path / "open.zarr", header, 1000)
     with pytest.raises(StoreError, match="was never sealed: its preparation did not finish"):
-        make_plan([run], tmp_path / "open.zarr", tmp_path, **DEFAULTS)
+        make_plan(Request((run,), tmp_path / "open.zarr", tmp_path, **DEFAULTS))
     grey = make_run(tmp_path / "grey", survey, channels=("g", "r", "i"))
     with pytest.raises(DataError, match=r"grey was trained on field 'image' with channels \['g', 'r', 'i'\]"):
         _plan(grey, survey)
@@ -108,6 +108,13 @@ def test_a_task_from_a_file_is_planned_as_one_of_the_domain(tmp_path: Path, surv
     assert [str(budget) for budget in plan.budgets] == ["12"]
 
 
+def test_ways_of_testing_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"--folds 5 tests every labelled sample .* once, --test other\.zarr others"):
+        Request((Path("run"),), Path("store"), Path("out"), folds=5, test="other.zarr")
+    with pytest.raises(ConfigError, match="--repeats 3 deals the folds anew: give --folds too"):
+        Request((Path("run"),), Path("store"), Path("out"), repeats=3)
+
+
 def test_arms_that_a_kind_of_task_has(tmp_path: Path, survey: Store, run: Path) -> None:
     path = tmp_path / "search.yaml"
     path.write_text("column: class\nkind: retrieval\n")
@@ -118,20 +125,20 @@ def test_arms_that_a_kind_of_task_has(tmp_path: Path, survey: Store, run: Path) 
 
 
 def test_training_arms_draw_the_first_subsets(survey: Store, run: Path) -> None:
-    plan = _plan(run, survey, subsets=4, trained_subsets=3, arms=("frozen", "finetune", "scratch"))
+    plan = _plan(run, survey, subsets=4, finetune_subsets=3, arms=("frozen", "finetune", "scratch"))
     small, _, everything = plan.budgets
     assert [list(plan.seeds(small, arm)) for arm in ("frozen", "finetune", "scratch")] == [
         [0, 1, 2, 3], [0, 1, 2], [0, 1, 2]
     ]
     assert list(plan.seeds(everything, "finetune")) == [0]
-    assert list(_plan(run, survey, subsets=2, trained_subsets=3).seeds(small, "finetune")) == [0, 1]
+    assert list(_plan(run, survey, subsets=2, finetune_subsets=3).seeds(small, "finetune")) == [0, 1]
     assert plan.training_of("finetune") == Training()
     assert plan.training_of("scratch") == Training().from_scratch
-    some = _plan(run, survey, trained_labels=("36",), arms=("frozen", "scratch"))
+    some = _plan(run, survey, finetune_labels=("36",), arms=("frozen", "scratch"))
     assert [str(budget) for budget in some.budgets_of("scratch")] == ["36"]
     assert some.budgets_of("frozen") == some.budgets
     with pytest.raises(ConfigError, match=r"20 are not among the label budgets 12, 36, all, .*; add them to --labels"):
-        _plan(run, survey, trained_labels=("20",))
+        _plan(run, survey, finetune_labels=("20",))
     assert plan.training_of("linear") == Training(stages=0)
 
 

@@ -7,21 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
-from sciencessl.errors import RunError
+from sciencessl.errors import ConfigError, DataError, RunError
 from sciencessl.evaluate import features as features_module
 from sciencessl.evaluate.encoders import compute_embeddings, embed_together, random_encoder, run_encoder
 from sciencessl.evaluate.features import FeatureCache
 from sciencessl.evaluate.fits import run_fit, save_fit
+from sciencessl.evaluate.folds import fold_data, load_whole
 from sciencessl.evaluate.linear import fit_logistic
+from sciencessl.evaluate.metrics import correct
 from sciencessl.evaluate.results import Row, TransferEstimate, TransferResult, read_result
+from sciencessl.evaluate.subsets import Budget, draw_subsets
 from sciencessl.evaluate.tables import table_text
 from sciencessl.evaluate.tasks import load_task
 from sciencessl.evaluate.transfer import transfer
 from sciencessl.store.reader import Store
+from sciencessl.store.tables import write_table
+from sciencessl.train.folder import CONFIG
+from tests.evaluate.conftest import names_of
 
 LABELS = ("12", "36", "all")
 ARGUMENTS: dict[str, Any] = {"task": "morphology", "labels": LABELS, "subsets": 3, "random_encoders": 2, "workers": 0}
@@ -343,3 +350,110 @@ def test_plain_accuracy_has_no_strata(
     found = _transfer([run], survey, tmp_path, labels=("36",), arms=("frozen",))
     assert found.rows[0].metric == "accuracy"
     assert found.rows[0].score == pytest.approx(found.rows[0].metrics["accuracy"])
+
+
+def test_folds_test_every_labelled_sample_and_keep_no_model(tmp_path: Path, survey: Store, run: Path) -> None:
+    found = _transfer([run], survey, tmp_path / "out", labels=("12", "all"), arms=("frozen", "random"), subsets=2,
+                      random_encoders=2, folds=3, repeats=2)
+    assert (found.n_test, found.n_pool) == (144, 144)
+    assert found.tested == "every labelled sample once, in 3 folds by object, dealt 2 times"
+    assert found.fits == 3 * (2 * 3 * 2 + 2 * 3)  # one run and two random encoders; 12 labels twice, all labels once
+    assert not (tmp_path / "out" / "models").exists()
+    table = pq.read_table(tmp_path / "out" / "subsets.parquet").to_pylist()
+    assert {row["fold"] for row in table} == set(range(6))
+    row = _row(found, "first", "frozen", "12")
+    assert np.sum(found.details[0].confusion) == pytest.approx(144)
+    with pytest.raises(RunError, match="tested on something else"):
+        _transfer([run], survey, tmp_path / "out")
+    # By hand: each fold's fits score its own samples, and the classes are weighed alike over all of them.
+    whole = load_whole(survey, MORPHOLOGY)
+    right = np.zeros((2, 2, 144))
+    encoder = run_encoder(run)
+    for repeat in range(2):
+        for data in fold_data(whole, 3, repeat):
+            drawn = [draw_subsets(data.train_labels, data.train_units, [Budget("total", 12)], seed, data.digest,
+                                  "morphology")[Budget("total", 12)].index for seed in range(2)]
+            test = compute_embeddings(encoder, survey, data.test, 0)
+            for seed, rows in enumerate(drawn):
+                train = compute_embeddings(encoder, survey, data.train[rows], 0)
+                fit = run_fit("logistic", train, data.train_labels[rows], data.train_units[rows], test,
+                              data.test_labels, 3, seed)
+                right[repeat, seed, np.searchsorted(whole.test, data.test)] = correct(
+                    fit.probabilities, data.test_labels)
+    labels = whole.test_labels
+    assert row.score == pytest.approx(np.mean([right[..., labels == c].mean() for c in range(3)]), abs=1e-6)
+
+
+def test_another_store_is_tested_on_whole(tmp_path: Path, survey: Store, run: Path, make_store: Any) -> None:
+    other = make_store(tmp_path / "other.zarr", names_of(30, "h"))
+    found = _transfer([run], survey, tmp_path / "out", labels=("12",), arms=("frozen", "random"), subsets=2,
+                      random_encoders=2, test=str(other.path), by="split")
+    assert (found.n_test, found.tested) == (30, f"all 30 labelled samples of {other.path}")
+    assert [group.group for group in found.details[0].groups] == ["test", "train"]
+    with pytest.raises(DataError, match=r"96 values of 'object' are in both .*: the test would leak\."):
+        _transfer([run], survey, tmp_path / "leak", test=str(survey.path))
+
+
+def test_runs_that_differ_in_seed_only_are_one_method(
+    tmp_path: Path, survey: Store, make_run: Any, second: Path
+) -> None:
+    runs = [make_run(tmp_path / f"byol-{seed}", survey, seed=seed) for seed in (2, 1)]
+    for seed, path in zip((2, 1), runs, strict=True):
+        (path / CONFIG).write_text(f"method: byol\nseed: {seed}\nsteps: 1\noptim: {{base_lr: 0.1}}\n")
+    found = _transfer([*runs, second], survey, tmp_path / "out", arms=("frozen", "random"), labels=("12",))
+    assert found.members == {"byol": ("byol-1", "byol-2")}
+    row, alone = _row(found, "byol", "frozen", "12"), _row(found, "second", "frozen", "12")
+    assert (row.seeds, row.encoders, row.subsets, alone.seeds) == (2, 2, 3, 1)
+    # The interval is that over seeds, subsets and units of the scores of both runs, which are those of each alone.
+    single = [_transfer([path], survey, tmp_path / path.name / "few", arms=("frozen",), labels=("12",))
+              for path in sorted(runs)]
+    assert row.each == pytest.approx([one.rows[0].score for one in single], abs=1e-6)
+    assert row.score == pytest.approx(np.mean(row.each), abs=1e-6)
+    assert {*row.parts} == {"pretraining", "subsets", "units", "interactions"}
+    assert found.endpoints[0].each == pytest.approx(np.array(row.each) - _row(found, "random", "random", "12").score,
+                                                    abs=1e-6)
+    assert "byol (2 seeds)" in table_text(found)
+    assert "byol: 2 pretraining seeds, byol-1, byol-2" in table_text(found)
+
+
+KINDS = {
+    "multilabel": ("kind: multilabel\ncolumns: [round, flat]\nmetric: auroc\n", "auroc"),
+    "counts": ("kind: counts\ncolumns: [bar, none]\n", "nll"),
+    "retrieval": ("kind: retrieval\ncolumn: class\n", "mean_average_precision"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_task_has_its_curves(
+    tmp_path: Path, make_store: Any, make_run: Any, kind: str
+) -> None:
+    names, rng = names_of(144), np.random.default_rng(0)
+    store = make_store(tmp_path / "store.zarr", names)
+    number = np.arange(144) % 3
+    write_table(store.path, "more", pa.table({
+        "id": names, "round": (number == 0).astype(np.int64), "flat": (number == 1).astype(np.int64),
+        "bar": rng.poisson(1 + 6 * (number == 0)), "none": rng.poisson(2, 144) + 1, "night": np.arange(144) % 2,
+    }))
+    store = Store(store.path)
+    text, metric = KINDS[kind]
+    (tmp_path / "own.yaml").write_text(text)
+    run = make_run(tmp_path / "run", store)
+    found = _transfer([run], store, tmp_path / "out", task=str(tmp_path / "own.yaml"), labels=("24", "all"), arms=(),
+                      by="night")
+    assert (found.kind, found.metric, found.lower_is_better) == (kind, metric, kind == "counts")
+    assert [row.arm for row in found.rows] == ["frozen", "frozen", "random", "random"]
+    for row in found.rows:
+        assert row.score == pytest.approx(row.metrics[metric], abs=1e-5)
+        assert row.low < row.score < row.high
+    assert [group.group for group in found.details[0].groups] == ["0", "1"]
+    assert all(group.n == 24 for group in found.details[0].groups)
+    assert "by night" in table_text(found)
+    assert _transfer([run], store, tmp_path / "out", task=str(tmp_path / "own.yaml"), labels=("24", "all"),
+                     arms=()).fits == 0
+    assert read_result(found.out).rows == found.rows
+    assert (tmp_path / "out" / "models").exists() == (kind != "retrieval")
+
+
+def test_an_unknown_column_of_groups_is_refused(tmp_path: Path, survey: Store, run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--by clas: .* has no such column\. Did you mean 'class'"):
+        _transfer([run], survey, tmp_path / "out", by="clas")
