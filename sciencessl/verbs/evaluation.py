@@ -1,4 +1,4 @@
-"""What a run is worth, and what leaves it: `embed`, `transfer`, `report`, `export`."""
+"""What a run is worth, and what leaves it: `embed`, `transfer`, `compare`, `report`, `export`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,29 @@ def run_transfer(args: argparse.Namespace) -> int:
         return DONE
     done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out} (models of the largest budget in its models/)"
     emit(result.to_json(), args.json, f"{table_text(result)}\n{done}")
+    return DONE
+
+
+def fill_compare(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `compare`."""
+    parser.add_argument("transfers", nargs="+", metavar="TRANSFER", help="folders that `transfer` wrote (its --out)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for CSV, LaTeX and figures")
+    parser.add_argument("--match", default="none", choices=("steps", "images", "hours", "none"),
+                        help="refuse pretrained runs that differ in it by more than 5 %% (default: none, say what is "
+                        "matched)")
+    parser.add_argument("--metric", default="", metavar="NAME",
+                        help="shown in tables and figures (default: the task's own, which alone has intervals)")
+    add_json(parser)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Several few-label tables as one."""
+    from sciencessl.evaluate.compare import compare
+    from sciencessl.evaluate.compare_output import comparison_json, comparison_text
+
+    result = compare(args.transfers, args.out, match=args.match, metric=args.metric)
+    text = f"{comparison_text(result)}\n\nwritten to {result.out}: {', '.join(result.files)}"
+    emit(comparison_json(result), args.json, text)
     return DONE
 
 
