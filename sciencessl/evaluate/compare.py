@@ -148,8 +148,7 @@ def compare(transfers: Sequence[str | Path], out: str | Path, match: str = "none
     """
     from sciencessl.evaluate.compare_output import write_comparison
 
-    folders = {Path(folder).resolve(): Path(folder) for folder in transfers}  # a folder given twice is read once
-    tasks = join([read_result(folder) for folder in folders.values()], match, metric)
+    tasks = join([read_result(folder) for folder in transfers], match, metric)
     comparison = Comparison(Path(out), tasks)
     return dataclasses.replace(comparison, files=write_comparison(comparison))
 

@@ -134,7 +134,7 @@ def _sentence(runs: int, known: Sequence[Cost], by: Sequence[str], unknown: Sequ
     matched, apart = ([_span(word, known) for word in QUANTITIES if (word in by) is chosen] for chosen in (True, False))
     text = f"{len(known)} pretrained runs are "
     if matched:
-        text += f"matched by {listed(matched)} within {_SHARE}" + (f", not by {listed(apart)}" if apart else "")
+        text += f"matched by {listed(matched)} within {_SHARE}{f', not by {listed(apart)}' if apart else ''}"
     else:
         text += f"not matched within {_SHARE}, neither by {' nor by '.join(apart)}"
     return f"{text}; no cost is on record of {listed(unknown)}" if unknown else text
@@ -158,7 +158,8 @@ def cost_words(cost: Cost) -> str:
     """`1,200 steps, 76,800 images, 0.19 device-hours on cpu`, or `no cost on record`."""
     if not cost.known:
         return "no cost on record"
-    parts = [f"{amount(value, word)} {'device-' if word == 'hours' else ''}{word}" for word in QUANTITIES for value in _values(word, [cost])]
+    units = {"steps": "steps", "images": "images", "hours": "device-hours"}
+    parts = [f"{amount(getattr(cost, QUANTITIES[word]), word)} {unit}" for word, unit in units.items()]
     return ", ".join(parts) + (f" on {cost.device}" if cost.device else "")
 
 
