@@ -269,7 +269,7 @@ def _contradiction(task: str, line: Line, row: Row, folder: Path) -> ConfigError
     differ = [f"{name} {getattr(line.row, name)} and {getattr(row, name)}" for name in names
               if name not in ("metrics", "each", "parts")]
     where = f"{row.encoder}, {row.arm}, budget {row.budget}"
-    cause = "Rows of encoders that never learned depend on the architecture and on the numbers of encoders and subsets"
+    cause = "Rows of encoders that never learned depend on architecture, input, and numbers of encoders and subsets"
     if row.arm not in NEVER_LEARNED:
         cause = "Either these are two runs of one name, or they were transferred with other settings"
     return ConfigError(
