@@ -1,4 +1,4 @@
-"""What a run is worth, and what leaves it: `embed`, `transfer`, `predict`, `report`, `export`."""
+"""What a run is worth, and what leaves it: `embed`, `transfer`, `predict`, `compare`, `report`, `export`."""
 
 from __future__ import annotations
 
@@ -110,6 +110,29 @@ def run_predict(args: argparse.Namespace) -> int:
                      overwrite=args.overwrite)
     emit(result, args.json,
          estimate_text(result) if isinstance(result, PredictEstimate) else predict_text(result))
+    return DONE
+
+
+def fill_compare(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `compare`."""
+    parser.add_argument("transfers", nargs="+", metavar="TRANSFER", help="folders that `transfer` wrote (its --out)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for CSV, LaTeX and figures")
+    parser.add_argument("--match", default="none", choices=("steps", "images", "hours", "none"),
+                        help="refuse pretrained runs that differ in it by more than 5 %% (default: none, say what is "
+                        "matched)")
+    parser.add_argument("--metric", default="", metavar="NAME",
+                        help="shown in tables and figures (default: the task's own, which alone has intervals)")
+    add_json(parser)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Several few-label tables as one."""
+    from sciencessl.evaluate.compare import compare
+    from sciencessl.evaluate.compare_output import comparison_json, comparison_text
+
+    result = compare(args.transfers, args.out, match=args.match, metric=args.metric)
+    text = f"{comparison_text(result)}\n\nwritten to {result.out}: {', '.join(result.files)}"
+    emit(comparison_json(result), args.json, text)
     return DONE
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.evaluate.results import RESULT, Row, TransferResult
 from sciencessl.registry import load_domain
 from sciencessl.spec import InputStats
 from sciencessl.store.format import StoreHeader
@@ -28,6 +29,9 @@ KINDS = ("elliptical", "edge-on", "spiral")
 
 StoreFactory = Callable[..., Store]
 RunFactory = Callable[..., Path]
+RowFactory = Callable[..., Row]
+TransferFactory = Callable[..., TransferResult]
+CostFactory = Callable[..., dict[str, Any]]
 
 
 def picture(name: str, kind: int, side: int = SIDE) -> bytes:
@@ -117,3 +121,50 @@ def model(tmp_path: Path, survey: Store, make_run: RunFactory) -> Path:
     card = HeadCard("morphology", "class", ("elliptical", "spiral"), "frozen", "36", 0, 36, "C=0.01 (fixed)", "a fit")
     write_head(path, card, weight, np.array([0.1, -0.2], np.float32))
     return path
+
+
+@pytest.fixture(scope="session")
+def make_row() -> RowFactory:
+    """A row of a few-label table; a random one has no difference."""
+
+    def build(encoder: str = "byol", arm: str = "frozen", budget: str = "50", **changes: Any) -> Row:
+        learned = arm != "random"
+        values: dict[str, Any] = {
+            "n_labels": int(budget) if budget.isdigit() else 2765, "subsets": 10, "encoders": 1 if learned else 5,
+            "metric": "balanced_accuracy", "score": 0.61, "low": 0.58, "high": 0.64,
+            "difference": 0.08 if learned else None, "difference_low": 0.05 if learned else None,
+            "difference_high": 0.11 if learned else None, "trials": 4.5, "saw": "none",
+            "metrics": {"auroc": 0.9, "nll": 0.5}, "baseline": "random" if learned else "",
+        }
+        return Row(encoder, arm, budget, **{**values, **changes})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_cost() -> CostFactory:
+    """A run's `cost.json`, of 64 images a step."""
+
+    def build(steps: int = 1000, hours: float = 0.2, device: str = "cpu") -> dict[str, Any]:
+        return {"steps": steps, "images_seen": 64 * steps, "device_hours": hours, "device": device,
+                "peak_memory_bytes": 2**30, "estimated_operations": 1e9 * steps, "wall_seconds": 3600 * hours}
+
+    return build
+
+
+@pytest.fixture
+def make_transfer(tmp_path: Path, make_row: RowFactory) -> TransferFactory:
+    """Writes the folder of a transfer, `tmp_path/NAME`, as `transfer` would; without rows given it has one."""
+
+    def build(name: str = "few", **changes: Any) -> TransferResult:
+        values: dict[str, Any] = {
+            "out": tmp_path / name, "task": "morphology", "unit": "object", "classes": ("edge-on", "spiral"),
+            "n_pool": 2765, "n_test": 735, "resolution": 0.042, "marks": {}, "rows": (make_row(),), "cost": {},
+            "dropped": {}, "seconds": 1.0, "fits": 1, "store": "digest",
+        }
+        result = TransferResult(**{**values, **changes})
+        result.out.mkdir(exist_ok=True)
+        (result.out / RESULT).write_text(json.dumps(result.to_json(), allow_nan=False), encoding="utf-8")
+        return result
+
+    return build
