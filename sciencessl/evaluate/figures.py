@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sciencessl.evaluate.plots import COLOURS, GREY
+from sciencessl.evaluate.plots import COLOURS, GREY, marker_of
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD
 from sciencessl.train.folder import series
 from sciencessl.views.sheet import tile
 
-MARKERS = "osD^vPX"
 FEW_POINTS = 40
 HEALTHY = "#E3F2EA"
 MOST_CLASSES = len(COLOURS) * 3
@@ -135,9 +134,8 @@ def map_figure(points: np.ndarray, labels: Sequence[str], other: str = "") -> An
         axes.scatter(points[rest, 0], points[rest, 1], 10, GREY, marker=".", label=label)
     for number, name in enumerate(common):
         mine = names == name
-        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-        axes.scatter(points[mine, 0], points[mine, 1], 17, COLOURS[number % len(COLOURS)], marker=marker, alpha=0.7,
-                     linewidths=0, label=f"{name} ({mine.sum():,})")
+        axes.scatter(points[mine, 0], points[mine, 1], 17, COLOURS[number % len(COLOURS)], marker=marker_of(number),
+                     alpha=0.7, linewidths=0, label=f"{name} ({mine.sum():,})")
     axes.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)")
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.02)

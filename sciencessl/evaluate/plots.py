@@ -3,46 +3,132 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sciencessl.evaluate.report_words import curves, metric_name, metric_unit
 from sciencessl.evaluate.results import Row, TransferResult
 from sciencessl.store.files import write_atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
+MARKERS = "osD^vPX"
+LINES: dict[str, Any] = {
+    "frozen": "-", "knn": "--", "linear": "-.", "finetune": (0, (8, 2)), "scratch": (0, (1, 1.2)),
+    "random": (0, (3, 1.2, 1, 1.2, 1, 1.2)),
+}
+"""Line style of each arm."""
+
+_NAME = 46
+"""Most characters of a line of the legend."""
+
+
+def marker_of(number: int) -> str:
+    """Marker of the curve or class of that number: with its colour of `COLOURS` it is that of no other of 49."""
+    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def few_label_figure(result: TransferResult) -> Any:
-    """Score against the number of labels, with 95 % bands; random encoders in grey, chance dotted."""
+    """Score against the number of labels: means with 95 % bands, a thin line for each seed, encoder or subset.
+
+    Random encoders are grey, chance is dotted. Each curve has a colour and a marker, each arm a line style.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
+    found = curves(result.rows)
+    figure = Figure(figsize=(8.6, 4.9 + 0.32 * (len(found) // 2)), layout="constrained")
     axes = figure.subplots()
-    curves: dict[tuple[str, str], list[Row]] = {}
-    for row in result.rows:
-        curves.setdefault((row.encoder, row.arm), []).append(row)
-    coloured = iter(COLOURS * (len(curves) // len(COLOURS) + 1))
-    for (encoder, arm), rows in curves.items():
-        rows = sorted(rows, key=lambda row: row.n_labels)
-        sizes = [row.n_labels for row in rows]
-        colour = GREY if arm == "random" else next(coloured)
-        name = f"{encoder}, {arm} (pretraining saw: {rows[0].saw})"
-        name = f"{encoder} (no pretraining)" if arm == "scratch" else name
-        name = f"random encoders (mean of {rows[0].encoders})" if arm == "random" else name
-        axes.plot(sizes, [row.score for row in rows], "o--" if arm == "knn" else "o-", color=colour, label=name, ms=4)
-        axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.15, lw=0)
-    axes.axhline(1 / len(result.classes), color="black", lw=0.8, ls=":", label="chance")
+    colours = iter(COLOURS * (len(found) // len(COLOURS) + 1))
+    for number, rows in enumerate(found):
+        _draw_curve(axes, rows, GREY if rows[0].arm == "random" else next(colours), marker_of(number))
+    if result.metric == "balanced_accuracy":
+        axes.axhline(1 / len(result.classes), color="black", lw=0.8, ls=":", label="chance")
     axes.set_xscale("log")
-    ticks = sorted({row.n_labels for row in result.rows})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    ticks = spaced(sorted({row.n_labels for row in result.rows}))
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("labels used (number of samples)")
-    axes.set_ylabel("balanced accuracy (test)")
-    axes.set_title(f"{result.task}: {result.n_test} test samples, 95 % intervals", fontsize=10)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    axes.set_ylabel(_axis(result), parse_math=False)
+    tested = f", tested on {result.tested}" if result.tested else ""
+    title = f"{result.task}{tested}: {result.n_test:,} test samples, 95 % intervals"
+    axes.set_title(textwrap.fill(title, 100), fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
+    legend = figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2, handlelength=4.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a run may be called `$x$`
     return figure
+
+
+def _draw_curve(axes: Any, rows: Sequence[Row], colour: str, marker: str) -> None:
+    sizes, style = [row.n_labels for row in rows], LINES.get(rows[0].arm, "-")
+    for line in thin_lines(rows):
+        axes.plot(*zip(*line, strict=True), color=colour, lw=0.7, alpha=0.4, zorder=1.5)
+    axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.15, lw=0)
+    axes.plot(sizes, [row.score for row in rows], color=colour, marker=marker, ls=style, ms=5, lw=2,
+              label=_label(rows))
+
+
+def thin_lines(rows: Sequence[Row]) -> list[list[tuple[int, float]]]:
+    """Of one curve, (labels, score) of each seed, encoder or subset; none where there is one at every budget.
+
+    A budget with a single value, such as all labels, is a point of every line; one with fewer values than the others
+    is left out of the lines that it lacks.
+    """
+    count = max(len(row.each) for row in rows)
+    if count < 2:
+        return []
+    return [
+        [(row.n_labels, row.each[0 if len(row.each) == 1 else i]) for row in rows
+         if len(row.each) == 1 or i < len(row.each)]
+        for i in range(count)
+    ]
+
+
+def _label(rows: Sequence[Row]) -> str:
+    """Two lines or three: the curve, what its pretraining saw, what its thin lines are."""
+    row = rows[0]
+    if row.arm in ("scratch", "random"):
+        name = f"{row.encoder} ({f'mean of {row.encoders}' if row.arm == 'random' else 'no pretraining'})"
+    else:
+        name = f"{row.encoder}, {row.arm} (pretraining saw: {row.saw})"
+    return "\n".join([*textwrap.wrap(name, _NAME), *_thin(rows)])
+
+
+def _thin(rows: Sequence[Row]) -> list[str]:
+    count, row = len(thin_lines(rows)), rows[0]
+    if not count:
+        return []
+    if row.encoders == 1:
+        return [f"thin: {count} label subsets"]
+    alike = {"random": "random encoders", "scratch": "initial weights"}
+    return [f"thin: {count} {alike.get(row.arm, 'pretraining seeds')}"]
+
+
+def _axis(result: TransferResult) -> str:
+    more = ", ".join(filter(None, [metric_unit(result), "lower is better" if result.lower_is_better else ""]))
+    return f"{metric_name(result)} ({more})" if more else metric_name(result)
+
+
+def spaced(ticks: Sequence[int]) -> list[int]:
+    """Of rising numbers of labels those whose names have room on a logarithmic axis, first and last among them."""
+    if len(ticks) < 2:
+        return list(ticks)
+    gap = (ticks[-1] / ticks[0]) ** 0.06
+    kept = [ticks[0]]
+    for tick in ticks[1:-1]:
+        if tick >= kept[-1] * gap and tick * gap <= ticks[-1]:
+            kept.append(tick)
+    return [*kept, ticks[-1]]
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, its middle cut out where it has more than `most` characters: names often differ at their ends."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
 def png_bytes(figure: Any, dpi: int = 150) -> bytes:

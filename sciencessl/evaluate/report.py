@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,13 @@ import yaml
 
 from sciencessl.errors import DataError, RegistryError, RunError, SciencesslError
 from sciencessl.evaluate import report_words as words
+from sciencessl.evaluate.few_label_figures import (
+    PANELS,
+    PRINTED,
+    confusion_figure,
+    difference_figure,
+    reliability_figure,
+)
 from sciencessl.evaluate.figures import collapse_figure, learning_figure
 from sciencessl.evaluate.gallery import EmbeddingSection, ViewStrip, embedding_section, view_strips
 from sciencessl.evaluate.pictures import Picture, figure_picture
@@ -27,6 +34,13 @@ from sciencessl.store.reader import Store
 from sciencessl.train.folder import CONFIG, COST, MODEL, ModelCard, read_metrics, read_model
 
 PAGE = "index.html"
+FIGURES: Mapping[str, tuple[Callable[[TransferResult], Any], str]] = {
+    "few_labels": (few_label_figure, "{} against the number of labels, with 95 % intervals"),
+    "differences": (difference_figure, "Differences in {} with 95 % intervals"),
+    "reliability": (reliability_figure, "Accuracy against confidence"),
+    "confusion": (confusion_figure, "Shares of each true class by predicted class"),
+}
+"""Name of each few-label figure -> how it is drawn, and what it shows; the metric is filled in."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +74,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class FewLabels:
-    """One transfer: the result, its figure, and its table in words."""
+    """One transfer: the result, its figures by name (None where it has nothing to draw), and its table in words."""
 
     result: TransferResult
-    picture: Picture
+    pictures: Mapping[str, Picture | None]
     sentences: tuple[str, ...]
     folder: Path
     has_run: bool
@@ -103,6 +117,8 @@ def report(
         "record": record,
         "results": results,
         "costs": _costs(record, results),
+        "panels": PANELS,
+        "printed": PRINTED,
         "settings": _settings(record),
     })
     write_atomic(folder / PAGE, page.encode())
@@ -145,11 +161,14 @@ def _text(path: Path) -> str:
 
 
 def _few_labels(result: TransferResult, folder: Path, run: str, number: int, out: Path) -> FewLabels:
-    file = "few_labels.png" if number == 0 else f"few_labels_{number + 1}.png"
-    alt = f"{words.metric_name(result)} on task {result.task} against the number of labels, with 95 % intervals"
-    picture = figure_picture(few_label_figure(result), out, file, alt)
-    has_run = any(row.encoder == run for row in result.rows)
-    return FewLabels(result, picture, tuple(words.few_label_sentences(result)), folder, has_run)
+    score, pictures = words.metric_name(result), {}
+    for name, (draw, alt) in FIGURES.items():
+        figure, file = draw(result), f"{name}.png" if number == 0 else f"{name}_{number + 1}.png"
+        alt = f"{alt.format(score)}, task {result.task}"
+        pictures[name] = None if figure is None else figure_picture(figure, out, file, alt)
+    named = {row.encoder for row in result.rows}
+    has_run = run in named or any(run in runs for method, runs in result.members.items() if method in named)
+    return FewLabels(result, pictures, tuple(words.few_label_sentences(result)), folder, has_run)
 
 
 def _store(record: RunRecord, data: str | Path) -> Store:
@@ -252,12 +271,21 @@ def _store_facts(store: Store, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _costs(record: RunRecord, results: Sequence[FewLabels]) -> dict[str, Mapping[str, Any]]:
-    """Name -> cost, of this run and of every run in the transfers."""
-    costs = {record.name: record.cost} if "images_seen" in record.cost else {}
+def _costs(record: RunRecord, results: Sequence[FewLabels]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(method, run, cost) of this run and of every run in the transfers that has written its cost, a method together.
+
+    The method is empty where the run is no member of one.
+    """
+    costs: dict[str, Mapping[str, Any]] = {record.name: record.cost}
+    method: dict[str, str] = {}
     for found in results:
         costs = {**found.result.cost, **costs}
-    return costs
+        method |= {run: name for name, runs in found.result.members.items() for run in runs}
+    grouped: dict[str, list[str]] = {}
+    for run, cost in costs.items():
+        if "images_seen" in cost:
+            grouped.setdefault(method.get(run, run), []).append(run)
+    return [(method.get(run, ""), run, costs[run]) for runs in grouped.values() for run in runs]
 
 
 def _settings(record: RunRecord) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
@@ -290,7 +318,6 @@ def _render(context: Mapping[str, Any]) -> str:
         "duration": words.duration, "memory": words.memory, "number": words.number, "operations": words.operations,
     }
     environment.globals |= {
-        "endpoint_text": endpoint_text, "metric_name": words.metric_name, "verdict": words.verdict,
-        "version": sciencessl.__version__,
+        "endpoint_text": endpoint_text, "version": sciencessl.__version__, "words": words,
     }
     return environment.get_template("report.html.j2").render(context)

@@ -13,9 +13,29 @@ from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
 ARMS = {
     "frozen": "a logistic regression on frozen features",
     "knn": "nearest neighbours on frozen features",
+    "linear": "a linear layer trained by gradient descent on frozen features with augmentation",
     "finetune": "fine-tuned",
     "scratch": "the same architecture trained from scratch",
     "random": "a logistic regression on features of random encoders",
+}
+METRICS = {
+    "auroc": "area under the ROC curve",
+    "f1": "F1 score",
+    "brier": "Brier score",
+    "nll": "negative log-likelihood",
+    "rmse": "root mean square error of the fractions",
+}
+"""Metrics whose name is not their words."""
+
+_ASKS = {
+    "class": "tells {} apart",
+    "multilabel": "asks which of {} are present",
+    "counts": "predicts the votes for {}",
+    "retrieval": "looks for samples of the same class among {}",
+}
+_SOURCES = {
+    "pretraining": "the pretraining seed", "subsets": "the label subset", "units": "the test units",
+    "interactions": "their interactions",
 }
 
 
@@ -46,7 +66,27 @@ def number(value: float | None) -> str:
 
 def metric_name(result: TransferResult) -> str:
     """The primary metric of a table in words."""
-    return result.rows[0].metric.replace("_", " ") if result.rows else "score"
+    return METRICS.get(result.metric, result.metric.replace("_", " "))
+
+
+def metric_unit(result: TransferResult) -> str:
+    """The unit of the primary metric; empty for a share or another number without one."""
+    if result.metric != "nll":
+        return ""
+    return "nats a vote" if result.kind == "counts" else "nats a sample"
+
+
+def curves(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each encoder and arm, fewest labels first; curves in the order of the table."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.encoder, row.arm), []).append(row)
+    return [sorted(curve, key=lambda row: row.n_labels) for curve in found.values()]
+
+
+def curve_name(encoder: str, arm: str) -> str:
+    """`byol, frozen`; the name alone where it is that of the arm."""
+    return encoder if arm in ("scratch", "random") else f"{encoder}, {arm}"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -103,21 +143,56 @@ def seen_sentence(config: Mapping[str, Any], note: str, transfers: Sequence[Tran
 
 def few_label_sentences(result: TransferResult) -> list[str]:
     """The few-label table in words: what the test set can resolve, then each arm against random encoders."""
+    tested = f"It was tested on {result.tested}. " if result.tested else ""
     sentences = [
-        f"Task {result.task} tells {listed(result.classes)} apart. Its {result.n_test:,} test samples resolve "
-        f"differences of about {result.resolution:.3f} in {metric_name(result)}."
+        f"Task {result.task} {_ASKS.get(result.kind, _ASKS['class']).format(listed(result.classes))}. {tested}"
+        f"{_resolution(result)}{' Lower is better.' if result.lower_is_better else ''}"
     ]
     sentences += [f"{text[0].upper()}{text[1:]}." for text in map(endpoint_text, result.endpoints)]
-    arms = list(dict.fromkeys((row.encoder, row.arm) for row in result.rows if row.arm != "random"))
-    for encoder, arm in arms:
-        sentences.append(_arm_sentence([row for row in result.rows if (row.encoder, row.arm) == (encoder, arm)]))
-    return sentences
+    metric = metric_name(result)
+    return sentences + [_arm_sentence(rows, metric) for rows in curves(result.rows) if rows[0].arm != "random"]
 
 
-def _arm_sentence(rows: Sequence[Row]) -> str:
-    rows = sorted(rows, key=lambda row: row.n_labels)
+def _resolution(result: TransferResult) -> str:
+    tested = f"Its {result.n_test:,} test samples"
+    if math.isnan(result.resolution):
+        return f"{tested} resolve what the intervals say: no bound is known beforehand for {metric_name(result)}."
+    return f"{tested} resolve differences of about {result.resolution:.3f} in {metric_name(result)}."
+
+
+def one_checkpoint_each(rows: Sequence[Row]) -> bool:
+    """Whether no curve of the table speaks for more than one pretraining seed."""
+    return all(row.seeds == 1 for row in rows if row.arm != "random")
+
+
+def band_note(rows: Sequence[Row]) -> str:
+    """What the intervals of the table speak for."""
+    random = " (random: encoders too)" if any(row.seeds > 1 for row in rows if row.arm == "random") else ""
+    note = f"95 % intervals over label subsets and test units{random}"
+    if one_checkpoint_each(rows):
+        return f"{note}, for this checkpoint only"
+    alone = sorted({row.encoder for row in rows if row.seeds == 1 and row.arm != "random"})
+    several = note.replace("over label", "over pretraining seeds, label")
+    return f"{several}; without seeds, for one checkpoint only: {listed(alone)}" if alone else several
+
+
+def variance_sentences(result: TransferResult) -> list[str]:
+    """Where the uncertainty of each curve's largest budget comes from, in percent; only curves with two sources."""
+    last = [rows[-1] for rows in curves(result.rows)]
+    return [_variance_sentence(row) for row in last if len(row.parts) > 1 and sum(row.parts.values()) > 0]
+
+
+def _variance_sentence(row: Row) -> str:
+    total, names = sum(row.parts.values()), _SOURCES
+    if row.arm == "random":
+        names = {**names, "pretraining": "the random encoder"}
+    shares = [f"{100 * part / total:.0f}\N{NO-BREAK SPACE}% from {names.get(name, name)}"
+              for name, part in row.parts.items()]
+    return f"Variance of {curve_name(row.encoder, row.arm)} at {_labels(row)}: {listed(shares)}."
+
+
+def _arm_sentence(rows: Sequence[Row], metric: str) -> str:
     first, last = rows[0], rows[-1]
-    metric = first.metric.replace("_", " ")
     text = f"{first.encoder}, {ARMS.get(first.arm, first.arm)}: {metric} {first.score:.3f} at {_labels(first)}"
     text += f" and {last.score:.3f} at {_labels(last)}." if len(rows) > 1 else "."
     compared = [row for row in rows if row.difference is not None]
@@ -149,6 +224,14 @@ def verdict(row: Row) -> str:
     if not row.resolved:
         return "not resolved"
     return "above" if row.difference > 0 else "below"
+
+
+def tone(row: Row, lower_is_better: bool) -> str:
+    """`good`, `bad` or `unresolved`: how the verdict is to be seen."""
+    said = verdict(row)
+    if said not in ("above", "below"):
+        return "unresolved"
+    return "good" if (said == "below") == lower_is_better else "bad"
 
 
 def gauge_sentences(rows: Sequence[Mapping[str, Any]], warnings: Sequence[str]) -> list[str]:

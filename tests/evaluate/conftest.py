@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.backbones.timm_backbones import build_backbone
-from sciencessl.evaluate.results import RESULT, Row, TransferResult
+from sciencessl.evaluate.calibration import ReliabilityBin
+from sciencessl.evaluate.groups import GroupScore
+from sciencessl.evaluate.results import RESULT, Detail, Endpoint, Row, TransferResult
 from sciencessl.registry import load_domain
 from sciencessl.spec import InputStats
 from sciencessl.store.format import StoreHeader
@@ -168,3 +171,62 @@ def make_transfer(tmp_path: Path, make_row: RowFactory) -> TransferFactory:
         return result
 
     return build
+
+
+SIZES = (20, 60, 200, 2853)
+LEVELS = {"byol": 0.62, "hybrid": 0.70, "scratch": 0.45, "random": 0.50}
+CURVES = (("byol", "frozen"), ("byol", "linear"), ("hybrid", "frozen"), ("hybrid", "finetune"), ("scratch", "scratch"),
+          ("random", "random"))
+CLASSES = ("edge-on", "elliptical", "merger", "spiral")
+
+
+def curve_rows(encoder: str, arm: str) -> tuple[Row, ...]:
+    """A curve that rises with the labels: three pretraining seeds, five random encoders, or subsets from scratch."""
+    rng = np.random.default_rng([len(encoder), len(arm)])
+    encoders = {"scratch": 1, "random": 5}.get(arm, 3)
+    rows = []
+    for size in SIZES:
+        subsets = 1 if size == SIZES[-1] else 4
+        score = LEVELS[encoder] + 0.08 * math.log10(size / 20) + {"linear": -0.03, "finetune": 0.06}.get(arm, 0.0)
+        each = tuple((score + rng.normal(0, 0.015, encoders if encoders > 1 else subsets)).tolist())
+        gap = None if arm == "random" else score - LEVELS["random"] - 0.08 * math.log10(size / 20)
+        ends = (None, None) if gap is None else (gap - 0.06, gap + 0.06)
+        parts = {"pretraining": 6e-5, "subsets": 1e-5, "units": 3e-5, "interactions": 0.0} if encoders > 1 else {}
+        rows.append(Row(
+            encoder, arm, "all" if subsets == 1 else f"{size // 4}/class", size, subsets, encoders,
+            "balanced_accuracy", score, score - 0.04, score + 0.04, gap, *ends, 4.0, "none",
+            metrics={"accuracy": score + 0.02, "nll": 0.9}, baseline="" if gap is None else "random",
+            seeds=encoders, each=each, parts=parts,
+        ))
+    return tuple(rows)
+
+
+def a_detail(encoder: str, arm: str) -> Detail:
+    bins = tuple(ReliabilityBin(65, c, c - 0.06, c - 0.15, c + 0.04) for c in (0.35, 0.5, 0.62, 0.74, 0.85, 0.95))
+    confusion = ((30.0, 2.0, 0.0, 8.0), (1.5, 210.5, 3.0, 5.0), (4.0, 6.0, 11.0, 9.0), (3.0, 0.3, 6.7, 290.0))
+    groups = (
+        GroupScore("below 17.5", 210, 205, 0.74, 0.69, 0.79),
+        GroupScore("17.5 and above", 372, 360, 0.58, 0.53, 0.63, worst=True),
+        GroupScore("missing", 8, 3, 0.55, None, None, note="3 of 4 classes occur; 3 units of 3 classes: too few"),
+    )
+    return Detail(encoder, arm, "all", 1.37, bins, 0.061, confusion, groups)
+
+
+@pytest.fixture
+def full_result(tmp_path: Path) -> TransferResult:
+    """A table with everything in it: two methods of three seeds, all arms but kNN, endpoints and details."""
+    return TransferResult(
+        out=tmp_path, task="morphology", unit="object", classes=CLASSES, n_pool=2853, n_test=590, resolution=0.041,
+        marks={"byol": "Neither test samples nor related labels were seen."},
+        rows=tuple(row for curve in CURVES for row in curve_rows(*curve)), cost={}, dropped={}, seconds=1.0, fits=4,
+        endpoints=(
+            Endpoint("hybrid", "byol", True, 20, 2853, 0.08, 0.02, 0.14, 0.01, 0.01, "frozen", "frozen", 3,
+                     (0.05, 0.08, 0.11)),
+            Endpoint("byol", "random", False, 20, 2853, 0.12, 0.07, 0.17, 0.001, 0.002, seeds=3,
+                     each=(0.10, 0.12, 0.14)),
+            Endpoint("hybrid", "scratch", False, 20, 2853, 0.01, -0.05, 0.07, 0.7, 0.7, "finetune", "scratch", 3,
+                     (-0.03, 0.01, 0.05)),
+        ),
+        details=tuple(a_detail(*curve) for curve in CURVES[:4]), by="mag", tested="telescope = B",
+        members={"byol": ("byol-1", "byol-2", "byol-3"), "hybrid": ("hybrid-1", "hybrid-2", "hybrid-3")},
+    )

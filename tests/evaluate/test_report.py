@@ -182,7 +182,7 @@ def test_every_image_says_what_it_shows(page: str) -> None:
 def test_figures_lie_beside_the_page_as_png(run: Path) -> None:
     names = {path.name for path in (run / "report").glob("*.png")}
     assert names == {f"{name}.png" for name in
-                     ("few_labels", "views", "learning", "collapse", "map", "map_images", "neighbours")}
+                     ("few_labels", "differences", "views", "learning", "collapse", "map", "map_images", "neighbours")}
     for name in names:
         assert (run / "report" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -202,7 +202,7 @@ def test_the_numbers_of_the_table_are_on_the_page(page: str) -> None:
     for text in ("0.612 [0.562, 0.662]", "+0.127 [+0.077, +0.177]", "-0.222 [-0.272, -0.172]", "0.703", "0.811",
                  "0.041", "32 labels to draw from, 8 test samples", "3 merger", "Neither was seen."):
         assert text in words, text
-    verdicts = re.findall(r'<td class="keep (?:above|below|unresolved)">([^<]*)</td>', page)
+    verdicts = re.findall(r'<td class="keep (?:good|bad|unresolved)">([^<]*)</td>', page)
     assert verdicts == ["above", "not resolved", "below", ""]
 
 
@@ -293,6 +293,37 @@ def test_transfers_are_found_given_or_refused(run: Path, tmp_path: Path) -> None
     assert (tmp_path / "page" / "few_labels_2.png").is_file()
     with pytest.raises(RunError, match=r"transfer\.json"):
         report(run, transfers=[tmp_path], out=tmp_path / "page")
+
+
+def test_all_that_a_table_holds_is_on_the_page(run: Path, full_result: TransferResult, tmp_path: Path) -> None:
+    cost = {**json.loads((run / "cost.json").read_text()), "images_seen": 123_456}
+    methods = ("byol", "hybrid")
+    costs = {f"{method}-{seed}": cost for seed in (1, 2, 3) for method in methods} | {"unfinished": {"steps": 3}}
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / RESULT).write_text(json.dumps(replace(full_result, cost=costs).to_json()))
+    text = report(run, transfers=[folder], out=tmp_path / "page", samples=20).read_text(encoding="utf-8")
+    structure = Structure(text)
+    for name in ("few_labels", "differences", "reliability", "confusion"):
+        assert (tmp_path / "page" / f"{name}.png").is_file()
+    for told in (
+        "Tested on telescope = B.", "byol (3 seeds)", "random (5 encoders)", "Variance of hybrid, finetune at 2,853",
+        "17.5 and above 372 360 0.580 [0.530, 0.630] worst", "missing 8 3 0.550 3 of 4 classes occur", "By mag",
+        "95 % intervals over pretraining seeds",
+    ):
+        assert told in structure.words, told
+    assert "One checkpoint each" not in structure.words
+    assert "unfinished" not in structure.words
+    table = structure.words[structure.words.index("device-hours device peak memory") :]
+    places = [table.index(name) for name in ("byol byol-1 123,456", "byol-2", "byol-3", "hybrid hybrid-1", "hybrid-3")]
+    assert places == sorted(places)
+
+
+def test_what_a_table_lacks_is_left_out(page: str) -> None:
+    words = Structure(page).words
+    for heading in ("Where the uncertainty comes from", "Does the confidence", "What is taken for what", "By "):
+        assert heading not in words, heading
+    assert "One checkpoint each" in words
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

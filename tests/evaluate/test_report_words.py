@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from sciencessl.evaluate import report_words as words
-from sciencessl.evaluate.results import Row
+from sciencessl.evaluate.results import Row, TransferResult
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,90 @@ def test_the_gauge_speaks_of_collapse() -> None:
     assert told[1].endswith("the representation has collapsed.")
     assert "No warning" not in told[1]
     assert words.gauge_sentences([{"step": 1}], []) == ["The gauge was not read."]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "name", "unit"),
+    [
+        ("class", "balanced_accuracy", "balanced accuracy", ""),
+        ("multilabel", "auroc", "area under the ROC curve", ""),
+        ("counts", "nll", "negative log-likelihood", "nats a vote"),
+        ("class", "nll", "negative log-likelihood", "nats a sample"),
+        ("retrieval", "mean_average_precision", "mean average precision", ""),
+    ],
+)
+def test_metrics_have_words_and_units(
+    full_result: TransferResult, kind: str, metric: str, name: str, unit: str
+) -> None:
+    result = replace(full_result, kind=kind, metric=metric)
+    assert (words.metric_name(result), words.metric_unit(result)) == (name, unit)
+
+
+def test_every_arm_has_words(full_result: TransferResult) -> None:
+    assert set(words.ARMS) == {"frozen", "knn", "linear", "finetune", "scratch", "random"}
+    told = words.few_label_sentences(full_result)
+    assert any(text.startswith("byol, a linear layer trained by gradient descent on frozen features") for text in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asks"),
+    [("class", "tells a and b apart"), ("multilabel", "asks which of a and b are present"),
+     ("counts", "predicts the votes for a and b"), ("retrieval", "looks for samples of the same class among a and b")],
+)
+def test_the_first_sentence_fits_the_kind_of_task(full_result: TransferResult, kind: str, asks: str) -> None:
+    told = words.few_label_sentences(replace(full_result, kind=kind, classes=("a", "b")))
+    assert told[0] == (
+        f"Task morphology {asks}. It was tested on telescope = B. Its 590 test samples resolve differences of about "
+        "0.041 in balanced accuracy."
+    )
+
+
+def test_a_metric_without_a_bound_says_so(full_result: TransferResult) -> None:
+    votes = replace(full_result, metric="nll", lower_is_better=True, resolution=math.nan, tested="")
+    first = words.few_label_sentences(votes)[0]
+    assert first.endswith("no bound is known beforehand for negative log-likelihood. Lower is better.")
+    assert "nan" not in first
+
+
+def test_variances_are_told_in_percent_at_the_largest_budget(full_result: TransferResult) -> None:
+    told = words.variance_sentences(full_result)
+    space = "\N{NO-BREAK SPACE}"
+    assert told[0] == (
+        f"Variance of byol, frozen at 2,853 labels: 60{space}% from the pretraining seed, 10{space}% from the label "
+        f"subset, 30{space}% from the test units and 0{space}% from their interactions."
+    )
+    assert told[-1].startswith(f"Variance of random at 2,853 labels: 60{space}% from the random encoder,")
+    assert len(told) == 5  # the curve from scratch knows no parts
+    single = tuple(replace(row, parts={"units": 1e-4}) for row in full_result.rows)
+    assert words.variance_sentences(replace(full_result, rows=single)) == []
+
+
+def test_the_note_of_the_bands_says_what_they_speak_for(full_result: TransferResult) -> None:
+    rows = full_result.rows
+    assert words.band_note(rows) == (
+        "95 % intervals over pretraining seeds, label subsets and test units (random: encoders too); without seeds, "
+        "for one checkpoint only: scratch"
+    )
+    alone = [replace(row, seeds=1) for row in rows]
+    assert words.band_note(alone) == "95 % intervals over label subsets and test units, for this checkpoint only"
+    assert words.one_checkpoint_each(alone)
+    assert not words.one_checkpoint_each(rows)
+
+
+@pytest.mark.parametrize(
+    ("middle", "lower_is_better", "expected"),
+    [(0.1, False, "good"), (-0.1, False, "bad"), (0.1, True, "bad"), (-0.1, True, "good"), (0.01, True, "unresolved"),
+     (None, False, "unresolved")],
+)
+def test_lower_may_be_better(middle: float | None, lower_is_better: bool, expected: str) -> None:
+    ends = (None, None) if middle is None else (middle - 0.05, middle + 0.05)
+    row = Row("run", "frozen", "20", 20, 3, 1, "nll", 0.6, 0.5, 0.7, middle, *ends, 1.0, "none")
+    assert words.tone(row, lower_is_better) == expected
+
+
+def test_curves_rise_in_labels_and_keep_their_order(full_result: TransferResult) -> None:
+    found = words.curves(full_result.rows[::-1])
+    assert (found[0][0].encoder, found[0][0].arm) == ("random", "random")
+    assert all([row.n_labels for row in rows] == [20, 60, 200, 2853] for rows in found)
+    assert words.curve_name("byol", "knn") == "byol, knn"
+    assert words.curve_name("scratch", "scratch") == "scratch"
