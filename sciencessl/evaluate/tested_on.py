@@ -1,0 +1,125 @@
+"""Tasks that are tested elsewhere: on one site, scanner or survey that the pool never saw, or on another store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from sciencessl.errors import ConfigError, DataError
+from sciencessl.evaluate.tasks import Side, TaskData, load_sides
+from sciencessl.spec import TransferTask
+from sciencessl.store.format import digest
+from sciencessl.store.reader import Store
+
+HASHES = ("pixel_hash", "content_hash")
+"""Row columns that tell equal contents, where a preparer wrote them."""
+
+NAMED = 20
+"""Values of a column that a message lists."""
+
+
+def load_held_out(store: Store, task: TransferTask, column: str, value: str) -> TaskData:
+    """The task tested on one value of a column (leave one site out).
+
+    The test is every labelled sample with the value, of any split; the pool is what split=train has with other values.
+    Samples without a value are in neither: they may belong to the one held out.
+
+    Args:
+        store: With the column.
+        task: Of any kind that can be read.
+        column: Such as `site`.
+        value: As `value_text` spells it.
+
+    Raises:
+        StoreError: When the store has no such column.
+        ConfigError: When no sample has the value; lists those that occur.
+        And as `load_sides`: a group with samples on both sides would leak.
+    """
+    everything = Side.of_splits(store, "train", "val", "test")
+    texts = everything.texts(column)
+    held = texts == value
+    if not held.any():
+        counts = Counter(texts.tolist())
+        falling = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{name or 'missing'} ({n:,})" for name, n in falling]
+        more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
+        raise ConfigError(
+            f"--test {column}={value}: no sample of {store.path} has it. Values of {column!r}: "
+            f"{', '.join(named[:NAMED])}{more}."
+        )
+    train = Side.of_splits(store, "train")
+    pool = train.index[~held[train.index] & (texts[train.index] != "")]
+    return load_sides(task, replace(train, index=pool, name=f"split=train without {column}={value}"),
+                      replace(everything, index=everything.index[held], name=f"{column}={value}"))
+
+
+def load_across(store: Store, task: TransferTask, other: Store) -> TaskData:
+    """The task tested on every labelled sample of another store, whatever its split there.
+
+    The pool is split=train of `store`, and so are the classes: samples of the other store that show another class are
+    left out and counted in `dropped`. `test` holds indices into the other store. Ask `check_leak` too.
+
+    Raises:
+        As `load_sides`: both stores need the task's columns and its unit.
+    """
+    everywhere = Side.of_splits(other, "train", "val", "test")
+    return load_sides(task, Side.of_splits(store, "train"), replace(everywhere, name="all samples"))
+
+
+def check_leak(store: Store, data: TaskData, other: Store) -> None:
+    """Refuse a test whose samples, or others of the same group, are in the label pool too.
+
+    Two samples are taken for the same thing by equal ids (and so by equal keys), by equal values of `group` where both
+    stores have it, or by equal contents: the hashes that preparation recorded, or else the stored bytes of the primary
+    field, which are then all read.
+
+    Args:
+        store: Of the pool.
+        data: The task.
+        other: Of the test samples; may be the same store.
+
+    Raises:
+        DataError: With how many test samples, by what, and examples.
+    """
+    pool, test = Side(store, data.train, "pool"), Side(other, data.test, "test")
+    found = dict(_shared(pool, test))
+    leaking = np.logical_or.reduce([*found.values(), np.zeros(len(test.index), dtype=bool)])
+    if not leaking.any():
+        return
+    ids = test.texts("id")
+    said = [f"{rows.sum():,} by {name} (such as {', '.join(ids[rows][:3])})" for name, rows in found.items()
+            if rows.any()]
+    raise DataError(
+        f"{leaking.sum():,} of {len(leaking):,} test samples of {other.path} are the same thing as samples of the "
+        f"label pool of {store.path}: {'; '.join(said)}. The test would leak. Prepare one store without them; where "
+        "they only share a name, prepare one with ids and groups of its own."
+    )
+
+
+def _shared(pool: Side, test: Side) -> Iterator[tuple[str, np.ndarray]]:
+    """By what samples are the same thing, and (m,) which test samples are."""
+    yield "id", np.isin(test.texts("id"), pool.texts("id"))
+    columns = pool.store.columns().keys() & test.store.columns().keys()
+    for name in ("group", *HASHES):
+        if name in columns:
+            yield name, _isin(test.texts(name), pool.texts(name))
+    if not columns & {*HASHES}:
+        yield "stored bytes", _isin(_digests(test), _digests(pool))
+
+
+def _isin(test: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Which values occur in the pool; missing ones do not."""
+    found: np.ndarray = np.isin(test, pool[pool != ""])
+    return found
+
+
+def _digests(side: Side) -> np.ndarray:
+    store, name = side.store, side.store.primary
+    found = []
+    for index in side.index:  # one payload at a time: a list of all may not fit into memory
+        (payload,) = store.payloads(name, index[None])
+        found.append(digest(payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).data))
+    return np.array(found, dtype=object)
