@@ -1,10 +1,10 @@
 """From survey tiles, slides or an uncurated crawl to a self-supervised model, with honest few-label curves.
 
 Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
-`predict`, `compare`, `report`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has a longer name, since
-`domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`, `list_methods`,
-`list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`. Importing this package
-imports nothing heavy.
+`predict`, `compare`, `report`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has a longer
+name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
+`list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`.
+Importing this package imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import numpy as np
 
 from sciencessl.evaluate.encoders import VARIANTS, Encoder
 from sciencessl.evaluate.features import FeatureCache
-from sciencessl.evaluate.linear import fit_logistic
+from sciencessl.evaluate.kinds import LOSSES, held_out_loss
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import digest
@@ -28,13 +28,15 @@ class Choice:
 
     Attributes:
         variant: One of `VARIANTS`.
-        losses: Variant -> cross-validated log loss, mean over encoders; empty where labels were too few to ask.
+        losses: Variant -> cross-validated loss, mean over encoders; empty where labels were too few to ask.
         n_labels: Labels that were asked.
+        loss: What the loss is, in words.
     """
 
     variant: str
     losses: Mapping[str, float]
     n_labels: int
+    loss: str
 
     @property
     def note(self) -> str:
@@ -43,13 +45,14 @@ class Choice:
         if not self.losses:
             return said
         text = ", ".join(f"{IN_WORDS[name]} {loss:.3f}" for name, loss in self.losses.items())
-        return f"{said}; the stronger of two by cross-validated log loss on {self.n_labels} training labels ({text})"
+        asked = f"cross-validated {self.loss} on {self.n_labels} training labels"
+        return f"{said}; the stronger of two by {asked} ({text})"
 
 
 def choose_variant(
     variants: Mapping[str, Sequence[Encoder]], cache: FeatureCache, data: TaskData, rows: np.ndarray
 ) -> Choice:
-    """The variant whose logistic regression has the smaller cross-validated loss on one budget's own labels.
+    """The variant whose frozen head has the smaller cross-validated loss (`held_out_loss`) on one budget's own labels.
 
     Asked once for a transfer, on its largest budget, so that small budgets are given what they could not find out:
     this favours the baseline. With so few labels that nothing is tuned, the first variant.
@@ -63,15 +66,16 @@ def choose_variant(
     kept = kept_choice(variants, cache, data, rows)
     if kept is not None:
         return kept
-    labels, units, index = data.train_labels[rows], data.train_units[rows], data.train[rows]
+    index = data.train[rows]
     cache.fill([encoder for encoders in variants.values() for encoder in encoders], index)
     losses: dict[str, float] = {}
     for name, encoders in variants.items():
-        searches = [fit_logistic(cache.get(e, index), labels, units, 0).search for e in encoders]
-        if all(searches):
-            losses[name] = float(np.mean([min(search.values()) for search in searches]))
+        asked = [held_out_loss(data, rows, cache.get(encoder, index), 0) for encoder in encoders]
+        known = [loss for loss in asked if loss is not None]
+        if len(known) == len(encoders):
+            losses[name] = float(np.mean(known))
     best = min(losses, key=lambda name: losses[name]) if len(losses) == len(variants) else VARIANTS[0]
-    choice = Choice(best, losses, len(rows))
+    choice = Choice(best, losses, len(rows), LOSSES[data.task.kind])
     write_atomic(_path(variants, cache, data, rows), json.dumps(asdict(choice)).encode())
     return choice
 
@@ -92,5 +96,5 @@ def _path(
     encoders = "".join(encoder.digest for group in variants.values() for encoder in group)
     units = "\n".join(map(str, data.train_units[rows]))
     key = digest(encoders.encode(), cache.store.digest.encode(), data.digest.encode(), data.train[rows].tobytes(),
-                 units.encode())
+                 units.encode(), data.task.kind.encode())
     return cache.folder / f"variant-{key}.json"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sciencessl.evaluate.fits import Fit, run_fit
+from sciencessl.evaluate.linear import few_units, fit_logistic, unit_folds
 from sciencessl.evaluate.metrics import correct
 from sciencessl.evaluate.multilabel import fit_labels, label_metrics, multilabel_metrics, multilabel_scores
 from sciencessl.evaluate.retrieval import RetrievalScores, retrieval_scores
@@ -45,6 +46,50 @@ def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.nda
         DataError: For features that are not finite or shapes that do not match.
     """
     return _FITS[data.task.kind](data, rows, train, test, seed)
+
+
+LOSSES: Mapping[str, str] = {
+    "class": "log loss", "multilabel": "log loss, mean over labels", "counts": "log loss per vote",
+    "retrieval": "loss (one minus mean average precision)",
+}
+"""Kind -> what `held_out_loss` is, in words."""
+
+
+def held_out_loss(data: TaskData, rows: np.ndarray, train: np.ndarray, seed: int) -> float | None:
+    """Loss of the kind's head on a budget's own rows, each scored by a fit that did not see its unit.
+
+    For heads that are tuned the smallest loss of the search; for retrieval, which fits nothing, each fold of the units
+    is searched for in the others.
+
+    Args:
+        data: The task; only its pool is read.
+        rows: (n,) positions in the pool of the budget's samples.
+        train: (n, F) their features.
+        seed: Of the folds.
+
+    Returns:
+        The loss, or None where labels are so few that nothing is tuned.
+
+    Raises:
+        DataError: As `frozen_fit`.
+    """
+    labels, units = data.train_labels[rows], data.train_units[rows]
+    if data.task.kind == "retrieval":
+        return None if few_units(labels, units) else _search_loss(train, labels, units, seed)
+    if data.train_targets is None:
+        searches = [fit_logistic(train, labels, units, seed).search]
+    elif data.task.kind == "counts":
+        searches = [fit_votes(train, data.train_targets[rows], units, seed).search]
+    else:
+        searches = [head.search for head in fit_labels(train, data.train_targets[rows], units, seed).heads if head]
+    tuned = [min(search.values()) for search in searches if search]
+    return float(np.mean(tuned)) if tuned else None
+
+
+def _search_loss(features: np.ndarray, labels: np.ndarray, units: np.ndarray, seed: int) -> float:
+    found = [retrieval_scores(features[pool], labels[pool], features[held], labels[held]).average_precision
+             for pool, held in unit_folds(labels, units, seed)]
+    return 1 - float(np.concatenate(found).mean())
 
 
 def sample_scores(data: TaskData, outputs: np.ndarray) -> np.ndarray:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sciencessl.errors import RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
+from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import ModelCard, read_model
 
 
-def mark_encoder(encoder: Encoder, store: Store, data: TaskData) -> Mark:
+def mark_encoder(encoder: Encoder, store: Store, data: TaskData, test_store: Store | None = None) -> Mark:
     """Mark an encoder against a task: labels by name and origin, test samples by key.
 
     Runs that the encoder started from count as its own pretraining. Where one of them, or a training store, is out of
@@ -22,22 +23,25 @@ def mark_encoder(encoder: Encoder, store: Store, data: TaskData) -> Mark:
 
     Args:
         encoder: To be marked.
-        store: That the task is evaluated on.
-        data: The task.
+        store: That the task's labels are drawn from.
+        data: The task. Its test samples are looked up one by one: with folds, or where a value of a column is held out,
+            they may be of split=train.
+        test_store: That it is tested on, where that is another store.
     """
+    tested = store if test_store is None else test_store
     cards, complete = _ancestry(encoder.card)
-    overlaps = [_train_holds_test(card, store, data) for card in cards]
-    derived: dict[str, Sequence[str]] = dict(store.derived_from())
+    overlaps = [_train_holds_test(card, (tested, store), data) for card in cards]
+    derived: dict[str, Sequence[str]] = {**tested.derived_from(), **store.derived_from()}
     labels: dict[str, int] = {}
     for card in cards:
         derived = {**_derived_from(card), **derived}
-        for name, columns, count in _labels_of(card, data.task.column):
+        for name, columns, count in _labels_of(card, data.task.label_columns):
             labels[name] = max(count, labels.get(name, 0))
             # A question stands for its answers: it has their origins, and they its.
             derived[name] = tuple({*derived.get(name, ()), *columns} - {name})
     foreign = encoder.foreign or not complete
     mark = what_pretraining_saw(
-        labels, data.task.column, derived, any(overlaps), foreign=foreign, task_where=tuple(data.task.where)
+        labels, data.task.label_columns, derived, any(overlaps), foreign=foreign, task_where=tuple(data.task.where)
     )
     if None in overlaps and not foreign:
         mark = _unreachable(mark, cards[overlaps.index(None)])
@@ -61,13 +65,12 @@ def _ancestry(card: ModelCard) -> tuple[list[ModelCard], bool]:
     return cards, True
 
 
-def _labels_of(card: ModelCard, task_column: str) -> list[tuple[str, tuple[str, ...], int]]:
-    """(question or class column, its answer columns, labelled rows): the task's own column is never hidden in one."""
-    found = []
+def _labels_of(card: ModelCard, task_columns: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """(question or class column, its answer columns, labelled rows): the task's own columns are never hidden in one."""
     for name, count in (card.label_rows or dict.fromkeys(card.label_columns, 0)).items():
         columns = tuple(c for c in card.label_columns if c == name or c.startswith(f"{name}_"))
-        found.append((task_column if task_column in columns else name, columns, count))
-    return found
+        for own in [column for column in task_columns if column in columns] or [name]:
+            yield own, columns, count
 
 
 def _store_of(card: ModelCard) -> Store | None:
@@ -84,15 +87,23 @@ def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
     return {} if store is None else store.derived_from()
 
 
-def _train_holds_test(card: ModelCard, store: Store, data: TaskData) -> bool | None:
-    """Whether a test sample was in the run's split=train; None where its store is out of reach."""
-    if card.store_digest == store.digest:
-        return False  # one store, and split=train is all that pretraining reads
-    other = _store_of(card)
-    if other is None:
+def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskData) -> bool | None:
+    """Whether a test sample was in the run's split=train; None where its store is out of reach.
+
+    Args:
+        card: Of the run.
+        stores: The one that is tested on, and the one of the label pool: either may be the run's own.
+        data: The task.
+    """
+    tested = stores[0]
+    if card.store_digest == tested.digest:
+        return bool((tested.split_codes()[data.test] == SPLITS.index("train")).any())
+    found = [store for store in stores if store.digest == card.store_digest]
+    trained = found[0] if found else _store_of(card)
+    if trained is None:
         return None
-    seen = {key.tobytes() for key in other.keys(other.split("train").all())}
-    return any(key.tobytes() in seen for key in store.keys(data.test))
+    seen = {key.tobytes() for key in trained.keys(trained.split("train").all())}
+    return any(key.tobytes() in seen for key in tested.keys(data.test))
 
 
 def _unreachable(mark: Mark, card: ModelCard) -> Mark:

@@ -57,6 +57,7 @@ def _trained(
     return replace(
         encoder.card, method=arm, steps=training.max_steps, images=training.max_steps * BATCH, seed=key.subset_seed,
         store=str(store.path), store_digest=store.digest, table_digests=store.table_digests(),
-        label_columns=(data.task.column,), label_note="", label_rows={data.task.column: fit.n_labels},
+        label_columns=data.task.label_columns, label_note="",
+        label_rows=dict.fromkeys(data.task.label_columns, fit.n_labels),
         init_from=encoder.source,
     )

@@ -2,10 +2,11 @@
 
 The rule, first match first:
 
+- `own`: the run learned from a column of the task's own labels, whatever else it, or foreign weights that it started
+  from, may have seen.
 - `unknown`: the encoder is foreign (off-the-shelf weights), so nobody can tell.
-- `own`: the run learned from the task's own column.
-- `related`: a column that the run learned from, or that chose its training samples, has an origin in common with the
-  task's column or with a column that chooses the task's samples. The origins of a column are itself and all that
+- `related`: a column that the run learned from, or that chose its training samples, has an origin in common with a
+  column of the task or with a column that chooses the task's samples. The origins of a column are itself and all that
   `derived_from` leads to, transitively. So votes simulated from the task's classes are related to the task, a task on
   a column computed from those votes is related too, and so are two columns computed from one third. Labels that share
   no origin on record count as related as well, and the sentence says so: volunteers' votes and a class that was
@@ -54,7 +55,7 @@ def origins(column: str, derived_from: Mapping[str, Sequence[str]]) -> frozenset
 
 def what_pretraining_saw(
     run_label_columns: Mapping[str, int],
-    task_column: str,
+    task_columns: Sequence[str],
     derived_from: Mapping[str, Sequence[str]],
     train_keys_seen_test: bool,
     foreign: bool,
@@ -65,7 +66,7 @@ def what_pretraining_saw(
 
     Args:
         run_label_columns: Column or question that the run learned from -> number of labelled training samples.
-        task_column: The task's label column.
+        task_columns: The task's label columns, one or several.
         derived_from: Column -> columns that it was computed from, of all tables of run and task.
         train_keys_seen_test: Whether any key of the test samples is among the run's training keys.
         foreign: Whether the weights come from outside, so that their training is not on record.
@@ -74,17 +75,21 @@ def what_pretraining_saw(
     """
     also = " Test samples were among the training samples." if train_keys_seen_test else ""
     if foreign:
+        also += " What the foreign weights that it started from saw is not on record."
+    own = [column for column in task_columns if column in run_label_columns]
+    chose = [column for column in task_columns if column in run_selected_by]
+    if own:
+        counted = ", ".join(_counted(column, run_label_columns) for column in own)
+        text = f"The task's own labels were seen in pretraining: {counted}.{also}"
+        return Mark("own", text, tuple(sorted(own)), train_keys_seen_test)
+    if chose:
+        text = f"The task's own labels chose the training samples: {', '.join(chose)}.{also}"
+        return Mark("own", text, tuple(sorted(chose)), train_keys_seen_test)
+    if foreign:
         return Mark("unknown", "Unknown: foreign weights, whose training data are not on record.", (),
                     train_keys_seen_test)
-    if task_column in run_label_columns:
-        count = run_label_columns[task_column]
-        text = f"The task's own labels were seen in pretraining: {task_column} ({count:,} labelled samples).{also}"
-        return Mark("own", text, (task_column,), train_keys_seen_test)
-    if task_column in run_selected_by:
-        text = f"The task's own labels chose the training samples: {task_column}.{also}"
-        return Mark("own", text, (task_column,), train_keys_seen_test)
-    related = _related(run_label_columns, (task_column, *task_where), derived_from)
-    selecting = _related(run_selected_by, (task_column, *task_where), derived_from)
+    related = _related(run_label_columns, (*task_columns, *task_where), derived_from)
+    selecting = _related(run_selected_by, (*task_columns, *task_where), derived_from)
     others = sorted({*run_label_columns} - {*related})
     if related or selecting or others:
         named = [_counted(name, run_label_columns) for name in related]

@@ -113,7 +113,7 @@ def transfer(
         return _estimate(plan, features)
     write_atomic(plan.out / "subsets.parquet", parquet_bytes(_subset_table(plan)))
     outcomes, details, choices, done = _all_fits(plan, features, by)
-    marks = {run.name: mark_encoder(run, plan.store, plan.data) for run in plan.runs}
+    marks = {run.name: mark_encoder(run, plan.store, plan.data, plan.test_store) for run in plan.runs}
     result = TransferResult(
         out=plan.out, task=plan.data.task.name, unit=plan.data.task.unit, classes=plan.data.classes,
         n_pool=len(plan.data.train), n_test=len(plan.data.test), resolution=resolution(plan),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from sciencessl.domains.galaxy.tasks import MORPHOLOGY
 from sciencessl.evaluate.baseline import Choice, choose_variant, kept_choice
 from sciencessl.evaluate.linear import fit_logistic
 from sciencessl.evaluate.tasks import TaskData, load_task
+from sciencessl.evaluate.votes import fit_votes
+from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 
 
@@ -61,7 +63,26 @@ def test_with_few_labels_it_is_the_default(tmp_path: Path, survey: Store) -> Non
     variants: Any = {name: [Fake(name)] for name in ("statistics", "branches")}
     cache: Any = FakeCache(tmp_path, survey, data, {"statistics": 9.0, "branches": 0.1})
     choice = choose_variant(variants, cache, data, np.arange(12))
-    assert choice == Choice("statistics", {}, 12)
+    assert choice == Choice("statistics", {}, 12, "log loss")
     assert choice.note == "random weights with batch-norm statistics of unlabelled training images"
     next(tmp_path.iterdir()).write_text("{")
     assert kept_choice(variants, cache, data, np.arange(12)) is None
+
+
+@pytest.mark.parametrize("better", ["statistics", "branches"])
+def test_votes_choose_by_their_own_loss(tmp_path: Path, survey: Store, better: str) -> None:
+    data = load_task(survey, MORPHOLOGY)
+    votes = np.eye(3)[data.train_labels] * 4 + 1
+    task = TransferTask("v", kind="counts", columns=("a", "b", "c"))
+    data = replace(data, task=task, classes=task.columns, train_targets=votes, test_targets=np.ones((48, 3)))
+    variants: Any = {name: [Fake(f"{name}{i}") for i in range(2)] for name in ("statistics", "branches")}
+    noise = {e.digest: 0.3 if name == better else 2.0 for name, group in variants.items() for e in group}
+    cache: Any = FakeCache(tmp_path, survey, data, noise)
+    rows = np.arange(0, 96, 2)
+    choice = choose_variant(variants, cache, data, rows)
+    assert choice.variant == better
+    fits = [fit_votes(cache.get(e, data.train[rows]), votes[rows], data.train_units[rows], 0) for e in variants[better]]
+    assert choice.losses[better] == pytest.approx(np.mean([min(fit.search.values()) for fit in fits]))
+    assert "by cross-validated log loss per vote on 48 training labels" in choice.note
+    # The same labels asked as another kind are another question.
+    assert kept_choice(variants, cache, replace(data, task=MORPHOLOGY), rows) is None

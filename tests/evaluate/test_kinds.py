@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sciencessl.evaluate import metrics
 from sciencessl.evaluate.fits import run_fit
-from sciencessl.evaluate.kinds import frozen_fit, output_width, sample_scores
+from sciencessl.evaluate.kinds import frozen_fit, held_out_loss, output_width, sample_scores
+from sciencessl.evaluate.linear import fit_logistic, unit_folds
 from sciencessl.evaluate.multilabel import fit_labels
 from sciencessl.evaluate.retrieval import retrieval_scores
 from sciencessl.evaluate.statistics import hierarchical_interval
@@ -87,3 +90,39 @@ def test_retrieval_searches_the_budget_only() -> None:
     alone = retrieval_scores(FEATURES[ROWS], CLASSES[ROWS], FEATURES[N:], CLASSES[N:])
     np.testing.assert_allclose(found.probabilities[:, 0], alone.average_precision, rtol=1e-6)
     assert (found.chosen, found.trials) == ("k=10 (fixed)", 1)
+
+
+def test_the_held_out_loss_is_that_of_the_kinds_own_search() -> None:
+    train, found = FEATURES[:N][ROWS], {}
+    for kind in ("class", "multilabel", "counts"):
+        found[kind] = held_out_loss(task_data(kind), ROWS, train, 0)
+    assert found["class"] == min(fit_logistic(train, CLASSES[ROWS], ROWS, 0).search.values())
+    heads = fit_labels(train, PRESENT[ROWS], ROWS, 0).heads
+    assert found["multilabel"] == pytest.approx(np.mean([min(head.search.values()) for head in heads if head]))
+    assert found["counts"] == min(fit_votes(train, COUNTS[ROWS], ROWS, 0).search.values())
+
+
+def test_the_held_out_loss_of_retrieval_searches_other_units() -> None:
+    every, units = np.arange(N), np.arange(N) // 2
+    data = replace(task_data("retrieval"), train_units=units)
+    precision = np.full(N, np.nan)
+    for pool, held in unit_folds(CLASSES[:N], units, 3):
+        assert not {*units[pool]} & {*units[held]}
+        bank, asked = (
+            values / np.linalg.norm(values, axis=1, keepdims=True)
+            for values in (FEATURES[rows] - FEATURES[pool].mean(axis=0) for rows in (pool, held))
+        )
+        for i, query in zip(held, asked, strict=True):
+            relevant = CLASSES[pool][np.argsort(-bank @ query)] == CLASSES[i]
+            precision[i] = (np.cumsum(relevant) / (1 + np.arange(len(pool))))[relevant].mean()
+    assert held_out_loss(data, every, FEATURES[:N], 3) == pytest.approx(1 - precision.mean())
+
+
+@pytest.mark.parametrize("kind", ["class", "multilabel", "counts", "retrieval"])
+def test_with_few_labels_there_is_no_held_out_loss_and_the_test_is_never_read(kind: str) -> None:
+    data = task_data(kind)
+    few = np.arange(0, 60, 3)
+    assert held_out_loss(data, few, FEATURES[:N][few], 0) is None
+    blind = replace(data, test_labels=np.full(M, -99), test_targets=np.full((M, 3), np.inf))
+    train = FEATURES[:N][ROWS]
+    assert held_out_loss(blind, ROWS, train, 0) == held_out_loss(data, ROWS, train, 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
 from sciencessl.evaluate.encoders import random_encoder, run_encoder
+from sciencessl.evaluate.folds import fold_data
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.seen import Mark
 from sciencessl.evaluate.tasks import load_task
+from sciencessl.evaluate.tested_on import load_across, load_held_out
+from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import write_table
 
@@ -127,10 +131,63 @@ def test_another_store_in_the_place_of_the_training_store(
     assert _mark(run, store).level == "unknown"
 
 
-def test_a_task_on_an_answer_column_is_own(tmp_path: Path, store: Store, make_run: Any) -> None:
-    from dataclasses import replace
-
+def test_a_task_on_answer_columns_is_own(tmp_path: Path, store: Store, make_run: Any) -> None:
     run = make_run(tmp_path / "run", store, **VOTED)
     data = load_task(store, MORPHOLOGY)
-    data = replace(data, task=replace(data.task, column=ANSWERS[0]))
-    assert mark_encoder(run_encoder(run), store, data).level == "own"
+    for column in ANSWERS:
+        one = replace(data, task=replace(data.task, column=column))
+        assert mark_encoder(run_encoder(run), store, one).columns == (column,)
+    votes = replace(data, task=TransferTask("votes", kind="counts", columns=("other", ANSWERS[1])))
+    mark = mark_encoder(run_encoder(run), store, votes)
+    assert (mark.level, mark.columns) == ("own", ANSWERS[1:])
+
+
+def test_labels_related_to_one_of_several_columns(tmp_path: Path, store: Store, make_run: Any) -> None:
+    run = make_run(tmp_path / "run", store, label_columns=("class",), label_rows={"class": 24})
+    task = TransferTask("votes", kind="multilabel", columns=("other", ANSWERS[1]))
+    mark = mark_encoder(run_encoder(run), store, replace(load_task(store, MORPHOLOGY), task=task))
+    assert (mark.level, mark.columns) == ("related", ("class",))
+    assert mark.sentence.startswith("Related labels were seen in pretraining: class (24 labelled samples).")
+
+
+def test_a_model_that_learned_the_task_from_foreign_weights_is_own(
+    tmp_path: Path, store: Store, make_run: Any
+) -> None:
+    changes = {"label_columns": ("class",), "label_rows": {"class": 12}, "init_from": "timm:resnet18@w.safetensors"}
+    mark = _mark(make_run(tmp_path / "run", store, **changes), store)
+    assert mark.level == "own"
+    assert mark.sentence == (
+        "The task's own labels were seen in pretraining: class (12 labelled samples). What the foreign weights that it "
+        "started from saw is not on record."
+    )
+
+
+def test_folds_and_held_out_values_test_on_samples_of_split_train(
+    tmp_path: Path, make_store: Any, make_run: Any
+) -> None:
+    sites = {name: {"site": "test" if (i // 3) % 3 == 2 else "ab"[i // 3 % 3]} for i, name in enumerate(NAMES)}
+    survey = make_store(tmp_path / "s", NAMES, columns=sites)
+    encoder = run_encoder(make_run(tmp_path / "run", survey))
+    folds = fold_data(load_task(survey, MORPHOLOGY), 4, 0)
+    assert {mark_encoder(encoder, survey, fold).level for fold in folds} == {"transductive"}
+    assert mark_encoder(encoder, survey, load_held_out(survey, MORPHOLOGY, "site", "a")).transductive
+    # The site that coincides with split=test was never seen.
+    assert mark_encoder(encoder, survey, load_held_out(survey, MORPHOLOGY, "site", "test")).level == "none"
+
+
+def test_another_store_is_looked_up_sample_by_sample(
+    tmp_path: Path, store: Store, make_store: Any, make_run: Any
+) -> None:
+    others = [f"h{i:03d}" for i in range(36)]
+    apart = make_store(tmp_path / "apart.zarr", others)
+    data = load_across(store, MORPHOLOGY, apart)
+    own, far = run_encoder(make_run(tmp_path / "own", store)), run_encoder(make_run(tmp_path / "far", apart))
+    assert mark_encoder(own, store, data, apart).level == "none"
+    assert mark_encoder(far, store, data, apart).level == "transductive"
+    # Tested on what was split=train of the first store, read from a third one.
+    again = make_store(tmp_path / "again.zarr", [name for name in NAMES if int(name[1:]) // 3 % 3 != 2], side=44)
+    assert mark_encoder(own, apart, load_across(apart, MORPHOLOGY, again), again).level == "transductive"
+    # The pool's own store is the training store even where it was moved since.
+    shutil.move(store.path, tmp_path / "moved.zarr")
+    moved = Store(tmp_path / "moved.zarr")
+    assert mark_encoder(own, moved, data, apart).level == "none"

@@ -17,7 +17,8 @@ DERIVED = {
 
 
 def mark(columns, task, seen=False, foreign=False, **more):
-    return what_pretraining_saw(dict.fromkeys(columns, 1234), task, DERIVED, seen, foreign, **more)
+    tasks = (task,) if isinstance(task, str) else task
+    return what_pretraining_saw(dict.fromkeys(columns, 1234), tasks, DERIVED, seen, foreign, **more)
 
 
 def test_origins_follow_chains_and_survive_circles() -> None:
@@ -40,7 +41,10 @@ def test_origins_follow_chains_and_survive_circles() -> None:
         (["arms"], "is_disk", False, False, "related"),
         (["smooth-or-featured"], "class", True, False, "related"),
         ([], "class", False, True, "unknown"),
-        (["class"], "class", True, True, "unknown"),
+        (["arms"], "class", False, True, "unknown"),
+        (["class"], "class", True, True, "own"),
+        (["class"], ("redshift", "class"), False, False, "own"),
+        (["is_disk"], ("redshift", "arms"), False, False, "related"),
     ],
 )
 def test_levels(columns, task, seen, foreign, level) -> None:
@@ -68,3 +72,12 @@ def test_populations_selected_by_a_label_count() -> None:
     apart = mark(["smooth-or-featured"], "tidal")
     assert apart.level == "related"
     assert apart.sentence.startswith("Labels with no recorded link to the task were seen")
+
+
+def test_own_labels_are_named_even_on_foreign_weights() -> None:
+    result = mark(["redshift", "class"], ("class", "arms", "redshift"), foreign=True)
+    assert result.columns == ("class", "redshift")
+    assert result.sentence == (
+        "The task's own labels were seen in pretraining: class (1,234 labelled samples), redshift (1,234 labelled "
+        "samples). What the foreign weights that it started from saw is not on record."
+    )

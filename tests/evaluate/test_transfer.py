@@ -222,7 +222,7 @@ def test_a_second_call_does_nothing_again(
 
     monkeypatch.setattr(features_module, "embed_together", refuse)
     monkeypatch.setattr("sciencessl.evaluate.transfer.save_fit", refuse)
-    monkeypatch.setattr("sciencessl.evaluate.baseline.fit_logistic", refuse)
+    monkeypatch.setattr("sciencessl.evaluate.baseline.held_out_loss", refuse)
     again = _transfer([run, second], survey, out)
     assert again.fits == 0
     assert _same_rows(again, result)

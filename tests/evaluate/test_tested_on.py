@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sciencessl.domains.galaxy.tasks import MORPHOLOGY
+from sciencessl.errors import ConfigError, DataError, StoreError
+from sciencessl.evaluate.tasks import load_task
+from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
+from sciencessl.spec import TransferTask
+from sciencessl.store.reader import Store
+from sciencessl.store.tables import write_table
+
+NAMES = [f"g{i:03d}" for i in range(72)]
+OTHERS = [f"h{i:03d}" for i in range(30)]
+SITES = {name: "abc"[i // 9 % 3] for i, name in enumerate(NAMES)}
+BY_GROUP = TransferTask("tissue", "class", unit="group")
+
+
+def _sites(folder: Path, make_store: Any, **changes: Any) -> Store:
+    splits = {name: ("train", "train", "val", "test")[i // 3 % 4] for i, name in enumerate(NAMES)}
+    columns = {name: {"site": SITES[name], **changes.get(name, {})} for name in NAMES}
+    made: Store = make_store(folder, NAMES, splits=splits, columns=columns)
+    return made
+
+
+def test_one_site_is_left_out(tmp_path: Path, make_store: Any) -> None:
+    store = _sites(tmp_path / "s", make_store)
+    data = load_held_out(store, MORPHOLOGY, "site", "b")
+    place = {name: i for i, name in enumerate(store.ids)}
+    train = {*store.split("train").all().tolist()}
+    assert set(data.test) == {place[name] for name in NAMES if SITES[name] == "b"}
+    assert {int(i) in train for i in data.test} == {True, False}
+    assert set(data.train) == {i for i in train if SITES[store.ids[i]] != "b"}
+    whole = load_task(store, MORPHOLOGY)
+    assert data.classes == whole.classes
+    assert data.digest != whole.digest
+    assert data.test_ids.tolist() == [store.ids[i] for i in data.test]
+    assert [data.classes[c] for c in data.test_labels] == [("elliptical", "edge-on", "spiral")[int(name[1:]) % 3]
+                                                           for name in data.test_ids]
+    check_leak(store, data, store)
+
+
+def test_a_sample_of_no_known_site_is_on_neither_side(tmp_path: Path, make_store: Any) -> None:
+    store = _sites(tmp_path / "s", make_store, g000={"site": None}, g001={"site": None})
+    data = load_held_out(store, MORPHOLOGY, "site", "b")
+    assert not {"g000", "g001"} & {*data.train_ids, *data.test_ids}
+    assert "g002" in data.train_ids
+
+
+def test_kinds_with_several_columns_are_tested_elsewhere_too(tmp_path: Path, make_store: Any) -> None:
+    store = _sites(tmp_path / "s", make_store)
+    votes = {"yes": [i % 4 for i in range(72)], "no": [i % 3 for i in range(72)]}
+    write_table(store.path, "votes", pa.table({"id": NAMES, **votes}))
+    data = load_held_out(store, TransferTask("v", kind="counts", columns=("yes", "no")), "site", "a")
+    assert data.test_targets is not None
+    expected = [[int(name[1:]) % 4, int(name[1:]) % 3] for name in data.test_ids]
+    assert data.test_targets.tolist() == expected
+    assert {SITES[name] for name in data.train_ids} == {"b", "c"}
+
+
+def test_a_value_that_does_not_occur_lists_those_that_do(tmp_path: Path, make_store: Any) -> None:
+    store = _sites(tmp_path / "s", make_store, g000={"site": None})
+    with pytest.raises(ConfigError, match=r"--test site=d: no sample of .* has it. Values of 'site': b \(27\), a \(26\)"
+                                          r", c \(18\), missing \(1\)\."):
+        load_held_out(store, MORPHOLOGY, "site", "d")
+    with pytest.raises(ConfigError, match=r"g000 \(1\), .* and 52 more\."):
+        load_held_out(store, MORPHOLOGY, "id", "x")
+    with pytest.raises(StoreError, match=r"has no column 'sight'. Did you mean 'site'"):
+        load_held_out(store, MORPHOLOGY, "sight", "b")
+
+
+def test_a_site_of_one_class_or_with_a_patient_of_another_site_is_refused(tmp_path: Path, make_store: Any) -> None:
+    store = _sites(tmp_path / "s", make_store)
+    with pytest.raises(DataError, match=r"class=spiral of .* has 0 labelled samples of 0 classes .*\(left out by the "
+                                        r"task: 24 spiral \(no label in split=train without class=spiral\)"):
+        load_held_out(store, MORPHOLOGY, "class", "spiral")
+    shared = _sites(tmp_path / "t", make_store, **{name: {"group": f"p{i // 6}"} for i, name in enumerate(NAMES)})
+    with pytest.raises(DataError, match=r"1 values of 'group' are in both split=train without site=b and site=b, such "
+                                        r"as \['p10'\]"):
+        load_held_out(shared, BY_GROUP, "site", "b")
+
+
+def test_another_store_is_the_test(tmp_path: Path, survey: Store, make_store: Any) -> None:
+    classes = {name: ("elliptical", "edge-on", "spiral", "ring")[i % 4] for i, name in enumerate(OTHERS)}
+    other = make_store(tmp_path / "o", OTHERS, classes=classes, splits={OTHERS[0]: "val", OTHERS[1]: "train"})
+    task = TransferTask("t", "class")
+    data, alone = load_across(survey, task, other), load_task(survey, task)
+    assert np.array_equal(data.train, alone.train)
+    assert (data.digest, data.classes) == (alone.digest, alone.classes)
+    assert [other.ids[i] for i in data.test] == data.test_ids.tolist()
+    assert {*data.test_ids} == {name for name in OTHERS if classes[name] != "ring"}
+    assert [data.classes[c] for c in data.test_labels] == [classes[name] for name in data.test_ids]
+    assert data.dropped == {"ring (no label in split=train)": 7}
+    check_leak(survey, data, other)
+
+
+def test_both_stores_need_the_columns_and_the_unit(tmp_path: Path, survey: Store, make_store: Any) -> None:
+    unlabelled = make_store(tmp_path / "u", OTHERS, classes={})
+    with pytest.raises(StoreError, match=r"reads column 'class', which .*u does not have"):
+        load_across(survey, MORPHOLOGY, unlabelled)
+    grouped = make_store(tmp_path / "g", OTHERS, columns={name: {"group": f"p{name}"} for name in OTHERS})
+    with pytest.raises(DataError, match=r"its unit is 'group', which .*survey.zarr does not record, and the other"):
+        load_across(survey, BY_GROUP, grouped)
+    with pytest.raises(DataError, match=r"its unit is 'group', which .*survey.zarr does not record, and the other"):
+        load_across(grouped, BY_GROUP, survey)
+    assert load_across(grouped, MORPHOLOGY, survey).task.unit == "object"
+
+
+def _leak(store: Store, other: Store, task: TransferTask = MORPHOLOGY) -> None:
+    check_leak(store, load_across(store, task, other), other)
+
+
+def test_the_same_sample_by_id_in_both_stores(tmp_path: Path, survey: Store, make_store: Any) -> None:
+    pool = [survey.ids[i] for i in survey.split("train").all()]
+    with pytest.raises(DataError, match=r"2 of 32 test samples of .* are the same thing as samples of the label pool "
+                                        rf"of .*survey\.zarr: 2 by id \(such as {pool[0]}, {pool[1]}\); 2 by stored"):
+        _leak(survey, make_store(tmp_path / "o", [*pool[:2], *OTHERS]))
+    # Other pixels under the same id, and samples of split=test, which no fit learns from.
+    with pytest.raises(DataError, match=r"1 by id \(such as g\d+\)\. The test would leak"):
+        _leak(survey, make_store(tmp_path / "p", [pool[0], *OTHERS], side=44))
+    test = [survey.ids[i] for i in survey.split("test").all()]
+    _leak(survey, make_store(tmp_path / "q", [*test, *OTHERS]))
+
+
+def test_the_same_pixels_under_another_id(tmp_path: Path, make_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {name: {"pixel_hash": f"x{i}", "content_hash": f"y{i}"} for i, name in enumerate(NAMES)}
+    hashed = make_store(tmp_path / "b", NAMES, columns=columns)
+    again = {name: {"pixel_hash": f"z{i}", "content_hash": f"w{i}"} for i, name in enumerate(OTHERS)}
+    clean = make_store(tmp_path / "c", OTHERS, columns=again)
+    recoded = make_store(tmp_path / "d", OTHERS, columns=again | {"h004": {"pixel_hash": "x4", "content_hash": "w4"}})
+    plain = make_store(tmp_path / "a", NAMES)
+    _leak(hashed, clean)
+    with pytest.raises(DataError, match=r"1 of 30 test samples .*: 1 by pixel_hash \(such as h004\)\. The test would"):
+        _leak(hashed, recoded)
+    _leak(plain, clean)
+    # Where one store keeps no hashes the bytes are read: here those of one pool sample are those of one test sample.
+    payloads, twin = Store.payloads, "h004"
+
+    def copied(self: Store, name: str, index: np.ndarray) -> list[Any]:
+        if self.ids[int(index[0])] in (twin, "g001"):
+            return [b"the same"]
+        return payloads(self, name, index)
+
+    monkeypatch.setattr(Store, "payloads", copied)
+    with pytest.raises(DataError, match=r"1 of 30 test samples .*: 1 by stored bytes \(such as h004\)"):
+        _leak(plain, clean)
+    _leak(hashed, clean)
+
+
+def test_the_same_group_in_both_stores(tmp_path: Path, make_store: Any) -> None:
+    ours = make_store(tmp_path / "a", NAMES, columns={name: {"group": f"p{i // 9}"} for i, name in enumerate(NAMES)})
+    theirs = {name: {"group": f"q{i}"} for i, name in enumerate(OTHERS)}
+    _leak(ours, make_store(tmp_path / "b", OTHERS, columns=theirs))
+    shared = make_store(tmp_path / "c", OTHERS, columns=theirs | {"h003": {"group": "p0"}, "h007": {"group": None}})
+    with pytest.raises(DataError, match=r"1 by group \(such as h003\)"):
+        _leak(ours, shared)
+
+
+def test_equal_bytes_are_found_in_one_store(survey: Store) -> None:
+    data = load_task(survey, MORPHOLOGY)
+    check_leak(survey, data, survey)
+    both = replace(data, test=np.append(data.test, data.train[:1]))
+    with pytest.raises(DataError, match=r"1 of 49 test samples .* 1 by id .* 1 by stored bytes"):
+        check_leak(survey, both, survey)
