@@ -9,8 +9,7 @@ from typing import Any
 
 from sciencessl.evaluate.compare import NEVER_LEARNED, Comparison, Line, TaskTable
 from sciencessl.evaluate.compare_output import metric_words, name_words
-from sciencessl.evaluate.figures import MARKERS
-from sciencessl.evaluate.plots import COLOURS, GREY
+from sciencessl.evaluate.plots import COLOURS, GREY, LINES, MARKERS, marker_of
 
 _COLUMNS = 3
 """Panels beside each other."""
@@ -26,7 +25,7 @@ class Style:
 
     colour: str
     marker: str
-    line: str
+    line: Any
     label: str
 
     @property
@@ -36,18 +35,17 @@ class Style:
 
 
 def curve_styles(tasks: Sequence[TaskTable]) -> dict[tuple[str, str], Style]:
-    """(encoder, arm) -> its style: colour and marker together differ, random encoders are grey, kNN is dashed."""
+    """(encoder, arm) -> its style: colour and marker together differ, random encoders are grey, arms differ in line."""
     found: dict[tuple[str, str], Style] = {}
     coloured = grey = 0
     for encoder, arm in dict.fromkeys(key for task in tasks for key in task.curves):
-        line = "--" if arm == "knn" else "-"
+        line = LINES[arm]
         label = _label(tasks, encoder, arm)
         if arm == "random":
             found[encoder, arm] = Style(GREY, MARKERS[grey % len(MARKERS)], line, label)
             grey += 1
             continue
-        marker = MARKERS[(coloured + coloured // len(COLOURS)) % len(MARKERS)]
-        found[encoder, arm] = Style(COLOURS[coloured % len(COLOURS)], marker, line, label)
+        found[encoder, arm] = Style(COLOURS[coloured % len(COLOURS)], marker_of(coloured), line, label)
         coloured += 1
     return found
 
