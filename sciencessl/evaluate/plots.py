@@ -38,7 +38,8 @@ def few_label_figure(result: TransferResult) -> Any:
     from matplotlib.figure import Figure
 
     found = curves(result.rows)
-    figure = Figure(figsize=(8.6, 4.9 + 0.32 * (len(found) // 2)), layout="constrained")
+    lines = sum(1.3 + _label(rows).count("\n") for rows in found) / 2  # of the legend, which has two columns
+    figure = Figure(figsize=(8.6, 4.7 + 0.14 * lines), layout="constrained")
     axes = figure.subplots()
     colours = iter(COLOURS * (len(found) // len(COLOURS) + 1))
     for number, rows in enumerate(found):
@@ -50,7 +51,7 @@ def few_label_figure(result: TransferResult) -> Any:
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("labels used (number of samples)")
-    axes.set_ylabel(_axis(result), parse_math=False)
+    axes.set_ylabel(textwrap.fill(_axis(result), 36), parse_math=False)
     tested = f", tested on {result.tested}" if result.tested else ""
     title = f"{result.task}{tested}: {result.n_test:,} test samples, 95 % intervals"
     axes.set_title(textwrap.fill(title, 100), fontsize=10, parse_math=False)
@@ -64,8 +65,8 @@ def few_label_figure(result: TransferResult) -> Any:
 def _draw_curve(axes: Any, rows: Sequence[Row], colour: str, marker: str) -> None:
     sizes, style = [row.n_labels for row in rows], LINES.get(rows[0].arm, "-")
     for line in thin_lines(rows):
-        axes.plot(*zip(*line, strict=True), color=colour, lw=0.7, alpha=0.4, zorder=1.5)
-    axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.15, lw=0)
+        axes.plot(*zip(*line, strict=True), color=colour, lw=0.7, alpha=0.55, zorder=1.5)
+    axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.1, lw=0)
     axes.plot(sizes, [row.score for row in rows], color=colour, marker=marker, ls=style, ms=5, lw=2,
               label=_label(rows))
 

@@ -27,6 +27,7 @@ METRICS = {
 }
 """Metrics whose name is not their words."""
 
+_NOT_PRETRAINED = ("scratch", "random")
 _ASKS = {
     "class": "tells {} apart",
     "multilabel": "asks which of {} are present",
@@ -86,7 +87,7 @@ def curves(rows: Sequence[Row]) -> list[list[Row]]:
 
 def curve_name(encoder: str, arm: str) -> str:
     """`byol, frozen`; the name alone where it is that of the arm."""
-    return encoder if arm in ("scratch", "random") else f"{encoder}, {arm}"
+    return encoder if arm in _NOT_PRETRAINED else f"{encoder}, {arm}"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -162,7 +163,7 @@ def _resolution(result: TransferResult) -> str:
 
 def one_checkpoint_each(rows: Sequence[Row]) -> bool:
     """Whether no curve of the table speaks for more than one pretraining seed."""
-    return all(row.seeds == 1 for row in rows if row.arm != "random")
+    return all(row.seeds == 1 for row in rows if row.arm not in _NOT_PRETRAINED)
 
 
 def band_note(rows: Sequence[Row]) -> str:
@@ -171,9 +172,9 @@ def band_note(rows: Sequence[Row]) -> str:
     note = f"95 % intervals over label subsets and test units{random}"
     if one_checkpoint_each(rows):
         return f"{note}, for this checkpoint only"
-    alone = sorted({row.encoder for row in rows if row.seeds == 1 and row.arm != "random"})
+    alone = sorted({row.encoder for row in rows if row.seeds == 1 and row.arm not in _NOT_PRETRAINED})
     several = note.replace("over label", "over pretraining seeds, label")
-    return f"{several}; without seeds, for one checkpoint only: {listed(alone)}" if alone else several
+    return f"{several}; for this checkpoint only: {listed(alone)}" if alone else several
 
 
 def variance_sentences(result: TransferResult) -> list[str]:
@@ -188,7 +189,7 @@ def _variance_sentence(row: Row) -> str:
         names = {**names, "pretraining": "the random encoder"}
     shares = [f"{100 * part / total:.0f}\N{NO-BREAK SPACE}% from {names.get(name, name)}"
               for name, part in row.parts.items()]
-    return f"Variance of {curve_name(row.encoder, row.arm)} at {_labels(row)}: {listed(shares)}."
+    return f"{curve_name(row.encoder, row.arm)} at {_labels(row)}: {listed(shares)}."
 
 
 def _arm_sentence(rows: Sequence[Row], metric: str) -> str:

@@ -84,7 +84,7 @@ def test_chance_is_drawn_for_balanced_accuracy_only(full_result: TransferResult)
     votes = replace(full_result, kind="counts", metric="nll", lower_is_better=True)
     axes = few_label_figure(votes).axes[0]
     assert not [line for line in axes.lines if line.get_label() == "chance"]
-    assert axes.get_ylabel() == "negative log-likelihood (nats a vote, lower is better)"
+    assert axes.get_ylabel() == "negative log-likelihood (nats a\nvote, lower is better)"
 
 
 def test_the_title_says_what_it_was_tested_on(full_result: TransferResult) -> None:

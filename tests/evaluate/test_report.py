@@ -307,7 +307,8 @@ def test_all_that_a_table_holds_is_on_the_page(run: Path, full_result: TransferR
     for name in ("few_labels", "differences", "reliability", "confusion"):
         assert (tmp_path / "page" / f"{name}.png").is_file()
     for told in (
-        "Tested on telescope = B.", "byol (3 seeds)", "random (5 encoders)", "Variance of hybrid, finetune at 2,853",
+        "Tested on telescope = B.", "byol (3 seeds)", "random (5 encoders)",
+        "hybrid, finetune at 2,853 labels: 60 % from",
         "17.5 and above 372 360 0.580 [0.530, 0.630] worst", "missing 8 3 0.550 3 of 4 classes occur", "By mag",
         "95 % intervals over pretraining seeds",
     ):
@@ -321,7 +322,7 @@ def test_all_that_a_table_holds_is_on_the_page(run: Path, full_result: TransferR
 
 def test_what_a_table_lacks_is_left_out(page: str) -> None:
     words = Structure(page).words
-    for heading in ("Where the uncertainty comes from", "Does the confidence", "What is taken for what", "By "):
+    for heading in ("Where the variance", "Does the confidence", "What is taken for what", "By "):
         assert heading not in words, heading
     assert "One checkpoint each" in words
 

@@ -120,10 +120,10 @@ def test_variances_are_told_in_percent_at_the_largest_budget(full_result: Transf
     told = words.variance_sentences(full_result)
     space = "\N{NO-BREAK SPACE}"
     assert told[0] == (
-        f"Variance of byol, frozen at 2,853 labels: 60{space}% from the pretraining seed, 10{space}% from the label "
+        f"byol, frozen at 2,853 labels: 60{space}% from the pretraining seed, 10{space}% from the label "
         f"subset, 30{space}% from the test units and 0{space}% from their interactions."
     )
-    assert told[-1].startswith(f"Variance of random at 2,853 labels: 60{space}% from the random encoder,")
+    assert told[-1].startswith(f"random at 2,853 labels: 60{space}% from the random encoder,")
     assert len(told) == 5  # the curve from scratch knows no parts
     single = tuple(replace(row, parts={"units": 1e-4}) for row in full_result.rows)
     assert words.variance_sentences(replace(full_result, rows=single)) == []
@@ -132,9 +132,10 @@ def test_variances_are_told_in_percent_at_the_largest_budget(full_result: Transf
 def test_the_note_of_the_bands_says_what_they_speak_for(full_result: TransferResult) -> None:
     rows = full_result.rows
     assert words.band_note(rows) == (
-        "95 % intervals over pretraining seeds, label subsets and test units (random: encoders too); without seeds, "
-        "for one checkpoint only: scratch"
+        "95 % intervals over pretraining seeds, label subsets and test units (random: encoders too)"
     )
+    mixed = [replace(row, seeds=1) if row.encoder == "hybrid" else row for row in rows]
+    assert words.band_note(mixed).endswith("; for this checkpoint only: hybrid")
     alone = [replace(row, seeds=1) for row in rows]
     assert words.band_note(alone) == "95 % intervals over label subsets and test units, for this checkpoint only"
     assert words.one_checkpoint_each(alone)
