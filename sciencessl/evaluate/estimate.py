@@ -79,7 +79,7 @@ def _training(plan: Plan, items: Sequence[Item]) -> float:
         if encoder.digest not in steps:
             labelled = Labelled(plan.store, data.train[rows], labels, units)
             steps[encoder.digest] = step_seconds(encoder.module, encoder.card, labelled, training)
-        trainings = 1 if few_units(labels, units) else 1 + len(LEARNING_RATES)
-        batches = trainings * training.max_steps + FORWARD * len(data.test) / BATCH
+        tried = 0 if few_units(labels, units) else len(LEARNING_RATES) * training.trial.max_steps
+        batches = training.max_steps + tried + FORWARD * len(data.test) / BATCH
         total += batches * steps[encoder.digest]
     return total

@@ -187,6 +187,20 @@ def test_an_epoch_shows_every_row_once_and_no_other(
     assert sorted(read) == sorted(labelled.index.tolist() * (2 * BATCH // 16))
 
 
+def test_rates_are_tried_with_half_the_steps(encoder: Encoder, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    real = finetune._Start.train
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        taken.append(self.training.max_steps)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(finetune._Start, "train", counted)
+    _fit(encoder, rows(33), Training(4, 0))
+    assert taken == [2] * len(LEARNING_RATES) + [4]
+    assert Training(1).trial.max_steps == 1
+
+
 def test_rates_are_fixed_for_few_labels_and_searched_for_more(encoder: Encoder, rows: Rows) -> None:
     few, more = _fit(encoder, rows(30), Training(1, 0)), _fit(encoder, rows(33), Training(1, 0))
     assert (few.rate, few.trials, few.search) == (FIXED_LEARNING_RATE, 1, {})
