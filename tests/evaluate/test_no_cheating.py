@@ -52,7 +52,7 @@ def _features(name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, make_store: Any) -> Stores:
-    """A survey twice: `true`, and `turned` outside the budget: pool labels to one class, test labels to the next one."""
+    """A survey twice: `true`, and `turned` outside the budget: pool labels to one class, test labels to the next."""
     made = {}
     for kind in ("true", "turned"):
         labels, signs, votes = [], [], []
