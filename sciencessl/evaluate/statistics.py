@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -126,10 +127,10 @@ def hierarchical_interval(
         var(theta_s) / S  +  U/(U-K) sum_g mean_s(r_sg)^2  -  interaction,
 
     the third term being the seed-by-unit variance that both others contain (two-way random effects, method of moments;
-    for equal units exactly (MS_seed + MS_unit - MS_rest) / (S U)). It is never taken below the larger of the first two.
-    Degrees of freedom are Satterthwaite's. Units (patients, source tiles) are the clusters: samples of one unit may
-    depend on each other in any way. With one seed only the units' part is left, and the interval speaks of these labels
-    only. Source: Cameron & Miller (2015) for the cluster-robust part, Satterthwaite (1946) for df, their sum ours.
+    for equal units exactly (MS_seed + MS_unit - MS_rest) / (S U)). It is never taken below the larger of the first two;
+    degrees of freedom are those of `variance_and_degrees`. Units (patients, source tiles) are the clusters: samples of
+    one unit may depend on each other in any way. With one seed only the units' part is left, and the interval speaks of
+    these labels only. Source: Cameron & Miller (2015) for the cluster-robust part, its sum with the seeds' ours.
 
     For the difference of two arms give the difference of their scores.
 
@@ -153,21 +154,20 @@ def hierarchical_interval(
     theta, influence = unit_influence(scores, of_unit, of_class)
     common = influence.mean(axis=0)
     small = n_units / (n_units - n_classes)
-    by_unit = small * float((common**2).sum())
-    parts, freedom = {"units": by_unit}, {"units": float(n_units - n_classes)}
+    squares, degrees = {"u": small * float((common**2).sum())}, {"u": float(n_units - n_classes)}
     if n_seeds > 1:
-        parts["seeds"] = float(theta.var(ddof=1)) / n_seeds
-        parts["interaction"] = small * float(((influence - common) ** 2).sum()) / (n_seeds * (n_seeds - 1))
-        freedom |= {"seeds": n_seeds - 1.0, "interaction": (n_seeds - 1.0) * (n_units - n_classes)}
-    total = by_unit + parts.get("seeds", 0.0) - parts.get("interaction", 0.0)
-    variance = max(total, by_unit, parts.get("seeds", 0.0))
-    spread = sum(part**2 / freedom[name] for name, part in parts.items())
-    df = variance**2 / spread if spread > 0 else float(min(freedom.values()))
+        rest = small * float(((influence - common) ** 2).sum())
+        squares |= {"s": float(theta.var(ddof=1)) / n_seeds, "su": rest / (n_seeds * (n_seeds - 1))}
+        degrees |= {"s": n_seeds - 1.0, "su": (n_seeds - 1.0) * (n_units - n_classes)}
+    variance, df = (float(value) for value in variance_and_degrees(squares, degrees))
+    parts = {_SOURCES[name]: square for name, square in squares.items()}
     return Interval(float(theta.mean()), variance**0.5, df, confidence, n_seeds, n_units, parts)
 
 
 def widened(interval: Interval, variance: float, df: float, name: str) -> Interval:
-    """The interval of an estimate minus an independent one of that variance; degrees of freedom are Satterthwaite's.
+    """The interval of an estimate minus an independent one of that variance.
+
+    Degrees of freedom are pooled as in `variance_and_degrees`, with the same factor for the few that the other has.
 
     Args:
         interval: Of the estimate.
@@ -179,8 +179,40 @@ def widened(interval: Interval, variance: float, df: float, name: str) -> Interv
         return interval
     own = interval.standard_error**2
     total = own + variance
-    freedom = total**2 / (own**2 / interval.df + variance**2 / df) if total > 0 else interval.df
-    return replace(interval, standard_error=total**0.5, df=freedom, parts={**interval.parts, name: variance})
+    spread = own**2 / interval.df + variance**2 * (1 + 2 / df) / df
+    freedom = total**2 / spread if spread > 0 else interval.df
+    return replace(interval, standard_error=total**0.5, df=max(freedom, min(interval.df, df)), parts={**interval.parts, name: variance})
+
+
+_SOURCES = {"u": "units", "s": "seeds", "su": "interaction"}
+
+
+def variance_and_degrees(
+    squares: Mapping[str, float | np.ndarray], degrees: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance V of a grand mean over crossed factors, and its degrees of freedom.
+
+    V is `net_square`, at least the largest mean square of a single factor. Degrees of freedom are
+    V^2 / sum_T A_T^2 (1 + 2 / f_T) / f_T, at least the smallest f: Satterthwaite's (1946) with a factor of ours,
+    without which three repetitions that vary more than anything else cover 92 % where they say 95 %.
+
+    Args:
+        squares: Letters of the factors, such as `su` -> mean square A as a variance of the grand mean, (...).
+        degrees: The same letters -> degrees of freedom f.
+
+    Returns:
+        Two arrays (...).
+    """
+    largest = np.max([np.asarray(square) for name, square in squares.items() if len(name) == 1], axis=0)
+    variance = np.maximum(net_square(squares), largest)
+    spread = sum(square**2 * (1 + 2 / degrees[name]) / degrees[name] for name, square in squares.items())
+    # Without any spread the width is zero whatever the degrees of freedom.
+    return variance, np.maximum(variance**2 / np.maximum(spread, 1e-300), min(degrees.values()))
+
+
+def net_square(squares: Mapping[str, Any], source: str = "") -> Any:
+    """Inclusion and exclusion over the mean squares that hold a source; over all of them for an empty one."""
+    return sum((1 if len(name) % 2 else -1) * value for name, value in squares.items() if source in name)
 
 
 def unit_positions(scores: np.ndarray, units: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

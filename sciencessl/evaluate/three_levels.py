@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from sciencessl.errors import DataError
-from sciencessl.evaluate.statistics import Interval, check_share, unit_influence, unit_positions
+from sciencessl.evaluate.statistics import (
+    Interval,
+    check_share,
+    net_square,
+    unit_influence,
+    unit_positions,
+    variance_and_degrees,
+)
 
 NAMES = {"p": "pretraining", "s": "subsets", "u": "units"}
 """Source of variance, as in the formulas and as in `Interval.parts`."""
@@ -28,10 +34,9 @@ def three_level_interval(
 
         A_p + A_s + A_u - A_ps - A_pu - A_su + A_psu
 
-    (three-way random effects, method of moments). It is never taken below the largest of the first three. Degrees of
-    freedom are V^2 / sum_T A_T^2 (1 + 2 / f_T) / f_T, at least the smallest f: Satterthwaite's (1946) with a factor of
-    ours. Without it three pretraining seeds that vary more than anything else cover 92 % where they say 95 %. Where
-    nothing but noise of single answers varies, not even test units, the interval is too wide.
+    (three-way random effects, method of moments). It is never taken below the largest of the first three; degrees of
+    freedom are those of `variance_and_degrees`. Where nothing but noise of single answers varies, not even test units,
+    the interval is too wide.
 
     For the difference of two arms or methods give the difference of their scores.
 
@@ -75,25 +80,6 @@ def three_level_interval(
     )
 
 
-def variance_and_degrees(
-    squares: Mapping[str, float | np.ndarray], degrees: Mapping[str, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of the grand mean and its degrees of freedom, as `three_level_interval` says.
-
-    Args:
-        squares: Letters of the factors, such as `pu` -> mean square as a variance of the grand mean, (...).
-        degrees: The same letters -> degrees of freedom.
-
-    Returns:
-        Two arrays (...).
-    """
-    largest = np.max([np.asarray(square) for name, square in squares.items() if len(name) == 1], axis=0)
-    variance = np.maximum(_net(squares, ""), largest)
-    spread = sum(square**2 * (1 + 2 / degrees[name]) / degrees[name] for name, square in squares.items())
-    # Without any spread the width is zero whatever the degrees of freedom.
-    return variance, np.maximum(variance**2 / np.maximum(spread, 1e-300), min(degrees.values()))
-
-
 def _mean_squares(values: np.ndarray) -> dict[str, float]:
     """(P, S, G) values -> sums of squares over G of their grand mean (``), and of the effects of `p`, `s` and `ps`.
 
@@ -110,11 +96,6 @@ def _mean_squares(values: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _net(squares: Mapping[str, Any], source: str) -> Any:
-    """Inclusion and exclusion over the mean squares that hold a source; over all of them for an empty one."""
-    return sum((1 if len(name) % 2 else -1) * value for name, value in squares.items() if source in name)
-
-
 def _parts(squares: Mapping[str, float], variance: float) -> dict[str, float]:
-    alone = {NAMES[letter]: max(_net(squares, letter), 0.0) for letter in squares if len(letter) == 1}
+    alone = {NAMES[letter]: max(net_square(squares, letter), 0.0) for letter in squares if len(letter) == 1}
     return {**alone, "interactions": max(variance - sum(alone.values()), 0.0)}
