@@ -11,7 +11,8 @@ from typing import Any
 from sciencessl.config import read_yaml
 from sciencessl.errors import ConfigError, SciencesslError, unknown_name
 from sciencessl.evaluate.encoders import VARIANTS, Encoder, random_encoder, scratch_encoder
-from sciencessl.evaluate.finetune import Training, check_stages
+from sciencessl.evaluate.finetune import Training
+from sciencessl.evaluate.stages import check_stages
 from sciencessl.spec import TransferTask
 from sciencessl.train.folder import CONFIG
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from sciencessl.errors import ConfigError, DataError
+from sciencessl.evaluate.mean_squares import variance_and_degrees
 from sciencessl.evaluate.metrics import Metric
 
 
@@ -160,7 +160,8 @@ def hierarchical_interval(
         squares |= {"s": float(theta.var(ddof=1)) / n_seeds, "su": rest / (n_seeds * (n_seeds - 1))}
         degrees |= {"s": n_seeds - 1.0, "su": (n_seeds - 1.0) * (n_units - n_classes)}
     variance, df = (float(value) for value in variance_and_degrees(squares, degrees))
-    parts = {_SOURCES[name]: square for name, square in squares.items()}
+    names = {"u": "units", "s": "seeds", "su": "interaction"}
+    parts = {names[factors]: square for factors, square in squares.items()}
     return Interval(float(theta.mean()), variance**0.5, df, confidence, n_seeds, n_units, parts)
 
 
@@ -181,38 +182,8 @@ def widened(interval: Interval, variance: float, df: float, name: str) -> Interv
     total = own + variance
     spread = own**2 / interval.df + variance**2 * (1 + 2 / df) / df
     freedom = total**2 / spread if spread > 0 else interval.df
-    return replace(interval, standard_error=total**0.5, df=max(freedom, min(interval.df, df)), parts={**interval.parts, name: variance})
-
-
-_SOURCES = {"u": "units", "s": "seeds", "su": "interaction"}
-
-
-def variance_and_degrees(
-    squares: Mapping[str, float | np.ndarray], degrees: Mapping[str, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Variance V of a grand mean over crossed factors, and its degrees of freedom.
-
-    V is `net_square`, at least the largest mean square of a single factor. Degrees of freedom are
-    V^2 / sum_T A_T^2 (1 + 2 / f_T) / f_T, at least the smallest f: Satterthwaite's (1946) with a factor of ours,
-    without which three repetitions that vary more than anything else cover 92 % where they say 95 %.
-
-    Args:
-        squares: Letters of the factors, such as `su` -> mean square A as a variance of the grand mean, (...).
-        degrees: The same letters -> degrees of freedom f.
-
-    Returns:
-        Two arrays (...).
-    """
-    largest = np.max([np.asarray(square) for name, square in squares.items() if len(name) == 1], axis=0)
-    variance = np.maximum(net_square(squares), largest)
-    spread = sum(square**2 * (1 + 2 / degrees[name]) / degrees[name] for name, square in squares.items())
-    # Without any spread the width is zero whatever the degrees of freedom.
-    return variance, np.maximum(variance**2 / np.maximum(spread, 1e-300), min(degrees.values()))
-
-
-def net_square(squares: Mapping[str, Any], source: str = "") -> Any:
-    """Inclusion and exclusion over the mean squares that hold a source; over all of them for an empty one."""
-    return sum((1 if len(name) % 2 else -1) * value for name, value in squares.items() if source in name)
+    return replace(interval, standard_error=total**0.5, df=max(freedom, min(interval.df, df)),
+                   parts={**interval.parts, name: variance})
 
 
 def unit_positions(scores: np.ndarray, units: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sciencessl.errors import DataError
-from sciencessl.evaluate.statistics import (
-    Interval,
-    check_share,
-    net_square,
-    unit_influence,
-    unit_positions,
-    variance_and_degrees,
-)
+from sciencessl.evaluate.mean_squares import net_square, variance_and_degrees
+from sciencessl.evaluate.statistics import Interval, check_share, unit_influence, unit_positions
 
 NAMES = {"p": "pretraining", "s": "subsets", "u": "units"}
 """Source of variance, as in the formulas and as in `Interval.parts`."""

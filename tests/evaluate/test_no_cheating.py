@@ -97,7 +97,7 @@ def _network(encoder: Encoder) -> Trial:
         index = data.train[rows]
         features = compute_embeddings(encoder, store, index, workers=0)
         labelled = Labelled(store, index, data.train_labels[rows], data.train_units[rows], features)
-        return run_training(encoder.module, encoder.card, labelled, data.test[:12], data.test_labels[:12], 3,
+        return run_training(encoder.module, encoder.card, labelled, store, data.test[:12], data.test_labels[:12], 3,
                             Training(1, 0), 0)
 
     return fit
@@ -160,7 +160,7 @@ def test_a_head_that_peeks_is_caught(stores: Stores, monkeypatch: pytest.MonkeyP
 
 
 def test_a_rate_that_is_tuned_on_test_is_caught(stores: Stores, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def peeking(self: Any, rows: Labelled) -> dict[float, float]:
+    def peeking(self: Any, rows: Labelled) -> dict[float, Any]:
         data, first = load_task(rows.store, MORPHOLOGY), self.classifier(rows)
         losses = {}
         for rate in finetune.LEARNING_RATES:

@@ -20,7 +20,6 @@ from sciencessl.evaluate.statistics import (
     paired_difference,
     planned_resolution,
     t_interval,
-    variance_and_degrees,
 )
 
 
@@ -157,36 +156,6 @@ def test_hierarchical_interval_covers(seeds: int, seed_sd: float, unit_sd: float
         interval = hierarchical_interval(scores, units)
         covered += interval.low <= 0.6 <= interval.high
     assert 0.93 < covered / (REPEATS // 2) < 0.97
-
-
-def two_way_coverage(seeds: int, units: int, ratio: float, noise: float, plain: bool = False) -> float:
-    """Share of 40 000 intervals that hold the truth, of equal units and normal effects.
-
-    The mean squares are then independent multiples of chi-square, and independent of the mean. `ratio` is the variance
-    of the mean from seeds over that from units, `noise` that of single answers.
-    """
-    rng, draws = np.random.default_rng(12), 40_000
-    own = {"s": ratio, "u": 1.0, "su": noise}
-    expected = {"s": own["s"] + own["su"], "u": own["u"] + own["su"], "su": own["su"]}
-    degrees = {"s": seeds - 1.0, "u": units - 1.0, "su": (seeds - 1.0) * (units - 1)}
-    squares = {name: value * rng.chisquare(degrees[name], draws) / degrees[name] for name, value in expected.items()}
-    variance, df = variance_and_degrees(squares, degrees)
-    if plain:
-        df = variance**2 / sum(square**2 / degrees[name] for name, square in squares.items())
-    error = rng.normal(size=draws) * sum(own.values()) ** 0.5
-    return float(np.mean(np.abs(error) <= stats.t.ppf(0.975, df) * np.sqrt(variance)))
-
-
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize("units", [30, 100, 700])
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_subsets_that_outweigh_the_units_are_covered(seeds: int, units: int, noise: float) -> None:
-    for ratio in (0.1, 0.5, 1, 2, 4, 8, 16, 64):
-        assert 0.93 < two_way_coverage(seeds, units, ratio, noise) < 0.97
-
-
-def test_plain_satterthwaite_would_not_cover_three_subsets() -> None:
-    assert two_way_coverage(3, 100, 8.0, 0.1, plain=True) < 0.925
 
 
 def test_hierarchical_interval_covers_balanced_accuracy_of_right_and_wrong_answers() -> None:

@@ -9,7 +9,8 @@ from scipy.stats import norm
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate import metrics
-from sciencessl.evaluate.statistics import hierarchical_interval, variance_and_degrees
+from sciencessl.evaluate.mean_squares import variance_and_degrees
+from sciencessl.evaluate.statistics import hierarchical_interval
 from sciencessl.evaluate.three_levels import three_level_interval
 
 PLACES = {"p": (0,), "s": (1,), "u": (2,), "ps": (0, 1), "pu": (0, 2), "su": (1, 2), "psu": (0, 1, 2)}
