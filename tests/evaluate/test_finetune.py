@@ -26,11 +26,11 @@ from sciencessl.evaluate.finetune import (
     Training,
     fit_network,
     layer_groups,
-    stage_of,
     step_seconds,
 )
 from sciencessl.evaluate.fits import run_training
 from sciencessl.evaluate.linear import FittedClassifier, fit_logistic, unit_folds
+from sciencessl.evaluate.stages import stage_of
 from sciencessl.store.reader import Store
 
 Rows = Callable[[int], Labelled]

@@ -165,7 +165,8 @@ def test_a_rate_that_is_tuned_on_test_is_caught(stores: Stores, run: Path, monke
         losses = {}
         for rate in finetune.LEARNING_RATES:
             scores = finetune._scores(self.train(rows, first, rate), self.card, rows.store, data.test[:12], 0)
-            losses[rate] = mean_over_classes(*held_out_losses(scores, first.classes, data.test_labels[:12]))
+            loss = mean_over_classes(*held_out_losses(scores, first.classes, data.test_labels[:12]))
+            losses[rate] = finetune._Held(loss)
         return losses
 
     monkeypatch.setattr(finetune, "LEARNING_RATES", (0.0, 0.02))
