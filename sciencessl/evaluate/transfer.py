@@ -12,17 +12,14 @@ import pyarrow as pa
 
 from sciencessl.errors import ConfigError, RunError, did_you_mean
 from sciencessl.evaluate.baseline import Choice, choose_variant, kept_choice
-from sciencessl.evaluate.curves import TRAINED
-from sciencessl.evaluate.encoders import Encoder, fresh_module
+from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.estimate import estimate_arms
 from sciencessl.evaluate.features import Features
-from sciencessl.evaluate.finetune import Labelled, Training
-from sciencessl.evaluate.fits import Fit, load_fit, run_fit, run_training, save_fit
-from sciencessl.evaluate.kinds import frozen_fit, output_width
+from sciencessl.evaluate.finetune import Training
+from sciencessl.evaluate.fitter import Fitter, cached_fit, train_side_by_side
 from sciencessl.evaluate.marks import mark_encoder
-from sciencessl.evaluate.models import holds_model, save_model
 from sciencessl.evaluate.outcomes import Gathered, Outcome
-from sciencessl.evaluate.plan import Item, Plan, Request, make_plan
+from sciencessl.evaluate.plan import Plan, Request, make_plan
 from sciencessl.evaluate.results import RESULT, Detail, TransferEstimate, TransferResult
 from sciencessl.evaluate.subsets import Budget, Draw
 from sciencessl.evaluate.summary import lower_is_better, make_endpoints, make_rows, resolution
@@ -51,6 +48,7 @@ def transfer(
     folds: int = 0,
     repeats: int = 1,
     test: str = "",
+    jobs: int = 1,
 ) -> TransferResult | TransferEstimate:
     """Draw few-label curves of runs and of what never learned, on a task of the store's domain.
 
@@ -87,6 +85,8 @@ def transfer(
         repeats: How often the folds are dealt.
         test: What is tested on instead of split=test: a sealed store (every labelled sample in it), or `COLUMN=VALUE`
             (those with it, which no label is drawn from).
+        jobs: Processes that train networks side by side, each with its share of the cores: faster for small networks on
+            a CPU (a RegNetY-002 at 64 px learned 1.7 times as fast with two on two cores). Frozen arms take no part.
         by: Column of the store that is tested on; the score in each of its categories or bins is given too.
 
     Raises:
@@ -99,10 +99,13 @@ def transfer(
             other channels, or a table lacks a sample.
     """
     started = time.perf_counter()
-    plan = make_plan(Request(
+    if jobs < 1:
+        raise ConfigError(f"jobs={jobs}: give the number of processes that train networks side by side, 1 or more.")
+    request = Request(
         tuple(runs), data, Path(out), task, tuple(labels), tuple(arms), subsets, random_encoders, draw,
         tuple(finetune_labels), finetune_subsets, Training(max_steps, stages), folds, repeats, test,
-    ))
+    )
+    plan = make_plan(request)
     _check_out(plan)
     if by and by not in plan.test_store.columns():
         raise ConfigError(f"--by {by}: {plan.test_store.path} has no such column."
@@ -112,6 +115,8 @@ def transfer(
     if dry_run:
         return _estimate(plan, features)
     write_atomic(plan.out / "subsets.parquet", parquet_bytes(_subset_table(plan)))
+    _fill(plan, features)
+    ahead = train_side_by_side(request, plan, jobs) if jobs > 1 else 0
     outcomes, details, choices, done = _all_fits(plan, features, by)
     marks = {run.name: mark_encoder(run, plan.store, plan.data, plan.test_store) for run in plan.runs}
     result = TransferResult(
@@ -119,7 +124,8 @@ def transfer(
         n_pool=len(plan.data.train), n_test=len(plan.data.test), resolution=resolution(plan),
         marks={name: mark.sentence for name, mark in marks.items()},
         rows=make_rows(plan, outcomes, {name: mark.level for name, mark in marks.items()}),
-        cost=_costs(runs, plan.runs), dropped=plan.data.dropped, seconds=time.perf_counter() - started, fits=done,
+        cost=_costs(runs, plan.runs), dropped=plan.data.dropped, seconds=time.perf_counter() - started,
+        fits=ahead + done,
         endpoints=make_endpoints(plan, outcomes), notes=tuple(_notes(plan, choices)), store=plan.store.digest,
         kind=plan.data.task.kind, metric=plan.data.task.metric, lower_is_better=lower_is_better(plan), details=details,
         by=by, tested=plan.tested,
@@ -147,17 +153,9 @@ def _check_out(plan: Plan) -> None:
 
 def _estimate(plan: Plan, features: Features) -> TransferEstimate:
     work = [item for curve in plan.curves for item in plan.items(curve, curve.encoders)]
-    todo = [item for item in work if _cached(plan, item) is None]
+    todo = [item for item in work if cached_fit(plan, item) is None]
     embeddings, arms = estimate_arms(plan, features, todo)
     return TransferEstimate(len(todo), embeddings, resolution(plan), len(plan.data.train), len(plan.data.test), arms)
-
-
-def _cached(plan: Plan, item: Item) -> Fit | None:
-    """A fit that is done, its model too where that is kept."""
-    key, folder = plan.key(item), plan.model_folder(item)
-    if folder is not None and not holds_model(folder, key):
-        return None
-    return load_fit(plan.out / "fits", key, (len(item.part.data.test), output_width(item.part.data)))
 
 
 def _all_fits(
@@ -165,7 +163,6 @@ def _all_fits(
 ) -> tuple[dict[tuple[str, str], dict[Budget, Outcome]], tuple[Detail, ...], dict[str, Choice], int]:
     """Outcomes of every curve, a closer look at each, the variant chosen for each random one, and how many fits were
     computed now."""
-    _fill(plan, features)
     choices = {c.name: choose_variant(c.variants, features.pool, plan.parts[0].data, plan.largest())
                for c in plan.curves if c.arm == "random"}
     chosen = {(c.arm, c.name): c.variants[choices[c.name].variant] if c.arm == "random" else c.encoders
@@ -179,9 +176,9 @@ def _all_fits(
         encoders = chosen[curve.arm, curve.name]
         number = {encoder.digest: i for i, encoder in enumerate(encoders)}
         found = {budget: Gathered(plan, curve, budget, len(encoders)) for budget in plan.budgets_of(curve.arm)}
-        fitter = _Fitter(plan, features)
+        fitter = Fitter(plan, features)
         for item in plan.items(curve, encoders):
-            fit = _cached(plan, item)
+            fit = cached_fit(plan, item)
             if fit is None:
                 fit = fitter.fit(item)
                 computed += 1
@@ -207,44 +204,8 @@ def _fill(plan: Plan, features: Features) -> None:
             candidates = curve.variants[choice.variant]
         elif curve.arm == "scratch":
             continue
-        lacking += [e for e in candidates if any(_cached(plan, item) is None for item in plan.items(curve, [e]))]
+        lacking += [e for e in candidates if any(cached_fit(plan, item) is None for item in plan.items(curve, [e]))]
     features.fill(lacking)
-
-
-class _Fitter:
-    """Fits of one curve."""
-
-    def __init__(self, plan: Plan, features: Features) -> None:
-        self.plan = plan
-        self.features = features
-
-    def fit(self, item: Item) -> Fit:
-        """Compute a fit and keep it; its model first, where that is kept, so that a fit that is done has one."""
-        plan = self.plan
-        fit = self._train(item) if item.arm in TRAINED else self._head(item)
-        key, folder = plan.key(item), plan.model_folder(item)
-        if folder is not None:
-            save_model(folder, item.arm, item.encoder, fit, key, plan.store, plan.data, plan.training_of(item.arm))
-        save_fit(plan.out / "fits", key, fit)
-        return fit
-
-    def _head(self, item: Item) -> Fit:
-        data, rows = item.part.data, item.rows
-        train = self.features.of_pool(item.encoder, data.train[rows])
-        test = self.features.of_test(item.encoder, data.test)
-        if item.arm == "knn":
-            return run_fit("knn", train, data.train_labels[rows], data.train_units[rows], test, data.test_labels,
-                           len(data.classes), item.seed)
-        return frozen_fit(data, rows, train, test, item.seed)
-
-    def _train(self, item: Item) -> Fit:
-        plan, data, rows, scratch = self.plan, item.part.data, item.rows, item.arm == "scratch"
-        index = data.train[rows]
-        labelled = Labelled(plan.store, index, data.train_labels[rows], data.train_units[rows],
-                            None if scratch else self.features.of_pool(item.encoder, index))
-        start = fresh_module(item.encoder.card, item.seed) if scratch else item.encoder.module
-        return run_training(start, item.encoder.card, labelled, plan.test_store, data.test, data.test_labels,
-                            len(data.classes), plan.training_of(item.arm), item.seed, self.features.pool.workers)
 
 
 def _notes(plan: Plan, choices: Mapping[str, Choice]) -> Iterator[str]:

@@ -54,6 +54,8 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--finetune-subsets", type=int, default=3, metavar="N",
                         help="label subsets a budget of linear, finetune and scratch (default: 3)")
     parser.add_argument("--max-steps", type=int, default=300, metavar="N", help="steps of a training (default: 300)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="processes that train networks side by side (default: 1)")
     parser.add_argument("--stages", type=int, metavar="N",
                         help="last stages that finetune trains; 0: the head alone (default: all)")
     parser.add_argument("--folds", type=int, default=0, metavar="K",
@@ -77,6 +79,7 @@ def run_transfer(args: argparse.Namespace) -> int:
         random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
         finetune_labels=args.finetune_labels, finetune_subsets=args.finetune_subsets,
         max_steps=args.max_steps, by=args.by, folds=args.folds, repeats=args.repeats, test=args.test,
+        jobs=args.jobs,
     )
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))

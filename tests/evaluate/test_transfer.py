@@ -221,7 +221,7 @@ def test_a_second_call_does_nothing_again(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(features_module, "embed_together", refuse)
-    monkeypatch.setattr("sciencessl.evaluate.transfer.save_fit", refuse)
+    monkeypatch.setattr("sciencessl.evaluate.fitter.save_fit", refuse)
     monkeypatch.setattr("sciencessl.evaluate.baseline.held_out_loss", refuse)
     again = _transfer([run, second], survey, out)
     assert again.fits == 0
@@ -256,7 +256,7 @@ def test_a_killed_transfer_continues(
         return save_fit(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sciencessl.evaluate.transfer.save_fit", killed)
+        patch.setattr("sciencessl.evaluate.fitter.save_fit", killed)
         with pytest.raises(KeyboardInterrupt):
             _transfer([run, second], survey, tmp_path / "out")
     assert not (tmp_path / "out" / "transfer.json").exists()

@@ -160,7 +160,7 @@ def test_a_killed_transfer_continues(
         return run_training(*more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sciencessl.evaluate.transfer.run_training", killed)
+        patch.setattr("sciencessl.evaluate.fitter.run_training", killed)
         with pytest.raises(KeyboardInterrupt):
             _transfer([run], survey, tmp_path / "out", **arguments)
     again = _transfer([run], survey, tmp_path / "out", **arguments)
@@ -295,3 +295,18 @@ def test_requests_that_cannot_be_met(tmp_path: Path, survey: Store, run: Path) -
         _transfer([run], survey, tmp_path, finetune_subsets=0)
     with pytest.raises(ConfigError, match="max_steps=0 must be 1 or more"):
         _transfer([run], survey, tmp_path, max_steps=0)
+
+
+def test_processes_side_by_side_compute_the_same_fits(tmp_path: Path, survey: Store, run: Path) -> None:
+    arms = ("linear", "random")
+    one = _transfer([run], survey, tmp_path / "one", arms=arms, labels=("12",))
+    two = _transfer([run], survey, tmp_path / "two", arms=arms, labels=("12",), jobs=2)
+    assert two.fits == one.fits
+    for row, other in zip(one.rows, two.rows, strict=True):
+        assert row.score == pytest.approx(other.score, abs=1e-6)
+        assert row.metrics["nll"] == pytest.approx(other.metrics["nll"], rel=1e-3)
+    assert {path.name for path in (tmp_path / "one" / "fits").iterdir()} == {
+        path.name for path in (tmp_path / "two" / "fits").iterdir()}
+    assert (tmp_path / "two" / "models" / "linear-first").is_dir()
+    with pytest.raises(ConfigError, match="jobs=0: give the number of processes"):
+        _transfer([run], survey, tmp_path / "two", jobs=0)
