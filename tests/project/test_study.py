@@ -1,0 +1,119 @@
+"""The script behind the pages of docs/results: its commands are commands, and its page says what the tables say."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from sciencessl import cli
+from sciencessl.config import RunConfig
+from sciencessl.evaluate.results import Endpoint, Row, TransferResult
+from sciencessl.explanation import explain
+from sciencessl.flags import given
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+STUDIES = sorted(RESULTS.glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("study", RESULTS / "study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_commands_of_a_study_are_understood(
+    path: Path, study: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[argparse.Namespace] = []
+    for name, verb in cli.VERBS.items():
+        monkeypatch.setitem(cli.VERBS, name, verb._replace(run=lambda args: found.append(args) or 0))
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    commands = list(study._commands(written, Path("DATA")))
+    for _, words, _ in commands:
+        assert cli.run(words) == 0, capsys.readouterr().err
+    verbs = [args.verb for args in found]
+    pretrained = len(written["seeds"]) * len(written["methods"])
+    assert verbs == ["prepare", *["pretrain"] * pretrained, *["transfer"] * len(written["transfers"]), "compare",
+                     "report"]
+    for args in found[1 : 1 + pretrained]:
+        settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
+        assert explain(domain=written["domain"], method=args.method, config=args.config,
+                       settings=settings | args.settings)
+    names = [f"runs/{method}-{seed}" for method in written["methods"] for seed in written["seeds"]]
+    assert found[1 + pretrained].runs == names
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, study: ModuleType, capsys: pytest.CaptureFixture[str],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "byol-1").mkdir(parents=True)
+    (tmp_path / "runs" / "byol-1" / "cost.json").touch()
+    arguments = ["study", str(STUDIES[0]), "--data", "DATA", "--work", str(tmp_path), "--dry-run"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    study.main()
+    printed = capsys.readouterr().out
+    assert "runs/byol-2 --seed 2" in printed
+    assert "--out runs/byol-1 " not in printed
+
+
+def _row(encoder: str, arm: str, score: float, **changes: Any) -> Row:
+    row = Row(encoder, arm, "100", 100, 3, 3, "balanced_accuracy", score, score - 0.02, score + 0.02, None, None, None,
+              2.0, "none", seeds=3, each=(score, score, score))
+    return replace(row, **changes)
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> TransferResult:
+    gap = {"difference": 0.06, "difference_low": 0.01, "difference_high": 0.11, "baseline": "random"}
+    rows = (_row("byol", "frozen", 0.7, **gap), _row("hybrid", "finetune", 0.8), _row("scratch", "scratch", 0.6),
+            _row("random", "random", 0.64))
+    end = Endpoint("hybrid", "byol", False, 20, 500, 0.04, -0.01, 0.09, 0.1, 0.1, "frozen", "frozen", 3,
+                   (0.05, 0.02, 0.05))
+    marks = {"byol-1": "None.", "byol-2": "None."}
+    return TransferResult(tmp_path, "shape", "object", ("a", "b"), 100, 50, 0.03, marks, rows, {}, {}, 1.0, 3, (end,))
+
+
+def test_aims_are_judged_by_the_table(study: ModuleType, result: TransferResult) -> None:
+    results = {"few": result}
+    above = {"transfer": "few", "of": "byol", "at": 100, "least": 0.05}
+    assert study._verdict(above, results) == "Met: +0.060 [+0.010, +0.110]."
+    assert study._verdict({**above, "least": 0.07}, results) == "Not met: +0.060 [+0.010, +0.110]."
+    best = study._verdict({"transfer": "few", "best_of": 100}, results)
+    assert best == "Met: hybrid finetune 0.800 [0.780, 0.820], scratch 0.600 [0.580, 0.620]."
+    over = study._verdict({"transfer": "few", "of": "hybrid", "over": "byol"}, results)
+    assert over == ("Met: +0.050, +0.020, +0.050 by pretraining seed, +0.040 [-0.010, +0.090] together, not resolved.")
+
+
+def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, result: TransferResult) -> None:
+    few = tmp_path / "transfers" / "few"
+    few.mkdir(parents=True)
+    (few / "curve.png").write_bytes(b"picture")
+    (few / "transfer.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
+    run = tmp_path / "runs" / "byol-1"
+    run.mkdir(parents=True)
+    cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device": "cpu", "peak_memory_bytes": 2**30}
+    (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
+    args = argparse.Namespace(study=tmp_path / "own.yaml", work=tmp_path)
+    written = {"title": "Own", "about": "What it is.", "source": "set", "transfers": {"few": {}}, "notes": "What else."}
+    page = "\n".join(study._page(written, args, [("prepare", ["prepare", "web", "/elsewhere/set"], "")]))
+    assert "| byol | frozen | 0.700 ± 0.020 |" in page
+    assert "| | minus random | +0.060 [+0.010, +0.110] |" in page
+    assert "further endpoint: hybrid frozen minus byol frozen" in page
+    assert "- byol-1, byol-2: None." in page
+    assert "sciencessl prepare web DATA/set" in page
+    assert "| byol-1 | 9 | 90 | 1.0 | cpu | 1.00 GiB |" in page
+    assert "1 minutes of pretraining" in page
+    assert (tmp_path / "own_few.png").read_bytes() == b"picture"
