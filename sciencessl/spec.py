@@ -261,7 +261,7 @@ class TransferTask:
         kind: What the label is.
         unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample itself.
         metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
-        budgets: Default label budgets, each a number of labels in all, `N/class` or `all`.
+        budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
         description: One line for people.
         columns: Of `multilabel` (1, 0 or missing), or of the answers of one question of `counts` (votes, 0 or more).
 

@@ -115,7 +115,8 @@ def predict(
     Columns: `id`; `split`; a float32 for each class that the model learned, in [0, 1]; what is kept of the store. For
     classes they are `p_CLASS`, which add up to 1, followed by `predicted`, the most probable class, and `confidence`,
     its probability; for votes `fraction_ANSWER`, expected fractions that add up to 1; for several labels `p_LABEL`,
-    each the probability that the label is present. All are calibrated as `SavedClassifier.probabilities` says.
+    each the probability that the label is present. Those of classes are calibrated, as `SavedClassifier.probabilities`
+    says; votes and several labels have no temperature.
 
     Args:
         model: A folder that `transfer` saved: `OUT/models/NAME`.

@@ -169,7 +169,7 @@ class TransferResult:
         dropped: Class values that the task leaves out -> samples.
         seconds: Wall time of this call.
         fits: Fits done by this call; the others were cached.
-        endpoints: Areas under the curves, the primary one first; empty without a random arm.
+        endpoints: Areas under the curves, the primary one first; empty where no two of them are to be compared.
         notes: What a reader must know of how rows were made, such as which random encoders.
         store: Manifest digest of the store.
         kind: Kind of the task.

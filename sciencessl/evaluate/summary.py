@@ -77,8 +77,8 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
 def make_endpoints(plan: Plan, outcomes: Outcomes) -> tuple[Endpoint, ...]:
     """Pairs of curves in one number each, the primary one first.
 
-    Frozen against random encoders for each method, the first of which is the primary endpoint; each further method
-    against the first one, frozen; fine-tuned against from scratch. The probabilities of all but the primary one are
+    Frozen against random encoders for each method; each further method against the first one, frozen; fine-tuned
+    against from scratch. The first pair that there is is the primary endpoint; the probabilities of the others are
     Holm-adjusted among themselves.
     """
     pairs = _pairs(plan)

@@ -1,4 +1,4 @@
-"""The commands that README and CONTRIBUTING show are commands: every verb, flag, recipe and setting in them exists."""
+"""The commands that README and how-to pages show are commands: every verb, flag, recipe and setting in them exists."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from sciencessl import cli
 from sciencessl.config import RunConfig
+from sciencessl.evaluate.task_files import read_task
+from sciencessl.evaluate.tasks import KINDS
 from sciencessl.explanation import explain
 from sciencessl.flags import given
 
@@ -18,12 +20,14 @@ ROOT = Path(__file__).parents[2]
 DOMAIN_OF = {"sdss": "galaxy", "lung": "pathology", "clothing": "web"}
 """Store of the README -> the domain that it is prepared for there."""
 
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
-def commands() -> list[str]:
+
+def commands(*pages: Path) -> list[str]:
     """Lines of code blocks that start with our name."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return [line for block in re.findall(r"```\w*\n(.*?)```", text, re.S) for line in block.splitlines()
-            if line.startswith("sciencessl ")]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    return [line for text in texts for block in re.findall(r"```\w*\n(.*?)```", text, re.S)
+            for line in block.splitlines() if line.startswith("sciencessl ")]
 
 
 @pytest.fixture
@@ -36,12 +40,12 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
 
 
 def test_there_are_commands_for_each_domain() -> None:
-    text = "\n".join(commands())
+    text = "\n".join(commands(ROOT / "README.md"))
     assert all(f"prepare {domain} " in text and f"stores/{name}.zarr" in text for name, domain in DOMAIN_OF.items())
 
 
-@pytest.mark.parametrize("command", commands())
-def test_commands_of_the_readme_are_understood(
+@pytest.mark.parametrize("command", dict.fromkeys(commands(*PAGES)))
+def test_commands_of_the_pages_are_understood(
     command: str, parsed: list[argparse.Namespace], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = cli.run(shlex.split(command)[1:])
@@ -57,3 +61,28 @@ def test_a_command_that_does_not_exist_would_be_noticed(parsed: list[argparse.Na
     assert cli.run(["pretrain", "--data", "x", "--out", "y", "--minuets", "8"]) == 2
     assert cli.run(["transfer", "runs/byol", "--store", "x", "--out", "y"]) == 2
     assert not parsed
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=str)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.M)
+            assert heading in [re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles]
+
+
+def kinds_of_task() -> dict[str, str]:
+    """First word of each YAML example in the explanation of few-label curves -> the example."""
+    text = (ROOT / "docs/explanation/few_labels.md").read_text(encoding="utf-8")
+    return {block.split()[1].strip(":"): block for block in re.findall(r"```yaml\n(.*?)```", text, re.S)}
+
+
+def test_examples_of_tasks_are_tasks_of_each_kind(tmp_path: Path) -> None:
+    found = {}
+    for name, text in kinds_of_task().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        found[name] = read_task(tmp_path / name).kind
+    assert sorted(found.values()) == sorted(KINDS)
