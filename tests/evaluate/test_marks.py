@@ -191,3 +191,21 @@ def test_another_store_is_looked_up_sample_by_sample(
     shutil.move(store.path, tmp_path / "moved.zarr")
     moved = Store(tmp_path / "moved.zarr")
     assert mark_encoder(own, moved, data, apart).level == "none"
+
+
+def test_doubles_under_other_ids_count_as_seen(tmp_path: Path, make_store: Any, make_run: Any) -> None:
+    """As recorded contents tell: the training store has the picture of one test sample under another id."""
+    def hashed(path: Path, first: str, change: dict[str, str]) -> Store:
+        names = [f"{first}{i:03d}" for i in range(36)]
+        columns = {name: {"pixel_hash": change.get(name, f"hash of {name}")} for name in names}
+        made: Store = make_store(path, names, columns=columns)
+        return made
+
+    survey = hashed(tmp_path / "survey.zarr", "g", {})
+    data = load_task(survey, MORPHOLOGY)
+    double = f"hash of {survey.ids[data.test[0]]}"
+    for name, change, level in (("apart", {}, "none"), ("double", {"h000": double}, "transductive"),
+                                ("tested", {"h006": double}, "none")):
+        other = hashed(tmp_path / f"{name}.zarr", "h", change)
+        run = make_run(tmp_path / name, other)
+        assert mark_encoder(run_encoder(run), survey, data).level == level
