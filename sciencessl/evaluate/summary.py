@@ -77,9 +77,9 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
 def make_endpoints(plan: Plan, outcomes: Outcomes) -> tuple[Endpoint, ...]:
     """Pairs of curves in one number each, the primary one first.
 
-    Frozen against random encoders for each method, the first of which is the primary endpoint; each further method
-    against the first one, frozen; fine-tuned against from scratch. The probabilities of all but the primary one are
-    Holm-adjusted among themselves.
+    Frozen against random encoders for each method; each further method against the first one, frozen; fine-tuned
+    against from scratch. The first pair that the arms have is the primary endpoint: with frozen and random, the method
+    that was named first. The probabilities of all others are Holm-adjusted among themselves.
     """
     pairs = _pairs(plan)
     found = [_area_difference(plan, outcomes, one, other) for one, other in pairs]
