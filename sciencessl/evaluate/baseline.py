@@ -1,4 +1,4 @@
-"""Which variant of random encoders a run is compared with: the stronger one, found without the test set."""
+"""Which variant of random encoders a run is compared with: the stronger one, found on labels that are drawn."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def choose_variant(
     """The variant whose frozen head has the smaller cross-validated loss (`held_out_loss`) on one budget's own labels.
 
     Asked once for a transfer, on its largest budget, so that small budgets are given what they could not find out:
-    this favours the baseline. With so few labels that nothing is tuned, the first variant.
+    this favours the baseline. So does it with folds, where the labels of the first pool are tested in other folds. With
+    so few labels that nothing is tuned, the first variant.
 
     Args:
         variants: Name -> encoders.

@@ -21,13 +21,10 @@ from sciencessl.evaluate.matching import (
     require_matching,
 )
 from sciencessl.evaluate.report_words import listed
-from sciencessl.evaluate.results import RESULT, Row, TransferResult, read_result
+from sciencessl.evaluate.results import NEVER_LEARNED, RESULT, Row, TransferResult, read_result
 from sciencessl.plain import plain
 
-NEVER_LEARNED = ("scratch", "random")
-"""Arms whose encoders were not pretrained."""
-
-_SETTING = ("store", "kind", "metric", "lower_is_better", "unit", "classes", "n_pool", "n_test", "tested")
+_SETTING = ("store", "kind", "metric", "lower_is_better", "unit", "classes", "n_pool", "n_test", "tested", "draw")
 """What transfers of one task must agree on to stand in one table."""
 
 

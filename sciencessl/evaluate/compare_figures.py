@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sciencessl.evaluate.compare import NEVER_LEARNED, Comparison, Line, TaskTable
+from sciencessl.evaluate.compare import Comparison, Line, TaskTable
 from sciencessl.evaluate.compare_output import metric_words, name_words
-from sciencessl.evaluate.plots import COLOURS, GREY, LINES, MARKERS, marker_of
+from sciencessl.evaluate.metrics import LOWER_IS_BETTER
+from sciencessl.evaluate.plots import COLOURS, GREY, LINES, MARKERS, marker_of, within_bounds
+from sciencessl.evaluate.results import NEVER_LEARNED
 
 _COLUMNS = 3
 """Panels beside each other."""
@@ -84,6 +86,8 @@ def _draw_curve(axes: Any, task: TaskTable, lines: Sequence[Line], style: Style)
     score, low, high = zip(*(task.score(line.row) for line in lines), strict=True)
     axes.plot(sizes, score, **style.of_line)
     axes.fill_between(sizes, low, high, color=style.colour, alpha=0.15, lw=0)
+    if len(lines) == 1:  # a band of one budget has no width
+        axes.vlines(sizes, low, high, color=style.colour, lw=1.2, alpha=0.6)
 
 
 def _ticks(task: TaskTable) -> list[int]:
@@ -148,6 +152,7 @@ def _draw_costs(
         axes.set_xscale("log")
     else:
         axes.set_xlim(0, 1.1 * max(places) or 1.0)
+        axes.locator_params(axis="x", nbins=4)
     note = f"\nnot drawn, cost unknown: {', '.join(dict.fromkeys(lacking))}" if lacking else ""
     _finish(axes, task, f"label budget {budget}{note}")
 
@@ -166,6 +171,7 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
 
 
 def _finish(axes: Any, task: TaskTable, about: str) -> None:
+    within_bounds(axes, task.lower_is_better if task.shows_primary else task.shown in LOWER_IS_BETTER)
     axes.set_ylabel(f"{metric_words(task)} (test, {_UNITS.get(task.shown, 'no unit')})", parse_math=False)
     axes.set_title(f"{task.task}: {about}", fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from sciencessl.evaluate.compare import NEVER_LEARNED, Comparison, Line, TaskTable
+from sciencessl.evaluate.compare import Comparison, Line, TaskTable
 from sciencessl.evaluate.compare_output import (
     cost_sentences,
     difference_words,
@@ -17,6 +17,7 @@ from sciencessl.evaluate.compare_output import (
     sentences,
     test_words,
 )
+from sciencessl.evaluate.results import NEVER_LEARNED
 
 _ESCAPES = str.maketrans({
     **{sign: f"\\{sign}" for sign in "{}$&#_%"},

@@ -9,12 +9,12 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sciencessl.evaluate.compare import NEVER_LEARNED, Comparison, Line, TaskTable
+from sciencessl.evaluate.compare import Comparison, Line, TaskTable
 from sciencessl.evaluate.matching import QUANTITIES, amount, cost_words
 from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.report_words import listed, memory, operations
-from sciencessl.evaluate.results import Row
-from sciencessl.evaluate.tables import WIDTH, aligned
+from sciencessl.evaluate.results import NEVER_LEARNED, Row
+from sciencessl.evaluate.tables import WIDTH, aligned, resolution_text
 from sciencessl.plain import plain
 from sciencessl.store.files import write_atomic
 
@@ -218,11 +218,8 @@ def test_words(task: TaskTable) -> str:
 
 
 def resolution_sentence(task: TaskTable) -> str:
-    """The smallest difference that the test set resolves."""
-    metric = task.metric.replace("_", " ")
-    if math.isnan(task.resolution):
-        return f"what difference in {metric} this test set can resolve is not known"
-    return f"a difference below {task.resolution:.3f} in {metric} cannot be resolved by this test set"
+    """What the test set can tell apart in the primary metric."""
+    return resolution_text(task.resolution, task.metric.replace("_", " "))
 
 
 def sentences(task: TaskTable) -> list[str]:

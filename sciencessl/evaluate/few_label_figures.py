@@ -104,7 +104,8 @@ def _forest_legend(figure: Any, looks: Sequence[str], dots: bool) -> None:
 def _endpoint_lines(endpoints: Sequence[Endpoint]) -> Iterator[_Line]:
     spans = {(end.from_labels, end.to_labels) for end in endpoints}
     for number, end in enumerate(endpoints):
-        span = f"{end.from_labels:,} to {end.to_labels:,} labels"
+        sizes = dict.fromkeys((end.from_labels, end.to_labels))
+        span = f"{' to '.join(f'{size:,}' for size in sizes)} labels"
         if number == 0:
             yield _Line(f"Endpoints: mean over log labels{f', {span}' if len(spans) == 1 else ''}")
         own, other = (shortened(curve_name(name, arm), 26)

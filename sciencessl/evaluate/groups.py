@@ -17,6 +17,9 @@ BINS = 4
 CATEGORIES = 10
 """Different values up to which a numeric column is taken for categories (ours)."""
 
+MOST = 60
+"""Most groups: more are no table, and their column is a name rather than a property."""
+
 _DIGITS = range(4, 18)
 """Significant digits of an edge: as few as tell all edges apart; 17 tell any two numbers apart."""
 
@@ -71,7 +74,7 @@ def group_table(
         One line a group: bins in order, categories in alphabetical order, `missing` last.
 
     Raises:
-        ConfigError: For fewer than two bins.
+        ConfigError: For fewer than two bins, or as `named_groups`.
         DataError: For shapes that do not match.
     """
     scores, groups = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(groups)
@@ -105,7 +108,11 @@ def _line(
 
 
 def named_groups(groups: np.ndarray, bins: int = BINS) -> tuple[list[str], np.ndarray]:
-    """Names of the groups that occur, and (N,) the number of each sample's, as `group_table` forms them."""
+    """Names of the groups that occur, and (N,) the number of each sample's, as `group_table` forms them.
+
+    Raises:
+        ConfigError: When no sample has a value, or there are more than `MOST` categories.
+    """
     texts = np.array([value_text(value) for value in groups.tolist()], dtype=object)
     present = texts != ""
     place = np.full(len(groups), -1)
@@ -117,6 +124,10 @@ def named_groups(groups: np.ndarray, bins: int = BINS) -> tuple[list[str], np.nd
         names = _ranges(edges)
     else:
         names = sorted(set(texts[present]))
+        if not 1 <= len(names) <= MOST:
+            found = f"{len(names)} different values, such as {', '.join(names[:3])}" if names else "no value"
+            raise ConfigError(f"groups: {found} among {len(groups)} samples; choose a column of numbers, or one with "
+                              f"1 to {MOST} categories.")
         place[present] = np.searchsorted(names, texts[present])
     place[~present] = len(names)
     return [*names, *(["missing"] if not present.all() else [])], place

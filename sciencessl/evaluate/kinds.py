@@ -19,6 +19,12 @@ FROZEN_HEADS: Mapping[str, str] = {
 }
 """Kind of task -> name of the head that `frozen_fit` fits."""
 
+IN_WORDS: Mapping[str, str] = {
+    "class": "logistic regression", "multilabel": "logistic regression of each label",
+    "counts": "multinomial regression of votes", "retrieval": "nearest labelled samples",
+}
+"""Kind of task -> the same for people."""
+
 
 def output_width(data: TaskData) -> int:
     """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval."""
@@ -49,7 +55,7 @@ def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.nda
 
 
 LOSSES: Mapping[str, str] = {
-    "class": "log loss", "multilabel": "log loss, mean over labels", "counts": "log loss per vote",
+    "class": "log loss", "multilabel": "log loss (mean over labels)", "counts": "log loss per vote",
     "retrieval": "loss (one minus mean average precision)",
 }
 """Kind -> what `held_out_loss` is, in words."""

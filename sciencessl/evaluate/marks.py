@@ -6,20 +6,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from sciencessl.errors import RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
-from sciencessl.evaluate.tasks import TaskData
-from sciencessl.evaluate.tested_on import HASHES
-from sciencessl.store.format import SPLITS
+from sciencessl.evaluate.tasks import Side, TaskData
+from sciencessl.evaluate.tested_on import HASHES, shared_values
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import ModelCard, read_model
 
 
 def mark_encoder(encoder: Encoder, store: Store, data: TaskData, test_store: Store | None = None) -> Mark:
-    """Mark an encoder against a task: labels by name and origin, test samples by key and by recorded contents.
+    """Mark an encoder against a task: labels by name and origin, test samples by key and recorded contents.
 
     Runs that the encoder started from count as its own pretraining. Where one of them, or a training store, is out of
     reach, the mark is `unknown` unless labels that are on record already say more.
@@ -93,6 +90,8 @@ def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
 def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskData) -> bool | None:
     """Whether a test sample, or its double, was in the run's split=train; None where that store is out of reach.
 
+    In another store it is the same sample by its key, or by the contents that preparation recorded of both.
+
     Args:
         card: Of the run.
         stores: The one that is tested on, and the one of the label pool: either may be the run's own.
@@ -103,23 +102,11 @@ def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskDa
     trained = found[0] if found else _store_of(card)
     if trained is None:
         return None
-    train = trained.split("train").all()
-    if trained is tested:
-        again = bool((tested.split_codes()[data.test] == SPLITS.index("train")).any())
-    else:
-        seen = {key.tobytes() for key in trained.keys(train)}
-        again = any(key.tobytes() in seen for key in tested.keys(data.test))
-    return again or _same_contents(trained, train, tested, data.test)
-
-
-def _same_contents(trained: Store, train: np.ndarray, tested: Store, test: np.ndarray) -> bool:
-    """Whether a sample has the recorded contents of another, under whatever id."""
-    both = trained.columns().keys() & tested.columns().keys()
-    for name in [name for name in HASHES if name in both]:
-        seen = set(trained.column(name)[train].tolist()) - {None, ""}
-        if not seen.isdisjoint(tested.column(name)[test].tolist()):
-            return True
-    return False
+    seen = {key.tobytes() for key in trained.keys(trained.split("train").all())}
+    if any(key.tobytes() in seen for key in tested.keys(data.test)):
+        return True
+    pool, test = Side.of_splits(trained, "train"), Side(tested, data.test, "test")
+    return any(rows.any() for _, rows in shared_values(pool, test, HASHES))
 
 
 def _unreachable(mark: Mark, card: ModelCard) -> Mark:

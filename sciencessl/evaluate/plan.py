@@ -96,6 +96,7 @@ class Plan:
         trained_subsets: Subset seeds of these arms: the first ones, so that they pair with the others.
         training: Of the arm `finetune`.
         tested: What it is tested on, in words, where that is not split=test.
+        draw: How label subsets are drawn.
     """
 
     store: Store
@@ -111,6 +112,7 @@ class Plan:
     trained_subsets: int
     training: Training
     tested: str = ""
+    draw: Draw = "stratified"
 
     @property
     def subsets(self) -> tuple[dict[Budget, Subset], ...]:
@@ -168,8 +170,8 @@ class Plan:
             return None
         if item.seed or item.budget != self.largest_budget(item.arm) or len(self.parts) > 1:
             return None
-        name = item.encoder.name if item.arm == "scratch" else f"{item.arm}-{item.encoder.name}"
-        return self.out / "models" / name.replace(" ", "-")
+        scratch = item.encoder.name.replace(" ", "-")  # ours; a run is called what its folder is called
+        return self.out / "models" / (scratch if item.arm == "scratch" else f"{item.arm}-{item.encoder.name}")
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ def make_plan(request: Request) -> Plan:
     methods = group_runs(encoders)
     curves = make_curves(methods, request.arms or default_arms(task), request.random_encoders)
     plan = Plan(store, other, data, parts, budgets, encoders, methods, curves, request.out,
-                _trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested)
+                _trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested,
+                request.draw)
     _check_inputs(plan)
     return plan
 
@@ -269,6 +272,10 @@ def _check_inputs(plan: Plan) -> None:
 
 
 def _encoders(runs: Sequence[str | Path], store: Store) -> tuple[Encoder, ...]:
+    given = [str(run).rstrip("/") for run in runs]
+    twice = sorted({run for run in given if given.count(run) > 1})
+    if twice:
+        raise ConfigError(f"{', '.join(twice)}: given more than once; a run counts once.")
     encoders = tuple(find_encoder(run, store) for run in runs)
     names = [encoder.name for encoder in encoders]
     if len(set(names)) < len(names):

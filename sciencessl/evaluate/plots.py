@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sciencessl.evaluate.report_words import curves, metric_name, metric_unit
-from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.evaluate.results import NEVER_LEARNED, Row, TransferResult
 from sciencessl.store.files import write_atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -46,6 +46,7 @@ def few_label_figure(result: TransferResult) -> Any:
         _draw_curve(axes, rows, GREY if rows[0].arm == "random" else next(colours), marker_of(number))
     if result.metric == "balanced_accuracy":
         axes.axhline(1 / len(result.classes), color="black", lw=0.8, ls=":", label="chance")
+    within_bounds(axes, result.lower_is_better)
     axes.set_xscale("log")
     ticks = spaced(sorted({row.n_labels for row in result.rows}))
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -62,11 +63,21 @@ def few_label_figure(result: TransferResult) -> Any:
     return figure
 
 
+def within_bounds(axes: Any, lower_is_better: bool) -> None:
+    """Cut the axis of a score at the ends of [0, 1], which intervals may leave; losses have no upper end."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.03), high if lower_is_better else min(high, 1.03))
+
+
 def _draw_curve(axes: Any, rows: Sequence[Row], colour: str, marker: str) -> None:
     sizes, style = [row.n_labels for row in rows], LINES.get(rows[0].arm, "-")
     for line in thin_lines(rows):
         axes.plot(*zip(*line, strict=True), color=colour, lw=0.7, alpha=0.55, zorder=1.5)
-    axes.fill_between(sizes, [row.low for row in rows], [row.high for row in rows], color=colour, alpha=0.1, lw=0)
+    low, high = [row.low for row in rows], [row.high for row in rows]
+    axes.fill_between(sizes, low, high, color=colour, alpha=0.1, lw=0)
+    if len(rows) == 1:  # a band and lines of one budget have no width
+        axes.vlines(sizes, low, high, color=colour, lw=1.2, alpha=0.6)
+        axes.plot(sizes * len(rows[0].each), rows[0].each, ".", color=colour, ms=3, alpha=0.7)
     axes.plot(sizes, [row.score for row in rows], color=colour, marker=marker, ls=style, ms=5, lw=2,
               label=_label(rows))
 
@@ -90,7 +101,7 @@ def thin_lines(rows: Sequence[Row]) -> list[list[tuple[int, float]]]:
 def _label(rows: Sequence[Row]) -> str:
     """Two lines or three: the curve, what its pretraining saw, what its thin lines are."""
     row = rows[0]
-    if row.arm in ("scratch", "random"):
+    if row.arm in NEVER_LEARNED:
         name = f"{row.encoder} ({f'mean of {row.encoders}' if row.arm == 'random' else 'no pretraining'})"
     else:
         name = f"{row.encoder}, {row.arm} (pretraining saw: {row.saw})"
@@ -103,8 +114,7 @@ def _thin(rows: Sequence[Row]) -> list[str]:
         return []
     if row.encoders == 1:
         return [f"thin: {count} label subsets"]
-    alike = {"random": "random encoders", "scratch": "initial weights"}
-    return [f"thin: {count} {alike.get(row.arm, 'pretraining seeds')}"]
+    return [f"thin: {count} {'random encoders' if row.arm == 'random' else 'pretraining seeds'}"]
 
 
 def _axis(result: TransferResult) -> str:

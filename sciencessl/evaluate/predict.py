@@ -35,6 +35,14 @@ _HEADINGS = {
     "multilabel": ("label", "p > 0.5", "mean probability"),
 }
 
+_PRIOR = {
+    "class": "Fits weigh classes alike, so probabilities are those where classes are equally frequent; where class c "
+             "has the share q_c, multiply by q_c and divide by the sum.",
+    "multilabel": "Fits weigh presence and absence alike, so probabilities are those where a label is present as often "
+                  "as absent; where it has the share q, multiply the odds by q / (1 - q).",
+}
+"""Kind -> what its probabilities assume of the frequencies; fractions of votes assume nothing."""
+
 
 @dataclass(frozen=True)
 class ClassCount:
@@ -67,7 +75,7 @@ class PredictResult:
         seconds: Wall time.
         kind: Kind of the model's task.
         classes: What was predicted, in the order of the columns.
-        saw: What encoder and classifier learned from, a sentence each.
+        saw: What encoder and classifier learned from and what probabilities assume, a sentence each.
     """
 
     out: Path
@@ -115,8 +123,8 @@ def predict(
     Columns: `id`; `split`; a float32 for each class that the model learned, in [0, 1]; what is kept of the store. For
     classes they are `p_CLASS`, which add up to 1, followed by `predicted`, the most probable class, and `confidence`,
     its probability; for votes `fraction_ANSWER`, expected fractions that add up to 1; for several labels `p_LABEL`,
-    each the probability that the label is present. Those of classes are calibrated, as `SavedClassifier.probabilities`
-    says; votes and several labels have no temperature.
+    each the probability that the label is present. All are calibrated as `SavedClassifier.probabilities` says; those of
+    classes and labels are for equal frequencies (`_PRIOR`).
 
     Args:
         model: A folder that `transfer` saved: `OUT/models/NAME`.
@@ -191,7 +199,8 @@ def _card(classifier: SavedClassifier, shards: ShardFolder, split: str, keep: li
         "head": asdict(head),
         "weights": digest(classifier.weight.tobytes(), classifier.bias.tobytes()),
         "saw": [learned, f"The encoder ({encoder.card.backbone}, {encoder.card.method}) learned from "
-                         + " ".join(card_sentences(encoder.card))],
+                         + " ".join(card_sentences(encoder.card)),
+                *([_PRIOR[head.kind]] if head.kind in _PRIOR else [])],
         "store": store.digest,
         "tables": {known[name]: store.table(known[name]).digest for name in keep if known[name] != "rows"},
         "split": split,

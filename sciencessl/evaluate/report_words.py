@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sciencessl.evaluate.results import Row, TransferResult
-from sciencessl.evaluate.tables import endpoint_text
+from sciencessl.evaluate.results import NEVER_LEARNED, Row, TransferResult
+from sciencessl.evaluate.tables import endpoint_text, resolution_text
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
 
 ARMS = {
@@ -27,7 +27,6 @@ METRICS = {
 }
 """Metrics whose name is not their words."""
 
-_NOT_PRETRAINED = ("scratch", "random")
 _ASKS = {
     "class": "tells {} apart",
     "multilabel": "asks which of {} are present",
@@ -87,7 +86,7 @@ def curves(rows: Sequence[Row]) -> list[list[Row]]:
 
 def curve_name(encoder: str, arm: str) -> str:
     """`byol, frozen`; the name alone where it is that of the arm."""
-    return encoder if arm in _NOT_PRETRAINED else f"{encoder}, {arm}"
+    return encoder if arm in NEVER_LEARNED else f"{encoder}, {arm}"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -133,7 +132,8 @@ def cost_sentence(cost: Mapping[str, Any]) -> str:
 
 def seen_sentence(config: Mapping[str, Any], note: str, transfers: Sequence[TransferResult], name: str) -> str:
     """What pretraining saw: the marks of the transfers where there are any, else the labels that it read."""
-    marks = [f"What pretraining saw of task {t.task}: {t.marks[name]}" for t in transfers if name in t.marks]
+    marks = [f"What pretraining saw of task {t.task}{f', tested on {t.tested}' if t.tested else ''}: {t.marks[name]}"
+             for t in transfers if name in t.marks]
     if marks:
         return " ".join(marks)
     labels = [str(label) for label in config.get("labels") or ()]
@@ -158,12 +158,13 @@ def _resolution(result: TransferResult) -> str:
     tested = f"Its {result.n_test:,} test samples"
     if math.isnan(result.resolution):
         return f"{tested} resolve what the intervals say: no bound is known beforehand for {metric_name(result)}."
-    return f"{tested} resolve differences of about {result.resolution:.3f} in {metric_name(result)}."
+    told = resolution_text(result.resolution, metric_name(result))
+    return f"{tested}: {told}."
 
 
 def one_checkpoint_each(rows: Sequence[Row]) -> bool:
     """Whether no curve of the table speaks for more than one pretraining seed."""
-    return all(row.seeds == 1 for row in rows if row.arm not in _NOT_PRETRAINED)
+    return all(row.seeds == 1 for row in rows if row.arm not in NEVER_LEARNED)
 
 
 def band_note(rows: Sequence[Row]) -> str:
@@ -172,7 +173,7 @@ def band_note(rows: Sequence[Row]) -> str:
     note = f"95 % intervals over label subsets and test units{random}"
     if one_checkpoint_each(rows):
         return f"{note}, for this checkpoint only"
-    alone = sorted({row.encoder for row in rows if row.seeds == 1 and row.arm not in _NOT_PRETRAINED})
+    alone = sorted({row.encoder for row in rows if row.seeds == 1 and row.arm not in NEVER_LEARNED})
     several = note.replace("over label", "over pretraining seeds, label")
     return f"{several}; for this checkpoint only: {listed(alone)}" if alone else several
 

@@ -15,6 +15,9 @@ from sciencessl.evaluate.calibration import ReliabilityBin
 from sciencessl.evaluate.groups import GroupScore
 
 RESULT = "transfer.json"
+NEVER_LEARNED = ("scratch", "random")
+"""Arms whose encoders were not pretrained."""
+
 LEVEL = 0.05
 """Probability below which an adjusted endpoint counts as resolved: one minus the confidence of the intervals."""
 
@@ -130,10 +133,10 @@ class Detail:
         encoder: As in `Row`.
         arm: As in `Row`.
         budget: Spelling of the budget.
-        temperature: Fitted on the budget's labels, of the first encoder and subset; 1 where labels were too few to ask,
-            None where the arm has none.
-        reliability: Confidence against accuracy, of the first encoder and subset, at that temperature; empty for kinds
-            of task without one class a sample.
+        temperature: Fitted on the budget's labels, of the first encoder and subset, mean over folds; 1 where labels
+            were too few to ask, None where the arm has none.
+        reliability: Confidence against accuracy, of the first encoder, subset and deal of folds, each fit at its
+            temperature; empty for kinds of task without one class a sample.
         calibration_error: Expected calibration error at that temperature; NaN likewise.
         confusion: (K, K) rows true class, columns prediction: test samples, mean over encoders and subsets; empty
             likewise.
@@ -159,17 +162,18 @@ class TransferResult:
         task: Name of the task.
         unit: What is drawn and resampled.
         classes: Class names; names of the labels or answers for kinds with several columns.
-        n_pool: Labelled samples of split=train.
+        n_pool: Labelled samples that labels are drawn from; with folds all of them, of which each fit sees those
+            outside its fold.
         n_test: Test samples.
-        resolution: Smallest difference in accuracy that the test set can resolve, before anything is fitted; NaN for
-            metrics that no such bound is known for.
+        resolution: Smallest difference in accuracy that the test set is expected to resolve, before anything is fitted;
+            NaN for metrics that no such number is known for.
         marks: Encoder -> sentence on what its pretraining saw.
         rows: The table.
         cost: Encoder -> its `cost.json`.
         dropped: Class values that the task leaves out -> samples.
         seconds: Wall time of this call.
         fits: Fits done by this call; the others were cached.
-        endpoints: Areas under the curves, the primary one first; empty where no two of them are to be compared.
+        endpoints: Areas under the curves, the primary one first; empty where the arms make no pair.
         notes: What a reader must know of how rows were made, such as which random encoders.
         store: Manifest digest of the store.
         kind: Kind of the task.
@@ -179,6 +183,7 @@ class TransferResult:
         by: Column of the groups in `details`; empty without one.
         tested: What it was tested on, in words, where that is not split=test; empty otherwise.
         members: Method -> its runs, where several differ in their pretraining seed only.
+        draw: How label subsets were drawn: `stratified` or `random`.
     """
 
     out: Path
@@ -204,6 +209,7 @@ class TransferResult:
     by: str = ""
     tested: str = ""
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    draw: str = "stratified"
 
     def to_json(self) -> dict[str, Any]:
         """Values of strict JSON: numbers that are not finite become null."""
@@ -295,7 +301,7 @@ class TransferEstimate:
         fits: Fits that are not cached yet.
         embeddings: Images through encoders that are not cached yet.
         resolution: As in `TransferResult`.
-        n_pool: Labelled samples of split=train.
+        n_pool: As in `TransferResult`.
         n_test: Test samples.
         arms: Each arm by itself.
     """

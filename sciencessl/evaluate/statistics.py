@@ -17,6 +17,9 @@ from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate.mean_squares import variance_and_degrees
 from sciencessl.evaluate.metrics import Metric
 
+DISAGREEMENT = 0.2
+"""Share of test units on which two encoders of one task differ in correctness: our guess, before anything is fitted."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -291,7 +294,8 @@ def minimum_resolvable_difference(difference: Interval, power: float = 0.5) -> f
 
 
 def planned_resolution(
-    units_per_class: Sequence[int] | np.ndarray, disagreement: float = 0.2, confidence: float = 0.95, power: float = 0.5
+    units_per_class: Sequence[int] | np.ndarray, disagreement: float = DISAGREEMENT, confidence: float = 0.95,
+    power: float = 0.5,
 ) -> float:
     """Difference in balanced accuracy that a test set can resolve, known before anything is fitted.
 
@@ -301,7 +305,7 @@ def planned_resolution(
 
     Args:
         units_per_class: Number of test units of each class, all positive.
-        disagreement: q in (0, 1]; 0.2 is our guess for two encoders of one task, 1 the worst case.
+        disagreement: q in (0, 1]; 1 is the worst case.
         confidence: In (0, 1).
         power: As in `minimum_resolvable_difference`.
 

@@ -28,8 +28,8 @@ Outcomes = Mapping[tuple[str, str], Mapping[Budget, Outcome]]
 """(arm, curve name) -> budget -> outcome."""
 
 ACCURACIES = frozenset({"accuracy", "balanced_accuracy"})
-STRENGTH = ("none", "transductive", "unknown", "related", "own")
-"""Levels of the mark, the one that explains least first: a method has the strongest of its runs."""
+STRENGTH = ("none", "transductive", "related", "unknown", "own")
+"""Levels of the mark in the order of `seen`, last first: a method has the first that holds for one of its runs."""
 
 
 def resolution(plan: Plan) -> float:
@@ -78,8 +78,8 @@ def make_endpoints(plan: Plan, outcomes: Outcomes) -> tuple[Endpoint, ...]:
     """Pairs of curves in one number each, the primary one first.
 
     Frozen against random encoders for each method; each further method against the first one, frozen; fine-tuned
-    against from scratch. The first pair that there is is the primary endpoint; the probabilities of the others are
-    Holm-adjusted among themselves.
+    against from scratch. The first pair that the arms have is the primary endpoint: with frozen and random, the method
+    that was named first. The probabilities of all others are Holm-adjusted among themselves.
     """
     pairs = _pairs(plan)
     found = [_area_difference(plan, outcomes, one, other) for one, other in pairs]

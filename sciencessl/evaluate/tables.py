@@ -5,18 +5,28 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import math
 import textwrap
 from collections.abc import Sequence
 
 from sciencessl.evaluate.groups import GroupScore
-from sciencessl.evaluate.results import Endpoint, Row, TransferEstimate, TransferResult
+from sciencessl.evaluate.results import NEVER_LEARNED, Endpoint, Row, TransferEstimate, TransferResult
+from sciencessl.evaluate.statistics import DISAGREEMENT
 
 WIDTH = 120
 """Longest line of the text, in characters."""
 
 _HEADER = ("encoder", "arm", "budget", "labels", "sets", "score", "minus random", "", "trials", "saw")
 _RIGHT = frozenset({2, 3, 4, 5, 6, 8})
+ROWWISE = ("resolved: the interval of that row's difference excludes zero, not adjusted for the number of rows; "
+           "endpoints that are not primary are adjusted among themselves")
+"""How to read the verdict on a row."""
+
+GROUPS = ("groups: 95 % intervals over label subsets and test units, for these checkpoints only; the worst of several "
+          "looks worse than it is, for it was picked")
+"""How to read a score by groups."""
+
 _NAME = 12
 """Fewest characters of an encoder's name in the table; the notes have it in full."""
 
@@ -33,6 +43,7 @@ def table_text(result: TransferResult) -> str:
     foot = [
         f"{metric}, mean, +- half of the 95 % interval over {_covered(result)}",
         "sets: label subsets averaged; saw: what pretraining saw of the task",
+        *([ROWWISE] if any(row.resolved is not None for row in result.rows) else []),
         *(f"{name}: {sentence}" for name, sentence in result.marks.items()),
         *result.notes,
         *_dropped(result),
@@ -48,15 +59,17 @@ def resolution_text(resolution: float, metric: str) -> str:
     """What the test set can tell apart, before anything was fitted."""
     if math.isnan(resolution):
         return f"what this test set can resolve in {metric} is not known beforehand: read the intervals"
-    return f"a difference below {resolution:.3f} in {metric} cannot be resolved by this test set"
+    return (f"a difference below about {resolution:.3f} in {metric} is not expected to show (if arms disagree on "
+            f"{100 * DISAGREEMENT:.0f} % of the test)")
 
 
 def _covered(result: TransferResult) -> str:
     """What the intervals speak for."""
-    seeds = {row.seeds for row in result.rows if row.arm not in ("random", "scratch")}
+    seeds = {row.seeds for row in result.rows if row.arm not in NEVER_LEARNED}
     several = "pretraining seeds where there are several, " if seeds - {1} else ""
     alone = "; a single run: this checkpoint only" if several else "; this checkpoint only"
-    return f"{several}label subsets and test units (random: encoders too){alone if 1 in seeds else ''}"
+    random = " (random: encoders too)" if any(row.seeds > 1 for row in result.rows if row.arm == "random") else ""
+    return f"{several}label subsets and test units{random}{alone if 1 in seeds else ''}"
 
 
 def group_lines(result: TransferResult) -> list[str]:
@@ -67,7 +80,7 @@ def group_lines(result: TransferResult) -> list[str]:
             lines += ["", f"{detail.encoder} {detail.arm} at {detail.budget} labels, by {result.by}:"]
             lines += aligned([("group", "n", "units", "score", "", ""), *map(_group_cells, detail.groups)],
                              frozenset({1, 2, 3}))
-    return lines
+    return [*lines, *_wrapped(["", GROUPS])] if lines else []
 
 
 def _group_cells(group: GroupScore) -> tuple[str, ...]:
@@ -134,7 +147,7 @@ def endpoint_text(endpoint: Endpoint) -> str:
         probability += f", Holm-adjusted {endpoint.p_adjusted:.2g}"
     kind = "primary" if endpoint.primary else "further"
     arm = endpoint.baseline_arm
-    other = endpoint.baseline if arm in ("random", "scratch") else f"{endpoint.baseline} {arm}"
+    other = endpoint.baseline if arm in NEVER_LEARNED else f"{endpoint.baseline} {arm}"
     gaps = ", ".join(f"{gap:+.3f}" for gap in endpoint.each)
     each = f"; each pretraining seed: {gaps}" if len(endpoint.each) > 1 else ""
     return (
@@ -165,13 +178,14 @@ def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) 
 
 
 def table_csv(rows: Sequence[Row]) -> str:
-    """All rows with every metric, one line each."""
+    """All rows with every metric, one line each; `each` and `parts` as JSON."""
     out = io.StringIO()
     names = [field.name for field in dataclasses.fields(Row) if field.name != "metrics"]
     metrics = sorted({name for row in rows for name in row.metrics})
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*names, "resolved", *metrics])
     for row in rows:
-        values = [getattr(row, name) for name in names]
+        values = [json.dumps(value) if isinstance(value, tuple | dict) else value
+                  for value in (getattr(row, name) for name in names)]
         writer.writerow([*values, row.resolved, *[row.metrics.get(name, "") for name in metrics]])
     return out.getvalue()

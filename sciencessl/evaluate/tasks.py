@@ -297,6 +297,12 @@ def _check(task: TransferTask, classes: tuple[str, ...], labels: _Labels, droppe
         enough = bool((targets > 0).any(axis=0).sum() >= 2)
         lack = f", lacks votes for two answers in columns {', '.join(task.columns)}"
     else:
+        silent = [name for name, known in zip(classes, np.isfinite(targets).any(axis=0), strict=True) if not known]
+        if silent and len(targets):
+            raise DataError(
+                f"task {task.name!r}: {labels.side} has no value in {', '.join(map(repr, silent))}, whether present or "
+                "absent; leave such columns out of the task's `columns`, or label samples there."
+            )
         enough = bool(((targets > 0).any(axis=0) & (targets == 0).any(axis=0)).any())
         lack = f", lacks a label that is both present and absent in columns {', '.join(task.columns)}"
     if not enough:

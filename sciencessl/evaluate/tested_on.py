@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +40,7 @@ def load_held_out(store: Store, task: TransferTask, column: str, value: str) -> 
     """
     everything = Side.of_splits(store, "train", "val", "test")
     texts = everything.texts(column)
-    held = texts == value
+    held = (texts == value) & (texts != "")
     if not held.any():
         counts = Counter(texts.tolist())
         falling = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -102,12 +102,17 @@ def check_leak(store: Store, data: TaskData, other: Store) -> None:
 def _shared(pool: Side, test: Side) -> Iterator[tuple[str, np.ndarray]]:
     """By what samples are the same thing, and (m,) which test samples are."""
     yield "id", np.isin(test.texts("id"), pool.texts("id"))
-    columns = pool.store.columns().keys() & test.store.columns().keys()
-    for name in ("group", *HASHES):
-        if name in columns:
-            yield name, _isin(test.texts(name), pool.texts(name))
-    if not columns & {*HASHES}:
+    found = dict(shared_values(pool, test, ("group", *HASHES)))
+    yield from found.items()
+    if not found.keys() & {*HASHES}:
         yield "stored bytes", _isin(_digests(test), _digests(pool))
+
+
+def shared_values(pool: Side, test: Side, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name of each column that both stores have -> (m,) whether a test sample's value occurs in the pool."""
+    for name in names:
+        if name in pool.store.columns() and name in test.store.columns():
+            yield name, _isin(test.texts(name), pool.texts(name))
 
 
 def _isin(test: np.ndarray, pool: np.ndarray) -> np.ndarray:

@@ -12,11 +12,15 @@ import pyarrow as pa
 
 from sciencessl.errors import ConfigError, RunError, did_you_mean
 from sciencessl.evaluate.baseline import Choice, choose_variant, kept_choice
+from sciencessl.evaluate.curves import TRAINED
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.estimate import estimate_arms
 from sciencessl.evaluate.features import Features
-from sciencessl.evaluate.finetune import Training
+from sciencessl.evaluate.finetune import BATCH, Training
 from sciencessl.evaluate.fitter import Fitter, cached_fit, train_side_by_side
+from sciencessl.evaluate.folds import few_units_note
+from sciencessl.evaluate.groups import named_groups
+from sciencessl.evaluate.kinds import IN_WORDS
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.outcomes import Gathered, Outcome
 from sciencessl.evaluate.plan import Plan, Request, make_plan
@@ -107,10 +111,8 @@ def transfer(
     )
     plan = make_plan(request)
     _check_out(plan)
-    if by and by not in plan.test_store.columns():
-        raise ConfigError(f"--by {by}: {plan.test_store.path} has no such column."
-                          f"{did_you_mean(by, plan.test_store.columns())} Columns: "
-                          f"{', '.join(sorted(plan.test_store.columns()))}.")
+    if by:
+        _check_by(plan, by)
     features = Features(plan, workers)
     if dry_run:
         return _estimate(plan, features)
@@ -131,6 +133,7 @@ def transfer(
         by=by, tested=plan.tested,
         members={method.name: tuple(run.name for run in method.runs) for method in plan.methods
                  if len(method.runs) > 1},
+        draw=plan.draw,
     )
     _write(result)
     return result
@@ -139,16 +142,29 @@ def transfer(
 def _check_out(plan: Plan) -> None:
     try:
         found = json.loads((plan.out / RESULT).read_text(encoding="utf-8"))
-        same = (found["task"], found["store"], found["tested"]) == (plan.data.task.name, plan.store.digest, plan.tested)
+        pairs = {
+            "of task": (found["task"], plan.data.task.name),
+            "on a store of digest": (found["store"], plan.store.digest),
+            "tested on": (found["tested"] or "split=test", plan.tested or "split=test"),
+        }
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError):
         return  # damaged: written anew
-    if not same:
-        raise RunError(
-            f"{plan.out} holds the few-label table of task {found['task']!r} on another store, tested on something "
-            "else, or of another task; choose another --out."
-        )
+    differ = [f"{what} {there!r} and not {asked!r}" for what, (there, asked) in pairs.items() if there != asked]
+    if differ:
+        raise RunError(f"{plan.out} holds a few-label table {', '.join(differ)}; choose another --out.")
+
+
+def _check_by(plan: Plan, by: str) -> None:
+    store = plan.test_store
+    if by not in store.columns():
+        raise ConfigError(f"--by {by}: {store.path} has no such column.{did_you_mean(by, store.columns())} Columns: "
+                          f"{', '.join(sorted(store.columns()))}.")
+    try:
+        named_groups(store.column(by)[plan.data.test])
+    except ConfigError as error:
+        raise ConfigError(f"--by {by}: {error}") from None
 
 
 def _estimate(plan: Plan, features: Features) -> TransferEstimate:
@@ -211,9 +227,17 @@ def _fill(plan: Plan, features: Features) -> None:
 def _notes(plan: Plan, choices: Mapping[str, Choice]) -> Iterator[str]:
     for curve in plan.curves:
         if curve.arm == "random":
-            count = len(curve.encoders)
-            yield (f"{curve.name}: logistic regression on {count} {curve.encoders[0].card.backbone} encoders, "
-                   f"{choices[curve.name].note}")
+            backbone, count = curve.encoders[0].card.backbone, len(curve.encoders)
+            whom = f"{count} {backbone} encoders" if count > 1 else f"one {backbone} encoder"
+            alone = "" if count > 1 else "; intervals say nothing of other random weights"
+            yield f"{curve.name}: {IN_WORDS[plan.data.task.kind]} on {whom}, {choices[curve.name].note}{alone}"
+    trained = [arm for arm in TRAINED if any(curve.arm == arm for curve in plan.curves)]
+    for arm in trained:
+        yield f"{arm}: {plan.training_of(arm)}, batches of {BATCH}"
+    if plan.draw == "random":
+        yield "labels drawn at random, whatever their class, as they would come"
+    if len(plan.parts) > 1:
+        yield from filter(None, [few_units_note(len(set(plan.data.test_units)))])
 
 
 def _costs(runs: Sequence[str | Path], encoders: Sequence[Encoder]) -> dict[str, dict[str, Any]]:

@@ -84,7 +84,8 @@ def run_transfer(args: argparse.Namespace) -> int:
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))
         return DONE
-    done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out} (models of the largest budget in its models/)"
+    kept = " (models of the largest budget in its models/)" if (result.out / "models").is_dir() else ""
+    done = f"{result.fits} fits, {result.seconds:.0f} s: {result.out}{kept}"
     emit(result.to_json(), args.json, f"{table_text(result)}\n{done}")
     return DONE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,13 @@ def test_any_number_of_curves_is_told_apart_without_colour_vision(
 def test_more_panels_than_fit_in_a_row_go_below(count: int, make_transfer: TransferFactory) -> None:
     results = [make_transfer(f"t{i}", task=f"task {i}") for i in range(count)]
     assert len(_visible(curve_figure(_comparison(*results)))) == count
+
+
+def test_a_curve_of_one_budget_has_a_bar(one_task: TransferResult) -> None:
+    rows = tuple(row for row in one_task.rows if row.arm == "frozen")[:1]
+    axes = curve_figure(Comparison(Path(), join([replace(one_task, rows=rows)]))).axes[0]
+    (bar,) = [part for part in axes.collections if part.get_paths()[0].vertices.shape == (2, 2)]
+    assert bar.get_paths()[0].vertices.tolist() == [[rows[0].n_labels, rows[0].low], [rows[0].n_labels, rows[0].high]]
 
 
 def test_another_metric_has_no_band_and_may_be_undefined(make_transfer: TransferFactory, make_row: RowFactory) -> None:

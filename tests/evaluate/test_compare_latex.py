@@ -94,7 +94,8 @@ def test_rows_have_a_cell_for_each_budget(table: str) -> None:
 def test_the_foot_says_what_the_numbers_are_worth(table: str) -> None:
     first = table.partition(r"\end{table}")[0]
     for part in (
-        r"A difference below 0.042 in balanced accuracy cannot be resolved by this test set.\par",
+        r"A difference below about 0.042 in balanced accuracy is not expected to show (if arms disagree on 20 \% of "
+        r"the test).\par",
         r"By what 2 pretrained runs are matched is unknown: no cost is on record of hybrid.\par",
         r"\textsuperscript{1}Nothing seen.\par", r"\textsuperscript{2}Labels of a\_b seen.\par",
         r"by\_ol: 1,000 steps, 64,000 images, 0.2 device-hours on cpu; hybrid: no cost on record.\par",

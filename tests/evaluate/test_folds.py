@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
 from sciencessl.errors import ConfigError, DataError
-from sciencessl.evaluate.folds import fold_data, load_whole, pooled
+from sciencessl.evaluate.folds import few_units_note, fold_data, load_whole, pooled
 from sciencessl.evaluate.statistics import hierarchical_interval
 from sciencessl.evaluate.subsets import label_digest
 from sciencessl.evaluate.tasks import TaskData, load_task
@@ -143,6 +143,11 @@ def test_targets_are_dealt_with_their_samples_and_strata_are_those_of_the_pool()
     assert {name for fold in fold_data(votes, 20, 0) for name in fold.test_ids} == {f"s{i}" for i in range(60)}
     with pytest.raises(ConfigError, match=r"has 20 units \(tile\) in all, too few for 21 folds; ask for 20 at most"):
         fold_data(votes, 21, 0)
+
+
+def test_intervals_over_few_units_come_with_a_warning() -> None:
+    assert few_units_note(60) == ""
+    assert few_units_note(59).startswith("folds of only 59 units: the intervals are too narrow")
 
 
 def test_too_few_units_or_folds() -> None:

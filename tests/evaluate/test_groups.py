@@ -83,6 +83,15 @@ def test_refuses() -> None:
         group_table(np.ones(4), None, np.arange(4), np.arange(4), bins=1)
 
 
+def test_a_column_of_names_or_of_nothing_makes_no_groups() -> None:
+    names = np.array([f"g{i}" for i in range(61)], dtype=object)
+    assert len(group_table(np.ones(60), None, np.arange(60), names[:60])) == 60
+    with pytest.raises(ConfigError, match="61 different values, such as g0, g1, g10 among 61 samples; choose a column"):
+        group_table(np.ones(61), None, np.arange(61), names)
+    with pytest.raises(ConfigError, match="groups: no value among 4 samples"):
+        group_table(np.ones(4), None, np.arange(4), np.array([None] * 4))
+
+
 def test_a_group_with_nothing_to_score_has_no_score() -> None:
     scores = np.array([np.nan, np.nan, 1, 0, 1, 1])
     line, other = group_table(scores, None, np.arange(6), np.array(["a", "a", "b", "b", "b", "b"]))

@@ -187,6 +187,16 @@ def test_another_store_is_looked_up_sample_by_sample(
     # Tested on what was split=train of the first store, read from a third one.
     again = make_store(tmp_path / "again.zarr", [name for name in NAMES if int(name[1:]) // 3 % 3 != 2], side=44)
     assert mark_encoder(own, apart, load_across(apart, MORPHOLOGY, again), again).level == "transductive"
+    # Equal contents under other ids, which a preparer recorded.
+    hashes = {name: {"pixel_hash": f"x{name[1:]}"} for name in (*NAMES, *others)}
+    first, second = make_store(tmp_path / "h1.zarr", NAMES, columns=hashes), make_store(
+        tmp_path / "h2.zarr", others, columns=hashes)
+    seen = run_encoder(make_run(tmp_path / "seen", second))
+    assert mark_encoder(seen, first, load_task(first, MORPHOLOGY), first).level == "none"  # test is test in both
+    turned = make_store(tmp_path / "h3.zarr", others, columns={
+        name: {"pixel_hash": f"x{(int(name[1:]) + 3) % 36:03d}"} for name in others})
+    seen = run_encoder(make_run(tmp_path / "turned", turned))
+    assert mark_encoder(seen, first, load_task(first, MORPHOLOGY), first).level == "transductive"
     # The pool's own store is the training store even where it was moved since.
     shutil.move(store.path, tmp_path / "moved.zarr")
     moved = Store(tmp_path / "moved.zarr")

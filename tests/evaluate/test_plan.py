@@ -83,6 +83,8 @@ def test_runs_and_stores_that_cannot_be_used(tmp_path: Path, survey: Store, run:
     twin = make_run(tmp_path / "first", survey, seed=3)
     with pytest.raises(ConfigError, match=r"runs share folder names \(first, first\); give each run folder a name"):
         make_plan(Request((run, twin), survey.path, tmp_path, **DEFAULTS))
+    with pytest.raises(ConfigError, match=r"first: given more than once; a run counts once\."):
+        make_plan(Request((run, f"{run}/"), survey.path, tmp_path, **DEFAULTS))
     with pytest.raises(RunError, match="has no exported model"):
         _plan(tmp_path / "none", survey)
     header = StoreHeader("galaxy", "images", load_domain("galaxy").fields, 1, 8, {}, "plan", "config")

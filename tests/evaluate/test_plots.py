@@ -68,6 +68,22 @@ def test_the_mean_is_thick_and_each_seed_encoder_or_subset_thin(full_result: Tra
     assert "random (mean of 5)\nthin: 5 random encoders" in told
 
 
+def test_one_budget_has_a_bar_and_a_dot_for_each_seed(full_result: TransferResult) -> None:
+    rows = tuple(curve((0.4, 0.5, 0.6)))
+    axes = few_label_figure(replace(full_result, rows=rows)).axes[0]
+    assert axes.collections[1].get_paths()[0].vertices.tolist() == [[20, 0.4], [20, 0.6]]
+    (dots,) = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert dots.get_xydata().tolist() == [[20, 0.4], [20, 0.5], [20, 0.6]]
+
+
+def test_scores_are_shown_between_nought_and_one_and_losses_are_not_cut(full_result: TransferResult) -> None:
+    wide = tuple(replace(row, low=-0.4, high=1.7) for row in full_result.rows)
+    assert few_label_figure(replace(full_result, rows=wide)).axes[0].get_ylim() == (-0.03, 1.03)
+    low, high = few_label_figure(replace(full_result, rows=wide, lower_is_better=True)).axes[0].get_ylim()
+    assert low == -0.03
+    assert high > 1.7
+
+
 def test_bands_are_the_intervals(full_result: TransferResult) -> None:
     band = few_label_figure(full_result).axes[0].collections[0].get_paths()[0].vertices
     rows = full_result.rows[:4]

@@ -184,6 +184,7 @@ def test_the_card_tells_what_made_the_file(tmp_path: Path, model: Path, small: S
     )
     assert card["saw"][1].startswith("The encoder (test_resnet, byol) learned from 8 images, repeats counted, in 1 ")
     assert card["saw"][1].endswith("No labels.")
+    assert card["saw"][2].startswith("Fits weigh classes alike, so probabilities are those where classes are equally")
 
 
 def test_labels_are_counted_where_the_store_has_them(
@@ -196,13 +197,13 @@ def test_labels_are_counted_where_the_store_has_them(
     assert text.splitlines()[0] == "class       predicted  mean probability  labelled"
     assert "accura" not in text
     tested = _predict(model, small, tmp_path / "test", split="test")
-    assert (sum(c.labelled or 0 for c in tested.classes), len(tested.saw)) == (2, 2)
+    assert (sum(c.labelled or 0 for c in tested.classes), len(tested.saw)) == (2, 3)
     for name, classes in (("none", {}), ("other", dict.fromkeys(NAMES, "merger"))):
         store = make_store(tmp_path / f"{name}.zarr", NAMES, classes=classes)
         found = _predict(model, store, tmp_path / name)
         assert [c.labelled for c in found.classes] == [None, None]
         assert predict_text(found).splitlines()[0] == "class       predicted  mean probability"
-        assert len(found.saw) == 2
+        assert len(found.saw) == 3
 
 
 def test_a_dry_run_counts_what_is_missing_and_writes_nothing(

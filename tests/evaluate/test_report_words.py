@@ -44,6 +44,13 @@ def test_a_gap_inside_its_interval_is_not_resolved(low: float | None, high: floa
     assert words.verdict(row) == expected
 
 
+def test_a_mark_is_of_one_test(full_result: TransferResult) -> None:
+    name = next(iter(full_result.marks))
+    told = words.seen_sentence({}, "", [full_result, replace(full_result, tested="")], name)
+    for part in ("saw of task morphology, tested on telescope = B: ", " saw of task morphology: "):
+        assert f"{part}{full_result.marks[name]}" in told
+
+
 def test_the_marks_of_transfers_replace_what_the_settings_say() -> None:
     told = words.seen_sentence({"labels": []}, "", [], "run")
     assert told == "Pretraining read the images of split=train and no labels."
@@ -104,8 +111,8 @@ def test_every_arm_has_words(full_result: TransferResult) -> None:
 def test_the_first_sentence_fits_the_kind_of_task(full_result: TransferResult, kind: str, asks: str) -> None:
     told = words.few_label_sentences(replace(full_result, kind=kind, classes=("a", "b")))
     assert told[0] == (
-        f"Task morphology {asks}. It was tested on telescope = B. Its 590 test samples resolve differences of about "
-        "0.041 in balanced accuracy."
+        f"Task morphology {asks}. It was tested on telescope = B. Its 590 test samples: a difference below about "
+        "0.041 in balanced accuracy is not expected to show (if arms disagree on 20 % of the test)."
     )
 
 

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sciencessl.errors import RunError
-from sciencessl.evaluate.results import RESULT, Endpoint, Row, TransferResult, read_result
-from sciencessl.evaluate.tables import aligned, difference_text, endpoint_text, table_csv, table_text
+from sciencessl.evaluate.groups import GroupScore
+from sciencessl.evaluate.results import RESULT, Detail, Endpoint, Row, TransferResult, read_result
+from sciencessl.evaluate.tables import GROUPS, aligned, difference_text, endpoint_text, table_csv, table_text
 
 
 def _row(**changes: Any) -> Row:
@@ -25,7 +27,7 @@ def _row(**changes: Any) -> Row:
 
 
 ROWS = (
-    _row(),
+    _row(each=(0.6, 0.62), parts={"units": 0.5, "subsets": 0.25}),
     _row(budget="750", n_labels=750, score=0.7, low=0.69, high=0.71, difference=0.01, difference_low=-0.01,
          difference_high=0.03),
     _row(encoder="a-run-with-a-name-far-too-long-for-any-table", arm="knn", budget="100/class", n_labels=12345,
@@ -51,7 +53,10 @@ def result(tmp_path: Path) -> TransferResult:
 def test_the_text_fits_and_its_numbers_are_aligned(result: TransferResult) -> None:
     lines = table_text(result).splitlines()
     assert max(map(len, lines)) <= 120
-    assert lines[1] == "a difference below 0.046 in balanced accuracy cannot be resolved by this test set"
+    assert lines[1] == (
+        "a difference below about 0.046 in balanced accuracy is not expected to show (if arms disagree on 20 % of the "
+        "test)"
+    )
     table = lines[3:8]
     assert table[0].split() == ["encoder", "arm", "budget", "labels", "sets", "score", "minus",
                                 "random", "trials", "saw"]
@@ -75,8 +80,25 @@ def test_the_text_says_what_is_not_resolved_and_what_was_seen(result: TransferRe
     assert "random (5 encoders)" in lines[7]
     assert "transductive" in lines[6]
     for part in ("left out by the task's mapping: 74 merger", "100/class: class 'spiral' has only 57 labels",
-                 "random: logistic regression on 5 encoders", "byol: Neither test samples", "this checkpoint only"):
+                 "random: logistic regression on 5 encoders", "byol: Neither test samples", "this checkpoint only",
+                 "difference excludes zero, not adjusted for the number of rows"):
         assert part in " ".join(text.split())
+
+
+def test_the_foot_speaks_of_random_encoders_where_there_are_several(result: TransferResult) -> None:
+    assert "encoders too" not in table_text(result)
+    several = replace(result, rows=(*ROWS[:3], replace(ROWS[3], seeds=5)))
+    assert "label subsets and test units (random: encoders too); this checkpoint only" in \
+        " ".join(table_text(several).split())
+
+
+def test_groups_say_what_their_intervals_are_worth(result: TransferResult) -> None:
+    assert GROUPS not in table_text(result)
+    detail = Detail("byol", "frozen", "all", groups=(GroupScore("a", 9, 9, 0.5, 0.4, 0.6), GroupScore(
+        "b", 1, 1, 1.0, None, None, note="1 units: too few")))
+    text = table_text(replace(result, details=(detail,), by="site"))
+    assert "byol frozen at all labels, by site:" in text
+    assert " ".join(text.split()).endswith(GROUPS)
 
 
 def test_endpoints_in_words() -> None:
@@ -110,6 +132,8 @@ def test_csv_holds_every_number() -> None:
         assert found["resolved"] == ("" if row.resolved is None else str(row.resolved))
         assert float(found["nll"]) == 0.5
         assert math.isnan(float(found["auroc"]))
+        assert json.loads(found["each"]) == list(row.each)
+        assert json.loads(found["parts"]) == row.parts
 
 
 def test_json_is_strict_and_reads_back(result: TransferResult) -> None:

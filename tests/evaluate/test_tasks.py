@@ -203,6 +203,7 @@ def test_where_and_digest_of_votes(tmp_path: Path, make_store: Any) -> None:
         ({"bar_yes": ["x"] * 36, "bar_no": [1] * 36}, VOTES, r"column 'bar_yes' of .* holds no numbers"),
         ({"bar_yes": [3] * 36, "bar_no": [0] * 36}, VOTES, r"split=train of .* 24 labelled samples, lacks votes"),
         ({"ring": [2] * 36, "bar": [1] * 36, "merger": [0] * 36}, SIGNS, r"needs 1 \(present\), 0 \(absent\) or mis"),
+        ({"ring": [None] * 36, "bar": [1, 0] * 18, "merger": [0] * 36}, SIGNS, r"has no value in 'ring', whether"),
         ({"ring": [1] * 36, "bar": [1] * 36, "merger": [0] * 36}, SIGNS, r"lacks a label that is both present and"),
     ],
 )

@@ -71,6 +71,8 @@ def test_a_value_that_does_not_occur_lists_those_that_do(tmp_path: Path, make_st
         load_held_out(store, MORPHOLOGY, "site", "d")
     with pytest.raises(ConfigError, match=r"g000 \(1\), .* and 52 more\."):
         load_held_out(store, MORPHOLOGY, "id", "x")
+    with pytest.raises(ConfigError, match=r"--test site=: no sample"):  # samples without a value are on neither side
+        load_held_out(store, MORPHOLOGY, "site", "")
     with pytest.raises(StoreError, match=r"has no column 'sight'. Did you mean 'site'"):
         load_held_out(store, MORPHOLOGY, "sight", "b")
 

@@ -295,7 +295,7 @@ def test_more_budgets_reuse_what_is_there(tmp_path: Path, survey: Store, run: Pa
 
 
 def test_a_folder_with_another_table_is_refused(result: TransferResult, survey: Store, run: Path) -> None:
-    with pytest.raises(RunError, match="holds the few-label table of task 'morphology'"):
+    with pytest.raises(RunError, match="holds a few-label table of task 'morphology' and not 'spiral-edge-on'; ch"):
         transfer([run], survey.path, result.out, task="spiral-edge-on", labels=("all",), workers=0)
 
 
@@ -363,7 +363,8 @@ def test_folds_test_every_labelled_sample_and_keep_no_model(tmp_path: Path, surv
     assert {row["fold"] for row in table} == set(range(6))
     row = _row(found, "first", "frozen", "12")
     assert np.sum(found.details[0].confusion) == pytest.approx(144)
-    with pytest.raises(RunError, match="tested on something else"):
+    assert not [note for note in found.notes if "folds" in note]
+    with pytest.raises(RunError, match=r"table tested on 'every .* 2 times' and not 'split=test'; choose ano"):
         _transfer([run], survey, tmp_path / "out")
     # By hand: each fold's fits score its own samples, and the classes are weighed alike over all of them.
     whole = load_whole(survey, MORPHOLOGY)
@@ -392,6 +393,25 @@ def test_another_store_is_tested_on_whole(tmp_path: Path, survey: Store, run: Pa
     assert [group.group for group in found.details[0].groups] == ["test", "train"]
     with pytest.raises(DataError, match=r"96 values of 'object' are in both .*: the test would leak\."):
         _transfer([run], survey, tmp_path / "leak", test=str(survey.path))
+    again = make_store(tmp_path / "again.zarr", names_of(30), side=44)
+    with pytest.raises(DataError, match=r"of 30 test samples of .*again\.zarr are the same thing as samples of the "
+                                        r"label pool .*by id .*The test would leak\."):
+        _transfer([run], survey, tmp_path / "leak", test=str(again.path))
+    assert not (tmp_path / "leak").exists()
+
+
+def test_what_a_reader_must_know_is_noted(tmp_path: Path, make_store: Any, make_run: Any) -> None:
+    names = names_of(36)
+    few = make_store(tmp_path / "few.zarr", names)
+    run = make_run(tmp_path / "run", few)
+    found = _transfer([run], few, tmp_path / "out", labels=("12",), arms=("frozen", "random"), subsets=2,
+                      random_encoders=1, folds=3, draw="random")
+    assert found.draw == "random"
+    assert found.notes[0].startswith("random: logistic regression on one ")
+    assert found.notes[0].endswith("; intervals say nothing of other random weights")
+    assert found.notes[1] == "labels drawn at random, whatever their class, as they would come"
+    assert found.notes[2].startswith("folds of only 36 units: the intervals are too narrow")
+    assert read_result(found.out).draw == "random"
 
 
 def test_runs_that_differ_in_seed_only_are_one_method(
