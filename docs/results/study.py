@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from sciencessl.evaluate.results import Row, TransferResult, read_result
-from sciencessl.evaluate.tables import difference_text, endpoint_text
+from sciencessl.evaluate.tables import difference_text, endpoint_text, resolution_text
 
 TIMES = "times.json"
 """Wall seconds of every command that has finished, summed over the calls that it took."""
@@ -134,10 +134,10 @@ def _section(name: str, result: TransferResult, args: argparse.Namespace) -> Ite
     shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
     yield f"## {result.task}: {', '.join(result.classes)}"
     yield ""
-    yield (f"{result.n_pool:,} labels to draw from, {result.n_test:,} test samples, unit {result.unit}; a difference "
-           f"below {result.resolution:.3f} cannot be resolved by this test set. "
-           f"{result.metric.replace('_', ' ').capitalize()}, mean and half of the 95 % interval over pretraining seeds "
-           "(of random: encoders), label subsets and test units.")
+    metric = result.metric.replace("_", " ")
+    yield (f"{result.n_pool:,} labels to draw from, {result.n_test:,} test samples, unit {result.unit}; "
+           f"{resolution_text(result.resolution, metric)}. {metric.capitalize()}, mean and half of the 95 % interval "
+           "over pretraining seeds (of random: encoders), label subsets and test units.")
     yield ""
     yield f"![few-label curves of {result.task}]({picture.name})"
     yield ""
