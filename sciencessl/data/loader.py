@@ -26,6 +26,7 @@ from sciencessl.errors import RunError, SciencesslError, StoreError
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import FieldSpec, View, ViewRandom
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import SplitIndex, Store
 
 FORKSERVER_PRELOAD = ["sciencessl.data.loader", "sciencessl.views.operations"]
@@ -38,11 +39,11 @@ class Decoder:
     """Samples of a store by index, decoded. Picklable; opens the store on first use in each process.
 
     Args:
-        store: The sealed store.
+        store: The sealed store, or several joined.
         decode: `module:function` of the domain: stored bytes or array and its field -> (H, W, C).
     """
 
-    def __init__(self, store: Store, decode: str) -> None:
+    def __init__(self, store: Store | JoinedStores, decode: str) -> None:
         self.store = store
         self._target = decode
 
