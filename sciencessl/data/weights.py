@@ -283,4 +283,5 @@ def weighted_order(
         DataError: As `sum_weights`.
     """
     sums = sums or sum_weights(weights)
-    return WeightedOrder(Order(draws or sums.positive, seed, batch, slots=slots), weights, sums)
+    count = sums.positive if draws is None else draws
+    return WeightedOrder(Order(count, seed, batch, slots=slots), weights, sums)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def info(path: str | Path) -> dict[str, Any]:
     store = Store(path)
     header = store.header
     refused = Counter(store.refusals()["reason"].to_pylist())
-    columns = store.columns()
+    columns = {name: _column(store, name, where) for name, where in store.columns().items()}
     return {
         "path": str(path),
         "format": zpack.FORMAT,
@@ -36,7 +36,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "n_samples": len(store),
         "splits": {name: len(store.split(name)) for name in zpack.SPLITS},
         "fields": {name: plain(spec) for name, spec in header.fields.items()},
-        "columns": {name: _column(store, name, where) for name, where in columns.items()},
+        "columns": columns,
         "tables": {name: _table(store, name) for name in store.tables},
         "mixing": _mixing(store, columns),
         "refused": dict(refused),
@@ -65,7 +65,7 @@ def _column(store: Store, name: str, where: str) -> dict[str, Any]:
     return described
 
 
-def _mixing(store: Store, columns: Iterable[str]) -> dict[str, Any]:
+def _mixing(store: Store, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """How well batches of split=train would mix rows, groups and classes; empty where there are too few samples."""
     split = store.split("train")
     batch = min(BATCH, len(split) // 4)
@@ -74,15 +74,10 @@ def _mixing(store: Store, columns: Iterable[str]) -> dict[str, Any]:
     order, index = Order(len(split), 0, batch), split.all()
     first, stop = split.ranges
     codes = {"row": np.repeat(np.arange(len(first)), stop - first)}
-    for name in columns:
-        values = store.column(name)[index]
-        if name != "split" and values.dtype == object:
-            codes[name] = np.unique(values.astype(str), return_inverse=True)[1]
-    scores = {}
-    for name, found in codes.items():
-        kinds = len(np.unique(found))
-        if kinds > 1 and (name in ("row", "group") or kinds <= MOST_VALUES):
-            scores[name] = mixing_score(order, found)._asdict()
+    for name, described in columns.items():
+        if name == "group" or (name != "split" and len(described.get("values", ())) > 1):
+            codes[name] = np.unique(store.column(name)[index].astype(str), return_inverse=True)[1]
+    scores = {name: mixing_score(order, found)._asdict() for name, found in codes.items() if np.ptp(found)}
     return {"batch": batch, "scores": scores}
 
 

@@ -258,6 +258,8 @@ def test_a_weight_that_is_none_is_named(wrong: float) -> None:
 def test_no_weight_at_all_is_refused() -> None:
     with pytest.raises(DataError, match="none of 9 samples weighs more than 0"):
         weighted_order(Weights(np.zeros(9)), 0, 4)
+    with pytest.raises(ConfigError, match="n must be 1 to"):
+        weighted_order(Weights(np.ones(9)), 0, 4, draws=0)
 
 
 def test_steps_of_very_long_runs_are_found() -> None:
