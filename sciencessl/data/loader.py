@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from sciencessl.data.order import Order, augmentation_rng
+from sciencessl.data.order import SampleOrder, augmentation_rng
 from sciencessl.errors import RunError, SciencesslError, StoreError
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import FieldSpec, View, ViewRandom
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import SplitIndex, Store
 
 FORKSERVER_PRELOAD = ["sciencessl.data.loader", "sciencessl.views.operations"]
@@ -38,11 +39,11 @@ class Decoder:
     """Samples of a store by index, decoded. Picklable; opens the store on first use in each process.
 
     Args:
-        store: The sealed store.
+        store: The sealed store, or several joined.
         decode: `module:function` of the domain: stored bytes or array and its field -> (H, W, C).
     """
 
-    def __init__(self, store: Store, decode: str) -> None:
+    def __init__(self, store: Store | JoinedStores, decode: str) -> None:
         self.store = store
         self._target = decode
 
@@ -119,7 +120,7 @@ class BatchStream(IterableDataset[Batch]):
     def __init__(
         self,
         decoder: Decoder,
-        order: Order,
+        order: SampleOrder,
         split: SplitIndex,
         views: Callable[[Any], tuple[View, View]],
         settings: Any,
@@ -158,20 +159,20 @@ class BatchStream(IterableDataset[Batch]):
 
     def batch(self, step: int) -> Batch:
         """The rank's part of the global batch of a step."""
-        index = self.split.to_store(self.order.rank_slice(step, self.rank, self.world))
-        return self.make(index, self.order.epochs(step)[self.order.rank_range(self.rank, self.world)])
+        turns, positions = self.order.rank_part(step, self.rank, self.world)
+        return self.make(self.split.to_store(positions), turns)
 
-    def make(self, index: np.ndarray, epochs: np.ndarray) -> Batch:
+    def make(self, index: np.ndarray, turns: np.ndarray) -> Batch:
         """The batch of given samples.
 
         Args:
             index: (B,) int64 store indices.
-            epochs: (B,) int64 epochs, which enter the augmentation.
+            turns: (B,) int64, which enter the augmentation: in an `Order` the epochs.
         """
         keys = self.decoder.store.keys(index)
         views = [
-            apply_view(self._train_view, sample, ViewRandomness(self.order.seed, int(epoch), _as_int(key)))
-            for sample, epoch, key in zip(self.decoder(index), epochs, keys, strict=True)
+            apply_view(self._train_view, sample, ViewRandomness(self.order.seed, int(turn), _as_int(key)))
+            for sample, turn, key in zip(self.decoder(index), turns, keys, strict=True)
         ]
         return Batch(
             views=collate(views, self.fields),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,7 +67,8 @@ def _mix(x: UInt64) -> UInt64:
     return x ^ (x >> np.uint64(31))
 
 
-def _subkey(base: int | UInt64, word: Any) -> UInt64:
+def subkey(base: int | UInt64, word: Any) -> UInt64:
+    """A key for each word, from a base key or one base each: (K,) uint64. Fast where `derive_key` is thorough."""
     # Arrays, never scalars: NumPy warns of the overflow of a scalar, and the overflow is what we want.
     offset = (np.atleast_1d(np.asarray(word)).astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
     return _mix(np.uint64(base) + offset if isinstance(base, int) else base + offset)
@@ -150,8 +152,98 @@ def _check_size(where: str, n: int) -> None:
         raise ConfigError(f"{where}: n must be 1 to 2**40 samples, got {n}; an empty split has no order.")
 
 
+def cut_batch(where: str, batch: int, slots: int | None) -> int:
+    """The number of slots of a batch: the one asked for, or gcd(batch, 64).
+
+    Raises:
+        ConfigError: For slots that do not divide the batch.
+    """
+    if slots is None:
+        return math.gcd(batch, 64)
+    if slots < 1 or batch % slots:
+        raise ConfigError(f"{where}: slots={slots} must divide batch={batch}; try {_divisors(batch)}.")
+    return slots
+
+
+class SampleOrder(ABC):
+    """What a loader asks of an order: an endless sequence of samples, cut into global batches and those into slots.
+
+    Attributes:
+        seed: Of the run.
+        batch: Global batch size.
+    """
+
+    seed: int
+    batch: int
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Samples of an epoch."""
+
+    @property
+    @abstractmethod
+    def slot_count(self) -> int:
+        """S: into how many equal slots a global batch is cut; every world size that divides it sees the same batch."""
+
+    @abstractmethod
+    def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
+        """Samples number `start` to `stop` of the sequence, which has no end.
+
+        Returns:
+            (stop - start,) int64 turns and positions. With the key of the sample its turn makes its augmentation: it
+            is another one each time that a sample comes, and does not depend on what was asked before.
+        """
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """length / batch; not rounded, since a batch may hold the end of one epoch and the start of the next."""
+        return self.length / self.batch
+
+    def positions(self, step: int) -> Int64:
+        """(batch,) int64 positions of the global batch at a step, in batch order."""
+        return self.take(step * self.batch, (step + 1) * self.batch)[1]
+
+    def epochs(self, step: int) -> Int64:
+        """(batch,) int64 turns of the same samples; in an `Order`, their epochs."""
+        return self.take(step * self.batch, (step + 1) * self.batch)[0]
+
+    def rank_range(self, rank: int, world: int) -> slice:
+        """The part of the global batch that a rank computes: its slots, rank S / W to (rank + 1) S / W.
+
+        Raises:
+            ConfigError: When the world size does not divide the slots, or the rank is not in [0, world).
+        """
+        if world < 1 or self.slot_count % world:
+            raise ConfigError(
+                f"world size {world} does not divide the {self.slot_count} slots of a batch of {self.batch}; "
+                f"use one of {_divisors(self.slot_count)} or another batch size."
+            )
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank {rank} is not in [0, {world}).")
+        size = self.batch // world
+        return slice(rank * size, (rank + 1) * size)
+
+    def rank_part(self, step: int, rank: int, world: int) -> tuple[Int64, Int64]:
+        """(batch / world,) int64 turns and positions of a rank's part of the global batch, computed alone.
+
+        Raises:
+            ConfigError: As `rank_range`.
+        """
+        part = self.rank_range(rank, world)
+        return self.take(step * self.batch + part.start, step * self.batch + part.stop)
+
+    def rank_slice(self, step: int, rank: int, world: int) -> Int64:
+        """The positions of `rank_part`.
+
+        Raises:
+            ConfigError: As `rank_range`.
+        """
+        return self.rank_part(step, rank, world)[1]
+
+
 @dataclass(frozen=True)
-class Order:
+class Order(SampleOrder):
     """Which sample stands where in every global batch, for any number of ranks and workers.
 
     Global sample number g = step * batch + j counts on across epochs: epoch e = g // n, so every sample occurs exactly
@@ -190,13 +282,12 @@ class Order:
         for name in ("batch", "row_size", "streams_per_slot", "mix_units"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Order: {name} must be at least 1, got {getattr(self, name)}.")
-        if self.slots is not None and (self.slots < 1 or self.batch % self.slots):
-            raise ConfigError(f"Order: slots={self.slots} must divide batch={self.batch}; try {_divisors(self.batch)}.")
+        cut_batch("Order", self.batch, self.slots)
 
     @cached_property
     def slot_count(self) -> int:
         """S: into how many equal slots a global batch is cut; every world size that divides it sees the same batch."""
-        return math.gcd(self.batch, 64) if self.slots is None else self.slots
+        return cut_batch("Order", self.batch, self.slots)
 
     @cached_property
     def ticket_size(self) -> int:
@@ -214,46 +305,18 @@ class Order:
         return max(1, min(self.row_size, self.n // (64 * self.stream_count)))
 
     @property
-    def steps_per_epoch(self) -> float:
-        """n / batch; not rounded, since a batch may hold the end of one epoch and the start of the next."""
-        return self.n / self.batch
+    def length(self) -> int:
+        """n: every sample comes once an epoch."""
+        return self.n
 
     def epoch_of(self, step: int) -> int:
         """Epoch of the first sample of a step."""
         return step * self.batch // self.n
 
-    def positions(self, step: int) -> Int64:
-        """(batch,) int64 positions in [0, n) of the global batch at a step, in batch order."""
-        return self._locate(*self._numbers(step, 0, self.batch))
-
-    def epochs(self, step: int) -> Int64:
-        """(batch,) int64 epoch of each sample of the global batch: the epoch of its augmentation key."""
-        return self._numbers(step, 0, self.batch)[0]
-
-    def rank_range(self, rank: int, world: int) -> slice:
-        """The part of the global batch that a rank computes: its slots, rank S / W to (rank + 1) S / W.
-
-        Raises:
-            ConfigError: When the world size does not divide the slots, or the rank is not in [0, world).
-        """
-        if world < 1 or self.slot_count % world:
-            raise ConfigError(
-                f"world size {world} does not divide the {self.slot_count} slots of a batch of {self.batch}; "
-                f"use one of {_divisors(self.slot_count)} or another batch size."
-            )
-        if not 0 <= rank < world:
-            raise ConfigError(f"rank {rank} is not in [0, {world}).")
-        size = self.batch // world
-        return slice(rank * size, (rank + 1) * size)
-
-    def rank_slice(self, step: int, rank: int, world: int) -> Int64:
-        """(batch / world,) int64 positions of a rank: `positions(step)[rank_range(rank, world)]`, computed alone.
-
-        Raises:
-            ConfigError: As `rank_range`.
-        """
-        part = self.rank_range(rank, world)
-        return self._locate(*self._numbers(step, part.start, part.stop))
+    def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
+        """(stop - start,) int64 epochs and positions in [0, n) of samples number `start` to `stop`."""
+        epoch, within = self._numbers(0, start, stop)
+        return epoch, self._locate(epoch, within)
 
     def _numbers(self, step: int, start: int, stop: int) -> tuple[Int64, Int64]:
         # Python integers up to here: the sample number of a long run may not fit 64 bits, its epoch and rest do.
@@ -291,15 +354,15 @@ class Order:
         size = self.mix_units * self.unit
         block = ordinal // size
         first = block * size
-        key = _subkey(_subkey(_subkey(self._keys[0], epoch), stream), block)
+        key = subkey(subkey(subkey(self._keys[0], epoch), stream), block)
         return first + feistel(ordinal - first, np.minimum(size, length - first), key)
 
     def _deal(self, epoch: Int64, place: Int64) -> Int64:
         units = self.n // self.unit
         which, inside = np.divmod(place, self.unit)
-        dealt = feistel(np.minimum(which, units - 1), units, _subkey(self._keys[1], epoch))
+        dealt = feistel(np.minimum(which, units - 1), units, subkey(self._keys[1], epoch))
         place = np.where(which < units, dealt * self.unit + inside, place)
-        shift = (_subkey(self._keys[2], epoch) % np.uint64(self.n)).astype(np.int64)
+        shift = (subkey(self._keys[2], epoch) % np.uint64(self.n)).astype(np.int64)
         return (place + shift) % self.n
 
     @cached_property

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sciencessl.data.mixing import BATCH, mixing_score
+from sciencessl.data.order import Order
 from sciencessl.plain import plain
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import Store
@@ -25,7 +28,7 @@ def info(path: str | Path) -> dict[str, Any]:
     store = Store(path)
     header = store.header
     refused = Counter(store.refusals()["reason"].to_pylist())
-    columns = store.columns()
+    columns = {name: _column(store, name, where) for name, where in store.columns().items()}
     return {
         "path": str(path),
         "format": zpack.FORMAT,
@@ -33,8 +36,9 @@ def info(path: str | Path) -> dict[str, Any]:
         "n_samples": len(store),
         "splits": {name: len(store.split(name)) for name in zpack.SPLITS},
         "fields": {name: plain(spec) for name, spec in header.fields.items()},
-        "columns": {name: _column(store, name, where) for name, where in columns.items()},
+        "columns": columns,
         "tables": {name: _table(store, name) for name in store.tables},
+        "mixing": _mixing(store, columns),
         "refused": dict(refused),
         "rows": header.rows,
         "bytes": sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()),
@@ -61,6 +65,22 @@ def _column(store: Store, name: str, where: str) -> dict[str, Any]:
     return described
 
 
+def _mixing(store: Store, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How well batches of split=train would mix rows, groups and classes; empty where there are too few samples."""
+    split = store.split("train")
+    batch = min(BATCH, len(split) // 4)
+    if batch < 2:
+        return {}
+    order, index = Order(len(split), 0, batch), split.all()
+    first, stop = split.ranges
+    codes = {"row": np.repeat(np.arange(len(first)), stop - first)}
+    for name, described in columns.items():
+        if name == "group" or (name != "split" and len(described.get("values", ())) > 1):
+            codes[name] = np.unique(store.column(name)[index].astype(str), return_inverse=True)[1]
+    scores = {name: mixing_score(order, found)._asdict() for name, found in codes.items() if np.ptp(found)}
+    return {"batch": batch, "scores": scores}
+
+
 def _table(store: Store, name: str) -> dict[str, Any]:
     table = store.table(name)
     return {
@@ -83,6 +103,10 @@ def info_text(found: dict[str, Any]) -> str:
         "splits:  " + ", ".join(f"{name} {count:,}" for name, count in found["splits"].items() if count),
         f"refused: {refused}",
     ]
+    if found["mixing"]:
+        scores = [f"{name} {x['score']:.2f} ±{x['error']:.2f}" for name, x in found["mixing"]["scores"].items()]
+        lines.append(f"mixing:  {', '.join(scores)} in batches of {found['mixing']['batch']} of split=train "
+                     "(1: as by chance; above: alike samples come together)")
     for name, spec in found["fields"].items():
         shape = "x".join(map(str, spec["shape"])) or "any size"
         lines.append(f"field {name}: {spec['kind']}, {spec['dtype']}, channels {'/'.join(spec['channels'])}, {shape}")

@@ -61,6 +61,11 @@ class SplitIndex:
     def __len__(self) -> int:
         return int(self._start[-1])
 
+    @property
+    def ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        """(R,) int64 first store index of each range and the one after its last."""
+        return self._first, self._first + np.diff(self._start)
+
     def to_store(self, positions: np.ndarray) -> np.ndarray:
         """Store indices of positions in the split, (...,) int64.
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from sciencessl.data.loader import (
     loader_error,
     make_loader,
 )
-from sciencessl.data.order import Order
+from sciencessl.data.mixture import mix_labelled, mix_stores
+from sciencessl.data.order import Order, SampleOrder
+from sciencessl.data.weights import balance, weighted_order
 from sciencessl.domains.galaxy.views import GalaxyViews, galaxy_views
 from sciencessl.errors import ConfigError, DataError, RunError, StoreError
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import View, ViewRandom
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 
 DECODE = "sciencessl.data.decode:decode"
@@ -70,6 +74,58 @@ def test_batches_are_the_same_for_any_number_of_workers(tiny_store: Path, start:
     for workers in (0, 1, 3):
         for expected, batch in zip(direct, take(stream(tiny_store, start_step=start), workers, 6), strict=True):
             assert_same(expected, batch)
+
+
+def _balanced(classes: np.ndarray) -> SampleOrder:
+    return weighted_order(balance(classes), 3, 10)
+
+
+def _half_labelled(classes: np.ndarray) -> SampleOrder:
+    return mix_labelled(classes >= 0, 0.5, 3, 10)
+
+
+@pytest.mark.parametrize("build", [_balanced, _half_labelled])
+def test_batches_by_weight_and_by_ratio_are_the_same_for_any_number_of_workers_and_ranks(
+    tiny_store: Path, build: Callable[[np.ndarray], SampleOrder]
+) -> None:
+    order = build(np.arange(TRAIN) % 4 - 1)
+    direct = [stream(tiny_store, order=order).batch(step) for step in range(2, 6)]
+    for workers in (0, 1, 3):
+        found = take(stream(tiny_store, order=order, start_step=2), workers, 4)
+        for expected, batch in zip(direct, found, strict=True):
+            assert_same(expected, batch)
+    parts = [stream(tiny_store, order=order, rank=rank, world=2).batch(2) for rank in (0, 1)]
+    assert [i for part in parts for i in part.ids] == direct[0].ids
+    images = torch.cat([part.views[0]["image"] for part in parts])
+    assert torch.equal(images, direct[0].views[0]["image"])
+
+
+def test_a_sample_that_comes_twice_in_an_epoch_looks_new_each_time(tiny_store: Path) -> None:
+    classes = np.arange(TRAIN) * 0
+    classes[0] = 1
+    source = stream(tiny_store, order=weighted_order(balance(classes), 3, TRAIN))
+    batch = source.batch(0)
+    first = source.split.to_store(np.array([0]))[0]
+    views = batch.views[0]["image"][torch.from_numpy(batch.index == first)]
+    assert len(views) == 24
+    assert len(torch.unique(views, dim=0)) == 24
+
+
+def test_two_stores_give_their_share_of_each_batch(tiny_store: Path, tmp_path: Path, make_store: Any) -> None:
+    stores = [Store(tiny_store), Store(make_store(tmp_path / "other.zarr", rows=1, each=15, seed=4))]
+    joined = JoinedStores(stores)
+    order = mix_stores([len(store.split("train")) for store in stores], (3, 1), 0, 8)
+    source = stream(tiny_store, decoder=Decoder(joined, DECODE), order=order, split=joined.split("train"),
+                    labels={"position": np.arange(len(joined))})
+    for step, batch in enumerate(take(source, 0, 6)):
+        other = batch.index >= 60
+        assert other.sum() == 2
+        assert np.array_equal(batch.labels["position"], batch.index)
+        assert batch.ids == [
+            stores[int(i >= 60)].keys(np.array([i - 60 * (i >= 60)])).tobytes().hex() for i in batch.index
+        ]
+        assert set(joined.split("train").all()) >= set(batch.index.tolist())
+        assert order.taken(step + 1) == (6 * (step + 1), 2 * (step + 1))
 
 
 def test_batches_hold_stored_pixels_and_aligned_labels(tiny_store: Path) -> None:
@@ -213,7 +269,9 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from sciencessl.data.loader import BatchStream, Decoder, make_loader
-from sciencessl.data.order import Order
+from sciencessl.data.mixture import mix_labelled, mix_stores
+from sciencessl.data.order import Order, SampleOrder
+from sciencessl.data.weights import balance, weighted_order
 from sciencessl.domains.galaxy.views import GalaxyViews, galaxy_views
 from sciencessl.store.reader import Store
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from sciencessl.data.mixing import mixing_score
+from sciencessl.data.order import Order
 from sciencessl.errors import StoreError
 from sciencessl.spec import LabelSchema, Question
 from sciencessl.store.info import MOST_VALUES, info, info_text
@@ -73,6 +76,28 @@ def test_values_that_are_not_finite_stay_out_of_the_range(tmp_path: Path, make, 
     store = make(tmp_path / "m.zarr", [[sample(f"s{i}", z=value) for i, value in enumerate(values)]])
     assert info(store.path)["columns"]["z"]["range"] == [-2.0, 1.5]
     json.dumps(info(store.path), allow_nan=False)
+
+
+def test_mixing_is_scored_for_rows_groups_and_classes(tmp_path: Path, make, sample) -> None:  # type: ignore[no-untyped-def]
+    count = 96
+    kinds = np.arange(count) * 4 // count
+    samples = [sample(f"s{i}", kind="abcd"[kinds[i]], group=f"g{i}", note="same") for i in range(count)]
+    store = make(tmp_path / "m.zarr", [samples[:60], samples[60:]])
+    found = info(store.path)["mixing"]
+    assert found["batch"] == 24
+    assert list(found["scores"]) == ["row", "group", "kind"]
+    assert found["scores"]["group"]["score"] == pytest.approx(1)
+    order, stored = Order(count, 0, 24), store.column("kind")
+    assert found["scores"]["kind"] == mixing_score(order, np.array(["abcd".index(k) for k in stored]))._asdict()
+    assert found["scores"]["row"] == mixing_score(order, (np.arange(count) >= 60).astype(int))._asdict()
+    line = next(line for line in info_text(info(store.path)).splitlines() if line.startswith("mixing:"))
+    assert re.match(r"mixing:  row \d\.\d\d ±\d\.\d\d, group 1\.00 ±0\.00, kind .* batches of 24 of split=train", line)
+
+
+def test_a_store_of_a_few_samples_has_no_mixing_score(survey: Store) -> None:
+    found = info(survey.path)
+    assert found["mixing"] == {}
+    assert "mixing" not in info_text(found)
 
 
 def test_no_store(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Several stores read as one: what a loader needs to take its batches from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from sciencessl.errors import StoreError
+from sciencessl.store.format import StoreHeader
+from sciencessl.store.reader import SplitIndex, Store
+
+
+class JoinedStores:
+    """Sealed stores of one domain and equal fields; samples count through them one after the other.
+
+    Args:
+        stores: One or more, in the order that counts.
+
+    Raises:
+        StoreError: When there is none, or domains or fields differ.
+    """
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        if not stores:
+            raise StoreError("no stores to join; give one or more.")
+        self.stores = tuple(stores)
+        first = stores[0].header
+        for store in stores[1:]:
+            for what in ("domain", "fields"):
+                mine, other = getattr(first, what), getattr(store.header, what)
+                if mine != other:
+                    raise StoreError(
+                        f"{store.path} has {what} {other} and {stores[0].path} has {mine}: stores of one run agree in "
+                        "both. Prepare them with the same domain and options."
+                    )
+
+    @property
+    def header(self) -> StoreHeader:
+        """Of the first store: domain and fields are those of all."""
+        return self.stores[0].header
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Manifest digest of each store: what runs record."""
+        return tuple(store.digest for store in self.stores)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """(K + 1,) int64 index of the first sample of each store, and how many samples there are."""
+        return np.cumsum([0, *(len(store) for store in self.stores)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def split(self, name: str) -> SplitIndex:
+        """The samples of one split of all stores, in the order of the stores.
+
+        Raises:
+            StoreError: As `Store.split`.
+        """
+        parts = [store.split(name).ranges for store in self.stores]
+        first, stop = (
+            np.concatenate([part[side] + start for part, start in zip(parts, self.starts[:-1], strict=True)])
+            for side in (0, 1)
+        )
+        return SplitIndex(first, stop)
+
+    def keys(self, index: np.ndarray) -> np.ndarray:
+        """(B, 16) uint8 keys of samples.
+
+        Raises:
+            StoreError: For an index that no store has.
+        """
+        keys = np.empty((len(index), 16), np.uint8)
+        for store, where, local in self._dealt(index):
+            keys[where] = store.keys(local)
+        return keys
+
+    def payloads(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
+        """Stored bytes or arrays of samples, in the order asked for.
+
+        Raises:
+            StoreError: For an index that no store has, and as `Store.payloads`.
+        """
+        found: dict[int, bytes | np.ndarray] = {}
+        for store, where, local in self._dealt(np.asarray(index)):
+            found.update(zip(where.tolist(), store.payloads(name, local), strict=True))
+        return [found[place] for place in range(len(index))]
+
+    def _dealt(self, index: np.ndarray) -> list[tuple[Store, np.ndarray, np.ndarray]]:
+        """For each store that is asked: the store, places in `index`, and indices in the store."""
+        if index.size and (index.min() < 0 or index.max() >= len(self)):
+            raise StoreError(f"sample index outside 0 to {len(self) - 1} of {len(self.stores)} joined stores.")
+        owner = np.searchsorted(self.starts, index, side="right") - 1
+        asked = [(k, np.flatnonzero(owner == k)) for k in np.unique(owner)]
+        return [(self.stores[k], where, index[where] - self.starts[k]) for k, where in asked]

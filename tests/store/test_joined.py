@@ -1,0 +1,60 @@
+"""Joined stores: every sample is the one of its own store, and stores that do not fit are refused."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sciencessl.errors import StoreError
+from sciencessl.store.joined import JoinedStores
+from sciencessl.store.reader import Store
+from sciencessl.store.writer import PreparedSample
+
+Make = Callable[..., Store]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, survey: Store, make: Make, sample: Callable[..., object]) -> JoinedStores:
+    other = make(tmp_path / "other.zarr", [[sample(f"d{i}", ("train", "train", "test")[i]) for i in range(3)]])
+    return JoinedStores([survey, other])
+
+
+def test_samples_count_through_the_stores(pair: JoinedStores) -> None:
+    first, second = pair.stores
+    assert len(pair) == len(first) + len(second) == 10
+    assert pair.starts.tolist() == [0, 7, 10]
+    assert pair.digests == (first.digest, second.digest)
+    index = np.array([8, 0, 6, 7, 3, 9, 0])
+    expected = [(second, 1), (first, 0), (first, 6), (second, 0), (first, 3), (second, 2), (first, 0)]
+    for joined in (pair, pickle.loads(pickle.dumps(pair))):
+        assert joined.payloads("image", index) == [store.payloads("image", [i])[0] for store, i in expected]
+        keys = np.concatenate([store.keys(np.array([i])) for store, i in expected])
+        assert np.array_equal(joined.keys(index), keys)
+
+
+def test_splits_are_those_of_the_stores_in_their_order(pair: JoinedStores) -> None:
+    first, second = pair.stores
+    for name in ("train", "val", "test"):
+        expected = np.concatenate([first.split(name).all(), second.split(name).all() + 7])
+        assert np.array_equal(pair.split(name).all(), expected)
+    assert len(pair.split("train")) == 5
+
+
+def test_nothing_outside_is_read(pair: JoinedStores) -> None:
+    assert pair.payloads("image", np.array([], np.int64)) == []
+    for wrong in (-1, 10):
+        with pytest.raises(StoreError, match="sample index outside 0 to 9 of 2 joined stores"):
+            pair.payloads("image", [wrong])
+
+
+def test_stores_of_other_fields_are_refused(tmp_path: Path, survey: Store, make: Make) -> None:
+    fields = {"image": survey.header.fields["image"]}
+    other = make(tmp_path / "o.zarr", [[PreparedSample("e0", "train", {"image": b"e"}, {})]], fields=fields)
+    with pytest.raises(StoreError, match=r"o\.zarr has fields .* Prepare them with the same domain"):
+        JoinedStores([survey, other])
+    with pytest.raises(StoreError, match="no stores to join"):
+        JoinedStores([])
