@@ -149,10 +149,7 @@ def _section(name: str, result: TransferResult, args: argparse.Namespace) -> Ite
     yield ""
     yield "What pretraining saw of the task:"
     yield ""
-    sentences: dict[str, list[str]] = {}
-    for run, sentence in result.marks.items():
-        sentences.setdefault(sentence, []).append(run)
-    yield from (f"- {', '.join(runs)}: {sentence}" for sentence, runs in sentences.items())
+    yield from (f"- {names}: {sentence}" for names, sentence in result.said().items())
     yield from (f"- {note}" for note in result.notes)
 
 

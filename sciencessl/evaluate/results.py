@@ -211,6 +211,13 @@ class TransferResult:
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     draw: str = "stratified"
 
+    def said(self) -> dict[str, str]:
+        """The marks with the names that share a sentence together, as in `byol-1, byol-2`."""
+        names: dict[str, list[str]] = {}
+        for name, sentence in self.marks.items():
+            names.setdefault(sentence, []).append(name)
+        return {", ".join(found): sentence for sentence, found in names.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Values of strict JSON: numbers that are not finite become null."""
         values = dataclasses.asdict(self)

@@ -44,7 +44,7 @@ def table_text(result: TransferResult) -> str:
         f"{metric}, mean, +- half of the 95 % interval over {_covered(result)}",
         "sets: label subsets averaged; saw: what pretraining saw of the task",
         *([ROWWISE] if any(row.resolved is not None for row in result.rows) else []),
-        *(f"{name}: {sentence}" for name, sentence in result.marks.items()),
+        *(f"{name}: {sentence}" for name, sentence in result.said().items()),
         *result.notes,
         *_dropped(result),
         *sorted({f"{row.budget}: {row.note}" for row in result.rows if row.note}),

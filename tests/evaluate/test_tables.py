@@ -157,3 +157,9 @@ def test_a_table_that_is_not_there_or_damaged(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text('{"rows": 3}')
     with pytest.raises(RunError, match=r"transfer.json is damaged \(TypeError"):
         read_result(tmp_path)
+
+
+def test_names_that_share_a_mark_stand_together(make_transfer: Any) -> None:
+    result = make_transfer(marks={"byol-1": "Nothing.", "hybrid-1": "Votes.", "byol-2": "Nothing."})
+    assert result.said() == {"byol-1, byol-2": "Nothing.", "hybrid-1": "Votes."}
+    assert "byol-1, byol-2: Nothing." in table_text(result)
