@@ -1,7 +1,7 @@
 """Are two images one, turned, mirrored, zoomed or encoded again? Pixels around the centre in log-polar coordinates.
 
-There a turn is a shift along one axis, a zoom about the centre a shift along the other and a mirror image a reversal, so
-that aligning two images is a correlation. Each pixel is compared with its surroundings first (their mean taken off,
+There a turn is a shift along one axis, a zoom about the centre a shift along the other and a mirror image a reversal,
+so that aligning two images is a correlation. Each pixel is compared with its surroundings first (their mean taken off,
 divided by their spread): a bright galaxy, a stain or a change of exposure then count no more than faint stars.
 """
 
