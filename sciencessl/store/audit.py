@@ -143,8 +143,9 @@ def audit(
 ) -> Audit:
     """Look for samples that splits share, or for what a test on another store would share with this one.
 
-    Splits of one store are compared in pairs; `against` compares train and val of the store with all samples of another.
-    The result is written beside the store (`audit_file`); what was found is shown in `report.html` and `pairs.png`.
+    Splits of one store are compared in pairs; `against` compares train and val of the store with all samples of
+    another. The result is written beside the store (`audit_file`); what was found is shown in `report.html` and
+    `pairs.png`.
 
     Args:
         store: A sealed store.
@@ -295,10 +296,10 @@ def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[s
     taken = np.concatenate([np.asarray(maps[side.name][rows], dtype=np.float32) for side, rows in parts])
     left, right = null_pairs(len(taken), rng)
     usable = taken.any(axis=(1, 2))
-    keep = usable[left] & usable[right]
+    keep: np.ndarray = usable[left] & usable[right]
     for column in groups:
         texts = np.concatenate([replace(side, index=side.index[rows]).texts(column) for side, rows in parts])
-        keep &= (texts[left] != texts[right]) | (texts[left] == "")
+        keep &= np.asarray(texts[left] != texts[right]) | np.asarray(texts[left] == "")
     left, right = left[keep], right[keep]
     return fit_null(score_pairs(taken, taken, left, right).score) if len(left) >= LEAST_PAIRS else None
 

@@ -11,7 +11,7 @@ import numpy as np
 from sciencessl.data.loader import Decoder
 from sciencessl.errors import StoreError
 from sciencessl.registry import load_domain
-from sciencessl.store.audit import CLEAN, LEAK, SUSPECT, Audit, Evidence, Pair
+from sciencessl.store.audit import CLEAN, COPY, IDENTITY, LEAK, LOOK_ALIKE, SUSPECT, Audit, Evidence, Pair
 from sciencessl.store.copies import FALSE_CONFIRMED
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
@@ -31,7 +31,7 @@ def audit_text(found: Audit) -> str:
     sides = ", ".join(f"{name} {n:,}" for name, n in found.samples.items())
     lines = [f"{found.store}: {_verdict_words(found)}", f"compared: {sides or 'nothing'}",
              f"groups: {', '.join(found.groups) or 'none'}"]
-    lines += [f"{'warning: ' if entry.kind == 'look-alike' else ''}{sentence(entry)}" for entry in found.evidence]
+    lines += [f"{'warning: ' if entry.kind == LOOK_ALIKE else ''}{sentence(entry)}" for entry in found.evidence]
     return "\n".join([*lines, null_sentence(found), *(f"note: {note}" for note in found.notes)])
 
 
@@ -39,13 +39,13 @@ def sentence(entry: Evidence) -> str:
     """One piece of evidence in words."""
     first = entry.pairs[0]
     example = f"such as {first.test} and {first.pool}"
-    if entry.kind == "look-alike":
+    if entry.kind == LOOK_ALIKE:
         return (f"{entry.samples:,} samples of {entry.test} look much like samples of {entry.pool}, {example} "
                 f"({pair_words(first)}); too little to confirm: look at them.")
-    if entry.kind == "copy":
+    if entry.kind == COPY:
         return (f"{entry.samples:,} samples of {entry.test} are copies of samples of {entry.pool} by their pixels, "
                 f"{example} ({pair_words(first)}).")
-    values = f" ({entry.values:,} values)" if entry.kind == "identity" else ""
+    values = f" ({entry.values:,} values)" if entry.kind == IDENTITY else ""
     return f"{entry.samples:,} samples of {entry.test} share {entry.by}{values} with {entry.pool}, {example}."
 
 

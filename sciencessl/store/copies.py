@@ -2,8 +2,8 @@
 
 What was measured (maps of `sciencessl.views.polar`): pairs of different photographs of `lc25000_lung` score 0.16 in the
 median and 0.26 at most of 12,160, tiles turned out of one photograph 0.81 in the median; for `sdss_gz1` 0.19 and 0.37
-of 11,175, and 0.59 to 0.92 for copies that were turned, zoomed up to 1.4, shrunk to 200 px and saved at quality 75. Sets
-need thresholds of their own, which is why each store measures its null.
+of 11,175, and 0.59 to 0.92 for copies that were turned, zoomed up to 1.4, shrunk to 200 px and saved at quality 75.
+Sets need thresholds of their own, which is why each store measures its null.
 
 What cannot be found: crops that are not about the centre, zooms beyond 1.59, photos that are not square turned by other
 than quarter turns, and pixels that were painted over or blurred for the most part.
@@ -67,9 +67,9 @@ def fit_null(scores: np.ndarray) -> Null:
     """The null of pairs drawn at random, of which some may be copies after all.
 
     The best of many places of a non-copy follows a Gumbel law: scores of both real sets do, from the median to the
-    largest of 10,000. One through the quartiles, which copies do not reach, says what is expected of so many pairs; what
-    exceeds that less than once in a hundred such samples is left out, and the tail fitted to the rest. The sample may
-    hold copies up to about a tenth of its pairs.
+    largest of 10,000. One through the quartiles, which copies do not reach, says what is expected of so many pairs;
+    what exceeds that less than once in a hundred such samples is left out, and the tail fitted to the rest. The sample
+    may hold copies up to about a tenth of its pairs.
 
     Args:
         scores: (p,) of `align`, `LEAST_PAIRS` or more.
