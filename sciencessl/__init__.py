@@ -3,7 +3,8 @@
 Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
 `predict`, `compare`, `report`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has a longer
 name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
-`list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`.
+`list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
+`store_audit`.
 Importing this package imports nothing heavy.
 """
 
@@ -36,6 +37,7 @@ _PUBLIC = {
     "list_presets": "sciencessl.presets:presets",
     "list_backbones": "sciencessl.backbones.timm_backbones:list_backbones",
     "config_explain": "sciencessl.explanation:explain",
+    "store_audit": "sciencessl.store.audit:audit",
     "store_info": "sciencessl.store.info:info",
     "store_verify": "sciencessl.store.verify:verify",
     "store_show": "sciencessl.store.show:show",

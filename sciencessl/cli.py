@@ -1,7 +1,8 @@
 """The command line: which verbs there are, how words become a call, and what a failure looks like.
 
 Each verb lives in `sciencessl/verbs/`, and does no more than call the function of the same meaning and print.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs were refused, 75 checkpointed for requeue.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs were refused, 4 leak found, 75 checkpointed for
+requeue.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ VERBS: dict[str, Verb] = {
                       listing.fill_backbones, listing.run_backbones),
     "prepare": Verb("turn files into a store", "sciencessl prepare galaxy stamps/ --out gz.zarr --resize-px 128",
                     data.fill_prepare, data.run_prepare),
-    "store": Verb("look into a store: what it holds, whether it is sound, what it looks like",
+    "store": Verb("look into a store: what it holds, whether it is sound, what it looks like, what its splits share",
                   "sciencessl store show gz.zarr --column class", data.fill_store, data.run_store),
     "pretrain": Verb("pretrain an encoder on a store",
                      "sciencessl pretrain --data gz.zarr --out runs/hybrid --minutes 10 --labels smooth-or-featured "

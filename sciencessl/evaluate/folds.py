@@ -18,9 +18,10 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate.subsets import priorities, unit_strata
-from sciencessl.evaluate.tasks import OBJECT, Side, TaskData, digest_of, label_strata, load_sides
+from sciencessl.evaluate.tasks import OBJECT, TaskData, digest_of, label_strata, load_sides
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
+from sciencessl.store.sides import Side
 
 ENOUGH = 60
 """Units from which intervals over folds cover what they say, within the error of the simulation."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate.statistics import hierarchical_interval
-from sciencessl.evaluate.task_files import value_text
+from sciencessl.store.sides import value_text
 
 BINS = 4
 """Bins that a numeric column is cut into."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from sciencessl.errors import RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
-from sciencessl.evaluate.tasks import Side, TaskData
-from sciencessl.evaluate.tested_on import HASHES, shared_values
+from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.reader import Store
+from sciencessl.store.sides import Side, same_contents
 from sciencessl.train.folder import ModelCard, read_model
 
 
@@ -106,7 +106,7 @@ def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskDa
     if any(key.tobytes() in seen for key in tested.keys(data.test)):
         return True
     pool, test = Side.of_splits(trained, "train"), Side(tested, data.test, "test")
-    return any(rows.any() for _, rows in shared_values(pool, test, HASHES))
+    return any((match >= 0).any() for _, match in same_contents(pool, test))
 
 
 def _unreachable(mark: Mark, card: ModelCard) -> Mark:

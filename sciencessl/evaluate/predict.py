@@ -20,9 +20,9 @@ from sciencessl.evaluate.encoders import check_input, compute_embeddings
 from sciencessl.evaluate.export_words import card_sentences
 from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
 from sciencessl.evaluate.tables import WIDTH, aligned
-from sciencessl.evaluate.task_files import value_text
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
+from sciencessl.store.sides import value_text
 from sciencessl.train.measure import best_time
 
 ALL = "all"

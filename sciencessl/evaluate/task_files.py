@@ -19,6 +19,7 @@ from sciencessl.config import read_yaml
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.evaluate.subsets import parse_budget
 from sciencessl.spec import TransferTask
+from sciencessl.store.sides import value_text
 
 SUFFIXES = (".yaml", ".yml")
 """How the name of a task file ends."""
@@ -54,13 +55,6 @@ def read_task(path: str | Path) -> TransferTask:
         return TransferTask(**values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def value_text(value: object) -> str:
-    """A label value as tasks compare it: empty for a missing one; 1 and 1.0 are both `1`."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _scalar(value: Any) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from sciencessl.errors import ConfigError, DataError, StoreError, did_you_mean, unknown_name
 from sciencessl.evaluate.subsets import label_digest
-from sciencessl.evaluate.task_files import SUFFIXES, read_task, value_text
+from sciencessl.evaluate.task_files import SUFFIXES, read_task
 from sciencessl.spec import TransferTask
-from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
+from sciencessl.store.sides import Side, value_text
 
 OBJECT = "object"
 KINDS = ("class", "multilabel", "counts", "retrieval")
@@ -71,39 +70,6 @@ class TaskData:
         targets = None if self.test_targets is None else self.test_targets[rows]
         return replace(self, test=self.test[rows], test_labels=self.test_labels[rows],
                        test_units=self.test_units[rows], test_targets=targets, test_ids=self.test_ids[rows])
-
-
-@dataclass(frozen=True)
-class Side:
-    """The samples that one side of a task is taken from, labelled or not.
-
-    Attributes:
-        store: Where they are.
-        index: (N,) store indices, ascending.
-        name: In words, such as `split=train`.
-    """
-
-    store: Store
-    index: np.ndarray
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.name} of {self.store.path}"
-
-    def texts(self, column: str) -> np.ndarray:
-        """(N,) text of each value of a column as objects: `value_text`, so that empty is missing."""
-        return np.array([value_text(value) for value in self.values(column)], dtype=object)
-
-    def values(self, column: str) -> list[Any]:
-        """The N values of a column."""
-        found: list[Any] = self.store.column(column)[self.index].tolist()
-        return found
-
-    @classmethod
-    def of_splits(cls, store: Store, *splits: str) -> Side:
-        """All samples of one split or several."""
-        index = np.flatnonzero(np.isin(store.split_codes(), [SPLITS.index(split) for split in splits]))
-        return cls(store, index, f"split={' and '.join(splits)}")
 
 
 def find_task(tasks: Sequence[TransferTask], name: str) -> TransferTask:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from sciencessl.errors import ConfigError, DataError
-from sciencessl.evaluate.tasks import Side, TaskData, load_sides
+from sciencessl.evaluate.tasks import TaskData, load_sides
 from sciencessl.spec import TransferTask
-from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
-
-HASHES = ("pixel_hash", "content_hash")
-"""Row columns that tell equal contents, where a preparer wrote them."""
+from sciencessl.store.sides import Side, same_things
 
 NAMED = 20
 """Values of a column that a message lists."""
@@ -72,9 +68,8 @@ def load_across(store: Store, task: TransferTask, other: Store) -> TaskData:
 def check_leak(store: Store, data: TaskData, other: Store) -> None:
     """Refuse a test whose samples, or others of the same group, are in the label pool too.
 
-    Two samples are taken for the same thing by equal ids (and so by equal keys), by equal values of `group` where both
-    stores have it, or by equal contents: the hashes that preparation recorded, or else the stored bytes of the primary
-    field, which are then all read.
+    What makes two samples the same thing: `sciencessl.store.sides.same_things`. Copies that were turned, resized or
+    encoded again are for `sciencessl store audit` to find.
 
     Args:
         store: Of the pool.
@@ -85,7 +80,7 @@ def check_leak(store: Store, data: TaskData, other: Store) -> None:
         DataError: With how many test samples, by what, and examples.
     """
     pool, test = Side(store, data.train, "pool"), Side(other, data.test, "test")
-    found = dict(_shared(pool, test))
+    found = {name: match >= 0 for name, match in same_things(pool, test)}
     leaking = np.logical_or.reduce([*found.values(), np.zeros(len(test.index), dtype=bool)])
     if not leaking.any():
         return
@@ -97,34 +92,3 @@ def check_leak(store: Store, data: TaskData, other: Store) -> None:
         f"label pool of {store.path}: {'; '.join(said)}. The test would leak. Prepare one store without them; where "
         "they only share a name, prepare one with ids and groups of its own."
     )
-
-
-def _shared(pool: Side, test: Side) -> Iterator[tuple[str, np.ndarray]]:
-    """By what samples are the same thing, and (m,) which test samples are."""
-    yield "id", np.isin(test.texts("id"), pool.texts("id"))
-    found = dict(shared_values(pool, test, ("group", *HASHES)))
-    yield from found.items()
-    if not found.keys() & {*HASHES}:
-        yield "stored bytes", _isin(_digests(test), _digests(pool))
-
-
-def shared_values(pool: Side, test: Side, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name of each column that both stores have -> (m,) whether a test sample's value occurs in the pool."""
-    for name in names:
-        if name in pool.store.columns() and name in test.store.columns():
-            yield name, _isin(test.texts(name), pool.texts(name))
-
-
-def _isin(test: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """Which values occur in the pool; missing ones do not."""
-    found: np.ndarray = np.isin(test, pool[pool != ""])
-    return found
-
-
-def _digests(side: Side) -> np.ndarray:
-    store, name = side.store, side.store.primary
-    found = []
-    for index in side.index:  # one payload at a time: a list of all may not fit into memory
-        (payload,) = store.payloads(name, index[None])
-        found.append(digest(payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).data))
-    return np.array(found, dtype=object)

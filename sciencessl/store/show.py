@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from sciencessl.data.loader import Decoder
 from sciencessl.errors import ConfigError, StoreError
 from sciencessl.registry import load_domain
-from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
+from sciencessl.views.pictures import save_pixels
 from sciencessl.views.sheet import contact_sheet
 
 TILE = 128
@@ -49,10 +48,8 @@ def show(
     images = [domain.display(sample) for sample in Decoder(opened, domain.decode)(chosen)]
     columns = math.ceil(math.sqrt(len(chosen)))
     sheet = contact_sheet(images, _captions(opened, chosen, column), columns, TILE)
-    encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encoded.tobytes())
+    save_pixels(sheet, path)
     return path
 
 

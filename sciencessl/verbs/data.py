@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sciencessl.flags import add_settings, given
 from sciencessl.registry import domains, load_domain, prepare_settings
-from sciencessl.verbs.output import DONE, FAILED, REFUSED, add_json, emit
+from sciencessl.verbs.output import DONE, FAILED, LEAK, REFUSED, add_json, emit
 
 
 def fill_prepare(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +37,15 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 def fill_store(parser: argparse.ArgumentParser) -> None:
     """Arguments of `store`."""
-    parser.add_argument("action", choices=sorted(_ACTIONS), help="counts and columns; contact sheet; digests")
+    parser.add_argument("action", choices=sorted(_ACTIONS),
+                        help="what splits share; counts and columns; contact sheet; digests")
     parser.add_argument("store", metavar="STORE", help="folder of a store")
-    parser.add_argument("--out", default="", metavar="PNG", help="show: file to write (default: beside the store)")
+    parser.add_argument("--out", default="", metavar="PATH",
+                        help="show: PNG to write; audit: folder of its report (default: beside the store)")
+    parser.add_argument("--against", default="", metavar="STORE2",
+                        help="audit: a store to be tested on, compared with train and val of this one")
+    parser.add_argument("--group", default="", metavar="COLUMN",
+                        help="audit: column whose values must not straddle splits (patient, source photograph)")
     parser.add_argument("--column", default="", help="show: column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="show: number of images (default: 36)")
     add_json(parser)
@@ -76,4 +82,13 @@ def _verify(args: argparse.Namespace) -> int:
     return FAILED if damage else DONE
 
 
-_ACTIONS = {"info": _info, "show": _show, "verify": _verify}
+def _audit(args: argparse.Namespace) -> int:
+    from sciencessl.store import audit as auditing
+    from sciencessl.store.audit_report import audit_text
+
+    found = auditing.audit(args.store, args.against, args.group, args.out)
+    emit(found, args.json, audit_text(found))
+    return LEAK if found.verdict == auditing.LEAK else DONE
+
+
+_ACTIONS = {"audit": _audit, "info": _info, "show": _show, "verify": _verify}

@@ -8,7 +8,7 @@ from typing import Any
 
 from sciencessl.plain import plain
 
-DONE, FAILED, USAGE, REFUSED, REQUEUE = 0, 1, 2, 3, 75
+DONE, FAILED, USAGE, REFUSED, LEAK, REQUEUE = 0, 1, 2, 3, 4, 75
 
 
 def emit(value: Any, as_json: bool, text: str) -> None:

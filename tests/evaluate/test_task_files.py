@@ -8,7 +8,7 @@ import pytest
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY, TASKS
 from sciencessl.errors import ConfigError
-from sciencessl.evaluate.task_files import read_task, value_text
+from sciencessl.evaluate.task_files import read_task
 from sciencessl.evaluate.tasks import find_task
 from sciencessl.spec import TransferTask
 
@@ -92,8 +92,3 @@ def test_a_file_that_is_absent_or_no_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(ConfigError, match=r"bytes.yaml is not valid YAML"):
         read_task(tmp_path / "bytes.yaml")
-
-
-def test_values_are_compared_as_text() -> None:
-    values = [1, 1.0, 1.5, "1", True, None, float("nan"), ""]
-    assert [value_text(value) for value in values] == ["1", "1", "1.5", "1", "True", "", "", ""]

@@ -1,0 +1,358 @@
+"""`store audit`: samples of different splits, or stores, that are the same thing, so that a test would leak.
+
+Names first (ids and groups), then recorded hashes, then pixels: copies that were turned, mirrored, zoomed, resized or
+encoded again. What equal names or contents say is certain. Likeness of pixels is confirmed when so high a score is
+expected of less than `FALSE_CONFIRMED` pairs of all that were compared, by a null measured on the store itself.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from sciencessl.data.loader import Decoder
+from sciencessl.errors import StoreError
+from sciencessl.monitor.throughput import Progress
+from sciencessl.plain import plain
+from sciencessl.registry import load_domain
+from sciencessl.store.copies import (
+    FALSE_CONFIRMED,
+    FALSE_SUSPECTED,
+    LEAST_PAIRS,
+    NULL_IMAGES,
+    Null,
+    candidates,
+    fit_null,
+    null_pairs,
+    score_pairs,
+)
+from sciencessl.store.files import write_atomic
+from sciencessl.store.format import SPLITS
+from sciencessl.store.reader import Store
+from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
+from sciencessl.views.polar import ANGLES, RINGS, polar_map
+
+LEAK, SUSPECT, CLEAN, NOTHING = "leak", "suspect", "clean", "nothing found"
+"""Verdicts. Without a group column, or with images that could not be compared, nothing found is not clean."""
+IDENTITY, CONTENTS, COPY, LOOK_ALIKE = "identity", "contents", "copy", "look-alike"
+"""Kinds of evidence; all but the last make a leak."""
+PIXELS = "pixels"
+LISTED = 1000
+"""Pairs that are kept of each piece of evidence."""
+HIGHEST = 0.9
+"""Threshold above which an ordinary copy is not confirmed any more (the score of equal images is 0.95)."""
+SEED = 0
+"""Of the pairs that measure the null."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A test sample and the sample of the pool that it equals or resembles most.
+
+    Attributes:
+        test: Id of the test sample.
+        pool: Id of the other.
+        test_index: Its index in its store.
+        pool_index: Likewise.
+        value: The value that both share, for evidence by names and contents.
+        score: Correlation of pixels, for copies and look-alikes.
+        turn_deg: By which angle the test image is turned counterclockwise against the other.
+        zoom: Its scale against the other.
+        mirrored: Whether it is mirrored (top to bottom, before it is turned).
+    """
+
+    test: str
+    pool: str
+    test_index: int
+    pool_index: int
+    value: str = ""
+    score: float | None = None
+    turn_deg: float | None = None
+    zoom: float | None = None
+    mirrored: bool | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What two sides share, by one means.
+
+    Attributes:
+        kind: `IDENTITY`, `CONTENTS`, `COPY` or `LOOK_ALIKE`.
+        by: `id`, a column, `stored bytes` or `pixels`.
+        pool: Name of the side that is learned from.
+        test: Name of the side that is judged on.
+        samples: Test samples concerned.
+        values: Different values that both sides have, such as straddling groups; 0 for pixels.
+        pairs: The first `LISTED`, for pixels those with the largest scores.
+    """
+
+    kind: str
+    by: str
+    pool: str
+    test: str
+    samples: int
+    values: int
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        store: Path of the store.
+        manifest_digest: Of the store: an audit of another state of it says nothing.
+        against: Path of the other store, or empty.
+        against_digest: Of the other store, or empty.
+        verdict: `LEAK`, `SUSPECT`, `CLEAN` or `NOTHING`.
+        groups: Columns whose values must not be on both sides.
+        samples: Name of each side -> samples.
+        pairs: Pairs of images that were looked at.
+        evidence: One entry for each means and pair of sides that share something.
+        null: How alike images are that are no copies; None where too few could be read.
+        confirmed_above: Score of pixels above which a pair is a copy.
+        suspected_above: Score above which it is reported as a look-alike.
+        unreadable: Ids of samples whose pixels could not be read.
+        notes: What the verdict does not cover, as sentences.
+    """
+
+    store: str
+    manifest_digest: str
+    against: str
+    against_digest: str
+    verdict: str
+    groups: tuple[str, ...]
+    samples: dict[str, int]
+    pairs: int
+    evidence: tuple[Evidence, ...]
+    null: Null | None
+    confirmed_above: float | None
+    suspected_above: float | None
+    unreadable: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def audit(
+    store: str | Path, against: str | Path = "", group: str = "", out: str | Path = "", *, pixels: bool = True
+) -> Audit:
+    """Look for samples that splits share, or for what a test on another store would share with this one.
+
+    Splits of one store are compared in pairs; `against` compares train and val of the store with all samples of
+    another. The result is written beside the store (`audit_file`); what was found is shown in `report.html` and
+    `pairs.png`.
+
+    Args:
+        store: A sealed store.
+        against: Another one, which a model that learned from the first is tested on.
+        group: A column whose equal values make samples the same thing (patient, source photograph). The group that
+            preparation recorded and the domain's identity columns count without being named.
+        out: Folder of the report; by default `NAME.audit` beside the store. Written only where pairs were found.
+        pixels: Whether to look for copies in pixels too. False leaves names and recorded hashes, which take seconds.
+
+    Raises:
+        StoreError: When a store is missing or unsealed, lacks the column, or recorded no hashes and is damaged.
+    """
+    from sciencessl.store.audit_report import write_report  # which imports this module
+
+    opened = Store(store)
+    other = Store(against) if str(against) else None
+    groups = _group_columns([opened, *([other] if other else [])], group)
+    compared = _comparisons(opened, other)
+    sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
+    evidence = [found for pool, test in compared for found in _by_names(pool, test, groups)]
+    found = _Pixels()
+    if pixels and compared:
+        found = _by_pixels(compared, groups)
+    sizes = {side.name: len(side.index) for pair in compared for side in pair}
+    notes = _notes(groups, compared, pixels, found)
+    every = (*evidence, *found.evidence)
+    result = Audit(
+        str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
+        _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
+        found.confirmed, found.suspected, found.unreadable, notes,
+    )
+    write_atomic(audit_file(store, against), json.dumps(plain(result), indent=1).encode())
+    if every:
+        folder = Path(out) if str(out) else audit_file(store, against).with_suffix("")
+        write_report(result, [opened, other or opened], folder)
+    return result
+
+
+def audit_file(store: str | Path, against: str | Path = "") -> Path:
+    """Where the result of an audit lies: `NAME.audit.json` beside the store, `NAME.against-OTHER.audit.json`."""
+    path = Path(store)
+    other = f".against-{Path(against).stem}" if str(against) else ""
+    return path.with_name(f"{path.stem}{other}.audit.json")
+
+
+def _group_columns(stores: Sequence[Store], group: str) -> tuple[str, ...]:
+    """Columns that must not straddle: the one named, the domain's identity, and what preparation recorded."""
+    if group:
+        for store in stores:
+            store.column(group)  # says which columns there are
+    known = set.intersection(*({*store.columns()} for store in stores))
+    names = [group] if group else []
+    names += [name for store in stores for name in load_domain(store.header.domain).identity if name in known]
+    for store in stores:
+        # Preparation writes each sample's own id where it was given no groups.
+        recorded = str(store.header.settings.get("group") or "group")
+        recorded = recorded if recorded in known else "group"
+        values = Side(store, np.arange(len(store)), "").texts(recorded).tolist() if recorded in known else []
+        names += [recorded] if len({*values}) < len(values) else []
+    return tuple(dict.fromkeys(names))
+
+
+def _comparisons(store: Store, other: Store | None) -> list[tuple[Side, Side]]:
+    sides = [side for side in (Side.of_splits(store, name) for name in SPLITS) if len(side.index)]
+    if other is None:
+        return list(combinations(sides, 2))
+    test = Side(other, np.arange(len(other)), f"all of {other.path.name}")
+    return [(side, test) for side in sides if side.name != "split=test" and len(test.index)]
+
+
+def _by_names(pool: Side, test: Side, groups: Sequence[str]) -> Iterator[Evidence]:
+    for by, match in same_things(pool, test, groups):
+        rows = np.flatnonzero(match >= 0)
+        if not len(rows):
+            continue
+        texts = replace(test, index=test.index[rows]).texts(by) if by != STORED_BYTES else np.full(len(rows), "")
+        values = len(set(texts.tolist())) if by != STORED_BYTES else len(np.unique(match[rows]))
+        kind = CONTENTS if by in (*HASHES, STORED_BYTES) else IDENTITY
+        pairs = tuple(
+            Pair(test.store.ids[i], pool.store.ids[j], int(i), int(j), text)
+            for i, j, text in zip(test.index[rows[:LISTED]], pool.index[match[rows[:LISTED]]], texts, strict=False)
+        )
+        yield Evidence(kind, by, pool.name, test.name, len(rows), values, pairs)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What pixels said."""
+
+    evidence: tuple[Evidence, ...] = ()
+    pairs: int = 0
+    null: Null | None = None
+    confirmed: float | None = None
+    suspected: float | None = None
+    unreadable: tuple[str, ...] = ()
+
+
+def _by_pixels(compared: Sequence[tuple[Side, Side]], groups: Sequence[str]) -> _Pixels:
+    sides = list({side.name: side for pair in compared for side in pair}.values())
+    # One map is 3 KiB: a million images would fill the memory of a laptop, and do not fill its disk.
+    with tempfile.TemporaryFile() as scratch:
+        maps, unreadable = _maps(sides, scratch)
+        null = _null(sides, maps, groups)
+        pairs = sum(len(pool.index) * len(test.index) for pool, test in compared)
+        if null is None:
+            return _Pixels(pairs=pairs, unreadable=unreadable)
+        confirmed, suspected = (null.threshold(rate, pairs) for rate in (FALSE_CONFIRMED, FALSE_SUSPECTED))
+        found = [evidence for pool, test in compared
+                 for evidence in _copies(pool, test, maps, confirmed, suspected)]
+    return _Pixels(tuple(found), pairs, null, confirmed, suspected, unreadable)
+
+
+def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The polar map of every image of each side on disk; zeros, which resemble nothing, for those that are damaged."""
+    total = sum(len(side.index) for side in sides)
+    every = np.memmap(scratch, dtype=np.float16, mode="w+", shape=(total, RINGS, ANGLES))  # type: ignore[call-overload]
+    progress = Progress(total, unit="image", title="audit")
+    maps, unreadable, done = {}, [], 0
+    for side in sides:
+        maps[side.name] = every[done : done + len(side.index)]
+        picture = _pictures(side.store)
+        for row, index in enumerate(side.index):
+            try:
+                maps[side.name][row] = polar_map(picture(int(index)))
+            except StoreError:
+                unreadable.append(side.store.ids[index])
+            progress.update(done + row + 1)
+        done += len(side.index)
+    progress.close()
+    return maps, tuple(unreadable)
+
+
+def _pictures(store: Store) -> Callable[[int], np.ndarray]:
+    """Index -> (H, W, 3) uint8 as the domain displays it."""
+    domain = load_domain(store.header.domain)
+    decoder = Decoder(store, domain.decode)
+    return lambda index: domain.display(decoder(np.array([index]))[0])
+
+
+def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[str]) -> Null | None:
+    """Scores of pairs drawn from all sides, without those of one group."""
+    rng = np.random.default_rng(SEED)
+    ends = np.cumsum([len(side.index) for side in sides])
+    drawn = np.sort(rng.choice(ends[-1], min(NULL_IMAGES, ends[-1]), replace=False))
+    which = np.searchsorted(ends, drawn, side="right")
+    starts = np.concatenate([[0], ends[:-1]])
+    parts = [(side, drawn[which == n] - starts[n]) for n, side in enumerate(sides)]
+    taken = np.concatenate([np.asarray(maps[side.name][rows], dtype=np.float32) for side, rows in parts])
+    left, right = null_pairs(len(taken), rng)
+    usable = np.asarray(taken.any(axis=(1, 2)))
+    keep: np.ndarray = usable[left] & usable[right]
+    for column in groups:
+        texts = np.concatenate([replace(side, index=side.index[rows]).texts(column) for side, rows in parts])
+        keep &= np.asarray(texts[left] != texts[right]) | np.asarray(texts[left] == "")
+    left, right = left[keep], right[keep]
+    return fit_null(score_pairs(taken, taken, left, right).score) if len(left) >= LEAST_PAIRS else None
+
+
+def _copies(
+    pool: Side, test: Side, maps: dict[str, np.ndarray], confirmed: float, suspected: float
+) -> Iterator[Evidence]:
+    first, second = maps[pool.name], maps[test.name]
+    near = candidates(first, second)
+    k = near.shape[1]
+    found = score_pairs(first, second, near.ravel(), np.repeat(np.arange(len(second)), k))
+    # One candidate a test image, the best: who has one copy in the pool often has many.
+    best = found.score.reshape(-1, k).argmax(axis=1) + k * np.arange(len(second))
+    order = best[np.argsort(-found.score[best], kind="stable")]
+    for kind, low, high in ((COPY, confirmed, np.inf), (LOOK_ALIKE, suspected, confirmed)):
+        rows = [n for n in order if low < found.score[n] <= high]
+        pairs = []
+        for n in rows[:LISTED]:
+            i, j = int(test.index[n // k]), int(pool.index[near.ravel()[n]])
+            pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, "", round(float(found.score[n]), 4),
+                              float(found.turn_deg[n]), round(float(found.zoom[n]), 3), bool(found.mirrored[n])))
+        if rows:
+            yield Evidence(kind, PIXELS, pool.name, test.name, len(rows), 0, tuple(pairs))
+
+
+def _notes(
+    groups: Sequence[str], compared: Sequence[tuple[Side, Side]], pixels: bool, found: _Pixels
+) -> tuple[str, ...]:
+    """What the audit could not look at."""
+    notes = []
+    if not groups:
+        notes.append("No group column: samples of one object, patient or photograph that look different are not found. "
+                     "Name it with --group.")
+    if not compared:
+        notes.append("There is nothing to compare: all samples are on one side. Name another store with --against.")
+    if not pixels:
+        notes.append("Pixels were not compared.")
+    elif compared and found.null is None:
+        notes.append(f"Fewer than {LEAST_PAIRS} pairs of images could be measured: only names and equal contents were "
+                     "compared.")
+    elif found.confirmed is not None and found.confirmed > HIGHEST:
+        notes.append(f"Images of this store look so much alike (threshold {found.confirmed:.2f}) that copies cannot be "
+                     "told from others.")
+    if found.unreadable:
+        notes.append(f"{len(found.unreadable):,} images could not be read, such as {found.unreadable[0]}: run "
+                     "`sciencessl store verify`.")
+    return tuple(notes)
+
+
+def _verdict(evidence: Sequence[Evidence], notes: Sequence[str]) -> str:
+    kinds = {entry.kind for entry in evidence}
+    if kinds - {LOOK_ALIKE}:
+        return LEAK
+    if kinds:
+        return SUSPECT
+    return NOTHING if notes else CLEAN

@@ -1,0 +1,110 @@
+"""Sides of a comparison: some samples of a store, and which of them are the same thing as samples of another side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sciencessl.store.format import SPLITS, digest
+from sciencessl.store.reader import Store
+
+HASHES = ("pixel_hash", "content_hash")
+"""Row columns that tell equal contents, where a preparer wrote them."""
+STORED_BYTES = "stored bytes"
+"""What is compared where no hash was recorded."""
+
+
+def value_text(value: object) -> str:
+    """A value of a column as it is compared: empty for a missing one; 1 and 1.0 are both `1`."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The samples that one side of a task or an audit is taken from, labelled or not.
+
+    Attributes:
+        store: Where they are.
+        index: (N,) store indices, ascending.
+        name: In words, such as `split=train`.
+    """
+
+    store: Store
+    index: np.ndarray
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.store.path}"
+
+    def texts(self, column: str) -> np.ndarray:
+        """(N,) text of each value of a column as objects: `value_text`, so that empty is missing."""
+        return np.array([value_text(value) for value in self.values(column)], dtype=object)
+
+    def values(self, column: str) -> list[Any]:
+        """The N values of a column."""
+        found: list[Any] = self.store.column(column)[self.index].tolist()
+        return found
+
+    @classmethod
+    def of_splits(cls, store: Store, *splits: str) -> Side:
+        """All samples of one split or several."""
+        index = np.flatnonzero(np.isin(store.split_codes(), [SPLITS.index(split) for split in splits]))
+        return cls(store, index, f"split={' and '.join(splits)}")
+
+
+def same_things(pool: Side, test: Side, groups: Sequence[str] = ("group",)) -> Iterator[tuple[str, np.ndarray]]:
+    """By what samples of two sides are the same thing, and with which.
+
+    Two samples are the same thing by equal ids, by equal values of a group column that both stores have, or by equal
+    contents: the hashes that preparation recorded, or else the stored bytes of the primary field, which are then all
+    read. A missing value equals nothing.
+
+    Args:
+        pool: What may have been learned from.
+        test: What is judged on.
+        groups: Columns whose equal values make two samples the same thing; those that a store lacks are passed over.
+
+    Yields:
+        `id`, a column, or `STORED_BYTES`, in this order; with (m,) int64, for each test sample the position in the
+        pool of the first sample that equals it, or -1.
+
+    Raises:
+        StoreError: When payloads have to be read and one is damaged.
+    """
+    yield "id", _first_equal(test.texts("id"), pool.texts("id"))
+    columns = pool.store.columns().keys() & test.store.columns().keys()
+    for name in groups:
+        if name in columns:
+            yield name, _first_equal(test.texts(name), pool.texts(name))
+    yield from same_contents(pool, test)
+    if not columns & {*HASHES}:
+        yield STORED_BYTES, _first_equal(_digests(test), _digests(pool))
+
+
+def same_contents(pool: Side, test: Side) -> Iterator[tuple[str, np.ndarray]]:
+    """By which recorded hash samples of two sides are the same thing, and with which: as `same_things`."""
+    for name in HASHES:
+        if name in pool.store.columns() and name in test.store.columns():
+            yield name, _first_equal(test.texts(name), pool.texts(name))
+
+
+def _first_equal(test: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    first: dict[str, int] = {}
+    for position, value in enumerate(pool.tolist()):
+        first.setdefault(value, position)
+    first.pop("", None)
+    return np.array([first.get(value, -1) for value in test.tolist()], dtype=np.int64)
+
+
+def _digests(side: Side) -> np.ndarray:
+    store, name = side.store, side.store.primary
+    found = []
+    for index in side.index:  # one payload at a time: a list of all may not fit into memory
+        (payload,) = store.payloads(name, index[None])
+        found.append(digest(payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).data))
+    return np.array(found, dtype=object)

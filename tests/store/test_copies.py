@@ -1,0 +1,96 @@
+"""Copies: the null of scores, its thresholds against a law that is known, and whom candidates name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sciencessl.errors import DataError
+from sciencessl.store import copies
+from sciencessl.store.copies import LEAST_SCORE, candidates, fit_null, null_pairs, score_pairs
+from sciencessl.views.polar import ANGLES, RINGS, align
+
+LOCATION, SCALE = 0.45, 0.02
+
+
+def gumbel(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).gumbel(LOCATION, SCALE, n)
+
+
+def maps(n: int, seed: int) -> np.ndarray:
+    """Maps of random waves, whose amplitudes differ from map to map."""
+    rng = np.random.default_rng(seed)
+    waves = np.fft.rfft(rng.normal(size=(n, RINGS, ANGLES)), axis=2) * rng.gamma(1, size=(n, RINGS, ANGLES // 2 + 1))
+    return np.fft.irfft(waves, n=ANGLES, axis=2).astype("f4") / 3
+
+
+def test_thresholds_follow_the_law_that_scores_were_drawn_from() -> None:
+    null = fit_null(gumbel(4096))
+    assert null.median == pytest.approx(LOCATION - SCALE * np.log(np.log(2)), abs=0.002)
+    for pairs, expected in ((10**4, 1.0), (10**7, 0.01)):
+        exact = LOCATION + SCALE * np.log(pairs / expected)
+        assert exact - SCALE / 2 < null.threshold(expected, pairs) < exact + 0.2 * SCALE * np.log(pairs / expected)
+
+
+def test_fewer_false_confirmations_occur_than_are_expected() -> None:
+    """200 stores of 100,000 pairs each: 2 are expected to hold one false confirmation; a raised scale keeps it so."""
+    false = 0
+    for seed in range(200):
+        threshold = fit_null(gumbel(1000, seed)).threshold(0.01, 100_000)
+        rng = np.random.default_rng(10_000 + seed)
+        # The largest of n of a Gumbel law is one of its draws, log n scales higher.
+        false += rng.gumbel(LOCATION, SCALE) + SCALE * np.log(100_000) > threshold
+    assert false <= 6
+
+
+@pytest.mark.parametrize("share", [0.005, 0.05, 0.1])
+def test_copies_in_the_sample_do_not_raise_the_threshold(share: float) -> None:
+    scores = gumbel(4000)
+    clean = fit_null(scores).threshold(0.01, 10**6)
+    mixed = scores.copy()
+    mixed[: int(share * 4000)] = 0.9
+    null = fit_null(mixed)
+    assert null.dropped == int(share * 4000)
+    assert null.threshold(0.01, 10**6) == pytest.approx(clean, abs=0.03)
+
+
+def test_a_threshold_is_never_below_what_was_seen_or_the_least() -> None:
+    narrow = fit_null(np.full(200, 0.1))
+    assert narrow.threshold(1, 10) == LEAST_SCORE
+    wide = fit_null(gumbel(500))
+    assert wide.threshold(1e9, 10) == wide.largest > LEAST_SCORE
+    with pytest.raises(DataError, match=r"99 pairs of images are too few to measure a null; 100 are needed"):
+        fit_null(gumbel(99))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 90, 91, 200])
+def test_pairs_are_drawn_once_each(n: int) -> None:
+    left, right = null_pairs(n, np.random.default_rng(n))
+    different = {*zip(left.tolist(), right.tolist(), strict=True)}
+    assert len(left) == len(different) == min(n * (n - 1) // 2, copies.NULL_PAIRS)
+    assert ((left >= 0) & (left < right) & (right < max(n, 1))).all()
+
+
+def test_candidates_are_the_copies_whatever_the_turn_hand_or_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = maps(60, 0)
+    wanted = np.random.default_rng(1).permutation(60)[:25]
+    test = np.stack([np.roll(pool[at][:, :: (-1) ** at], 11 * at, axis=1) for at in wanted])
+    found = candidates(pool, test)
+    assert found.shape == (25, copies.NEIGHBOURS)
+    assert (found[:, 0] == wanted).all()
+    assert all(len(set(row)) == copies.NEIGHBOURS for row in found.tolist())
+    monkeypatch.setattr(copies, "BLOCK", 7)
+    assert (candidates(pool, test)[:, 0] == wanted).all()
+    assert candidates(pool[:2], test).shape == (25, 2)
+    assert candidates(pool, test[:0]).shape == (0, copies.NEIGHBOURS)
+
+
+def test_pairs_are_scored_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = maps(5, 2), maps(6, 3)
+    left, right = np.array([0, 4, 2, 2, 1]), np.array([5, 0, 1, 1, 3])
+    whole = align(one[left], two[right])
+    monkeypatch.setattr(copies, "ALIGNED", 2)
+    parts = score_pairs(one, two, left, right)
+    np.testing.assert_allclose(parts.score, whole.score, atol=1e-6)
+    np.testing.assert_array_equal(parts.turn_deg, whole.turn_deg)
+    assert len(score_pairs(one, two, left[:0], right[:0]).score) == 0
