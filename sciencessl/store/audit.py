@@ -295,7 +295,7 @@ def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[s
     parts = [(side, drawn[which == n] - starts[n]) for n, side in enumerate(sides)]
     taken = np.concatenate([np.asarray(maps[side.name][rows], dtype=np.float32) for side, rows in parts])
     left, right = null_pairs(len(taken), rng)
-    usable = taken.any(axis=(1, 2))
+    usable = np.asarray(taken.any(axis=(1, 2)))
     keep: np.ndarray = usable[left] & usable[right]
     for column in groups:
         texts = np.concatenate([replace(side, index=side.index[rows]).texts(column) for side, rows in parts])
