@@ -60,7 +60,7 @@ class Pair:
         pool: Id of the other.
         test_index: Its index in its store.
         pool_index: Likewise.
-        value: The value that both share, for evidence by names and contents.
+        value: The name that both share, for evidence by names.
         score: Correlation of pixels, for copies and look-alikes.
         turn_deg: By which angle the test image is turned counterclockwise against the other.
         zoom: Its scale against the other.
@@ -225,7 +225,7 @@ def _by_names(pool: Side, test: Side, groups: Sequence[str]) -> Iterator[Evidenc
         values = len(set(texts.tolist())) if by != STORED_BYTES else len(np.unique(match[rows]))
         kind = CONTENTS if by in (*HASHES, STORED_BYTES) else IDENTITY
         pairs = tuple(
-            Pair(test.store.ids[i], pool.store.ids[j], int(i), int(j), text)
+            Pair(test.store.ids[i], pool.store.ids[j], int(i), int(j), text if kind == IDENTITY else "")
             for i, j, text in zip(test.index[rows[:LISTED]], pool.index[match[rows[:LISTED]]], texts, strict=False)
         )
         yield Evidence(kind, by, pool.name, test.name, len(rows), values, pairs)
@@ -301,7 +301,9 @@ def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[s
         texts = np.concatenate([replace(side, index=side.index[rows]).texts(column) for side, rows in parts])
         keep &= np.asarray(texts[left] != texts[right]) | np.asarray(texts[left] == "")
     left, right = left[keep], right[keep]
-    return fit_null(score_pairs(taken, taken, left, right).score) if len(left) >= LEAST_PAIRS else None
+    if len(left) < LEAST_PAIRS:
+        return None
+    return fit_null(score_pairs(taken, taken, left, right).score, left, right)
 
 
 def _copies(

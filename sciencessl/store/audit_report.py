@@ -50,13 +50,17 @@ def sentence(entry: Evidence) -> str:
 
 
 def pair_words(pair: Pair) -> str:
-    """What two samples share, or how one lies on the other."""
+    """What two samples share, or how alike they are and how one lies on the other."""
     if pair.score is None:
-        return pair.value or "equal bytes"
+        return pair.value or "equal contents"
+    return ", ".join(part for part in (f"score {pair.score:.2f}", _moved(pair)) if part)
+
+
+def _moved(pair: Pair) -> str:
     moved = [f"turned {pair.turn_deg:.0f}°"] if pair.turn_deg else []
-    moved += [f"zoomed {pair.zoom:.2f}"] if pair.zoom != 1 else []
+    moved += [f"zoomed {pair.zoom:.2f}"] if pair.zoom not in (None, 1) else []
     moved += ["mirrored"] if pair.mirrored else []
-    return ", ".join([f"score {pair.score:.2f}", *moved])
+    return ", ".join(moved)
 
 
 def null_sentence(found: Audit) -> str:
@@ -106,7 +110,7 @@ def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> Path:
     shown = [[(pair, _pictures(pair, stores)) for pair in entry.pairs[:SHOWN]] for entry in found.evidence]
     each = max(1, SHOWN // len(shown))
     few = [item for items in shown for item in items[:each]]
-    captions = [text for pair, _ in few for text in (f"{pair.test}\n{pair_words(pair)}", f"{pair.pool}\n ")]
+    captions = [text for pair, _ in few for text in _captions(pair)]
     save_pixels(contact_sheet([image for _, both in few for image in both], captions, 2 * ACROSS, TILE), folder / SHEET)
     environment = Environment(loader=PackageLoader("sciencessl.store"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
@@ -118,6 +122,11 @@ def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> Path:
     )
     write_atomic(folder / PAGE, page.encode())
     return folder / PAGE
+
+
+def _captions(pair: Pair) -> tuple[str, str]:
+    said = pair_words(pair) if pair.score is None else f"score {pair.score:.2f}"
+    return f"{pair.test}\n{said}", f"{pair.pool}\n{_moved(pair) or ' '}"
 
 
 def _pictures(pair: Pair, stores: Sequence[Store]) -> tuple[np.ndarray, np.ndarray]:

@@ -254,7 +254,8 @@ def test_lc25000_split_by_tile_leaks_by_name_and_by_pixels(
 ) -> None:
     store, photograph = _random_tiles(tmp_path, shared_data, photographs)
     named = audit(store, group="photograph", pixels=False)
-    (evidence,) = named.evidence
+    # Some tiles are equal byte for byte, too.
+    (evidence,) = [entry for entry in named.evidence if entry.by == "photograph"]
     assert named.verdict == LEAK
     alone = audit(store)
     found = of_kind(alone, COPY)

@@ -7,7 +7,7 @@ import pytest
 
 from sciencessl.errors import DataError
 from sciencessl.store import copies
-from sciencessl.store.copies import LEAST_SCORE, candidates, fit_null, null_pairs, score_pairs
+from sciencessl.store.copies import LEAST_SCORE, Null, candidates, fit_null, null_pairs, score_pairs
 from sciencessl.views.polar import ANGLES, RINGS, align
 
 LOCATION, SCALE = 0.45, 0.02
@@ -15,6 +15,11 @@ LOCATION, SCALE = 0.45, 0.02
 
 def gumbel(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).gumbel(LOCATION, SCALE, n)
+
+
+def fitted(scores: np.ndarray) -> Null:
+    """The null of pairs that share no image."""
+    return fit_null(scores, 2 * np.arange(len(scores)), 2 * np.arange(len(scores)) + 1)
 
 
 def maps(n: int, seed: int) -> np.ndarray:
@@ -25,7 +30,7 @@ def maps(n: int, seed: int) -> np.ndarray:
 
 
 def test_thresholds_follow_the_law_that_scores_were_drawn_from() -> None:
-    null = fit_null(gumbel(4096))
+    null = fitted(gumbel(4096))
     assert null.median == pytest.approx(LOCATION - SCALE * np.log(np.log(2)), abs=0.002)
     for pairs, expected in ((10**4, 1.0), (10**7, 0.01)):
         exact = LOCATION + SCALE * np.log(pairs / expected)
@@ -36,7 +41,7 @@ def test_fewer_false_confirmations_occur_than_are_expected() -> None:
     """200 stores of 100,000 pairs each: 2 are expected to hold one false confirmation; a raised scale keeps it so."""
     false = 0
     for seed in range(200):
-        threshold = fit_null(gumbel(1000, seed)).threshold(0.01, 100_000)
+        threshold = fitted(gumbel(1000, seed)).threshold(0.01, 100_000)
         rng = np.random.default_rng(10_000 + seed)
         # The largest of n of a Gumbel law is one of its draws, log n scales higher.
         false += rng.gumbel(LOCATION, SCALE) + SCALE * np.log(100_000) > threshold
@@ -46,21 +51,30 @@ def test_fewer_false_confirmations_occur_than_are_expected() -> None:
 @pytest.mark.parametrize("share", [0.005, 0.05, 0.1])
 def test_copies_in_the_sample_do_not_raise_the_threshold(share: float) -> None:
     scores = gumbel(4000)
-    clean = fit_null(scores).threshold(0.01, 10**6)
+    clean = fitted(scores).threshold(0.01, 10**6)
     mixed = scores.copy()
     mixed[: int(share * 4000)] = 0.9
-    null = fit_null(mixed)
+    null = fitted(mixed)
     assert null.dropped == int(share * 4000)
     assert null.threshold(0.01, 10**6) == pytest.approx(clean, abs=0.03)
 
 
 def test_a_threshold_is_never_below_what_was_seen_or_the_least() -> None:
-    narrow = fit_null(np.full(200, 0.1))
+    narrow = fitted(np.full(200, 0.1))
     assert narrow.threshold(1, 10) == LEAST_SCORE
-    wide = fit_null(gumbel(500))
+    wide = fitted(gumbel(500))
     assert wide.threshold(1e9, 10) == wide.largest > LEAST_SCORE
     with pytest.raises(DataError, match=r"99 pairs of images are too few to measure a null; 100 are needed"):
-        fit_null(gumbel(99))
+        fitted(gumbel(99))
+
+
+def test_copies_of_one_image_are_copies_of_each_other() -> None:
+    left, right = null_pairs(40, np.random.default_rng(0))
+    scores = gumbel(len(left))
+    alike = (left < 3) & (right < 3)
+    scores[alike] = np.array([0.9, 0.9, LOCATION + 5 * SCALE])
+    null = fit_null(scores, left, right)
+    assert (null.dropped, null.pairs) == (3, len(left) - 3)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 90, 91, 200])
