@@ -62,7 +62,7 @@ def _commands(study: Mapping[str, Any], data: Path) -> Iterator[tuple[str, list[
             for method, options in study["methods"].items()]
     for name, options, seed in runs:
         yield name, ["pretrain", "--data", "store.zarr", "--out", f"runs/{name}", "--seed", str(seed),
-                     *_words(study["pretrain"]), *_words(options)], f"runs/{name}/cost.json"
+                     *_words(study["pretrain"]), *_words(options)], f"runs/{name}/exported/model.json"
     ordered = [f"runs/{name}" for name, _, _ in sorted(runs, key=lambda run: list(study["methods"]).index(
         run[0].rpartition("-")[0]))]
     for name, options in study["transfers"].items():

@@ -59,8 +59,10 @@ def test_commands_of_a_study_are_understood(
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, study: ModuleType, capsys: pytest.CaptureFixture[str],
                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "runs" / "byol-1").mkdir(parents=True)
-    (tmp_path / "runs" / "byol-1" / "cost.json").touch()
+    (tmp_path / "runs" / "byol-1" / "exported").mkdir(parents=True)
+    (tmp_path / "runs" / "byol-1" / "exported" / "model.json").touch()
+    (tmp_path / "runs" / "byol-2").mkdir()
+    (tmp_path / "runs" / "byol-2" / "cost.json").touch()  # there from the start of a run
     arguments = ["study", str(STUDIES[0]), "--data", "DATA", "--work", str(tmp_path), "--dry-run"]
     monkeypatch.setattr(sys, "argv", arguments)
     study.main()
