@@ -101,10 +101,9 @@ def _page(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence
     yield study["about"].strip()
     yield ""
     yield from _conditions(args)
-    yield ""
-    yield "## What was aimed at"
-    yield ""
-    yield from (f"- {aim['text']} **{_verdict(aim, results)}**" for aim in study.get("aims", ()))
+    if study.get("aims"):
+        yield from ("", "## What was aimed at", "")
+        yield from (f"- {aim['text']} **{_verdict(aim, results)}**" for aim in study["aims"])
     for name, result in results.items():
         yield ""
         yield from _section(name, result, args)
