@@ -20,6 +20,7 @@ from sciencessl.evaluate.matching import (
     read_cost,
     require_matching,
 )
+from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.report_words import listed
 from sciencessl.evaluate.results import NEVER_LEARNED, RESULT, Row, TransferResult, read_result
 from sciencessl.plain import plain
@@ -93,6 +94,11 @@ class TaskTable:
         for line in self.lines:
             found.setdefault((line.row.encoder, line.row.arm), {})[line.row.budget] = line
         return found
+
+    @property
+    def shown_is_loss(self) -> bool:
+        """Whether small values of the metric shown are good."""
+        return self.lower_is_better if self.shows_primary else self.shown in LOWER_IS_BETTER
 
     @property
     def shows_primary(self) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 from sciencessl.evaluate.compare import Comparison, Line, TaskTable
 from sciencessl.evaluate.compare_output import metric_words, name_words
-from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.plots import COLOURS, GREY, LINES, MARKERS, marker_of, within_bounds
 from sciencessl.evaluate.results import NEVER_LEARNED
 
@@ -171,7 +170,7 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
 
 
 def _finish(axes: Any, task: TaskTable, about: str) -> None:
-    within_bounds(axes, task.lower_is_better if task.shows_primary else task.shown in LOWER_IS_BETTER)
+    within_bounds(axes, task.shown_is_loss)
     axes.set_ylabel(f"{metric_words(task)} (test, {_UNITS.get(task.shown, 'no unit')})", parse_math=False)
     axes.set_title(f"{task.task}: {about}", fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

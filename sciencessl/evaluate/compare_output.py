@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sciencessl.evaluate.compare import Comparison, Line, TaskTable
 from sciencessl.evaluate.matching import QUANTITIES, amount, cost_words
-from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.report_words import listed, memory, operations
 from sciencessl.evaluate.results import NEVER_LEARNED, Row
-from sciencessl.evaluate.tables import WIDTH, aligned, resolution_text
+from sciencessl.evaluate.tables import aligned, resolution_text, wrapped
 from sciencessl.plain import plain
 from sciencessl.store.files import write_atomic
 
@@ -134,11 +132,7 @@ def _task_text(task: TaskTable) -> str:
     costs = aligned([_COST_HEADER, *_cost_cells(task)], _COST_RIGHT)
     marks = [f"{name}: {sentence}" for name, sentences in task.marks.items() for sentence in sentences]
     foot = [*sentences(task), "saw: what pretraining saw of the task", *marks, *task.notes]
-    return "\n".join([*_wrapped(head), "", *scores, "", *costs, "", *_wrapped(foot)])
-
-
-def _wrapped(lines: Sequence[str]) -> list[str]:
-    return [textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+    return "\n".join([*wrapped(head), "", *scores, "", *costs, "", *wrapped(foot)])
 
 
 def _header(task: TaskTable) -> tuple[str, ...]:
@@ -208,8 +202,7 @@ def not_resolved(row: Row) -> str:
 
 def metric_words(task: TaskTable) -> str:
     """The metric that is shown, and which way is better where that is down."""
-    down = task.lower_is_better if task.shows_primary else task.shown in LOWER_IS_BETTER
-    return task.shown.replace("_", " ") + (", lower is better" if down else "")
+    return task.shown.replace("_", " ") + (", lower is better" if task.shown_is_loss else "")
 
 
 def test_words(task: TaskTable) -> str:

@@ -89,10 +89,10 @@ class Gathered:
         labels = data.test_labels
         shares = [confusion_matrix(fit.probabilities, item.part.data.test_labels) for _, item, fit in self.fits]
         copies = self.scores[..., 0].size  # each test sample is scored once for each encoder, repeat and subset
-        return Detail(
-            detail.encoder, detail.arm, detail.budget, temperature, reliability_table(probabilities, labels),
-            expected_calibration_error(probabilities, labels),
-            tuple(map(tuple, (np.sum(shares, axis=0) / copies).tolist())), detail.groups,
+        return replace(
+            detail, temperature=temperature, reliability=reliability_table(probabilities, labels),
+            calibration_error=expected_calibration_error(probabilities, labels),
+            confusion=tuple(map(tuple, (np.sum(shares, axis=0) / copies).tolist())),
         )
 
     def _calibrated(self) -> tuple[np.ndarray, float | None]:

@@ -52,7 +52,7 @@ def table_text(result: TransferResult) -> str:
     foot += [f"{name}: {len(runs)} pretraining seeds, {', '.join(runs)}" for name, runs in result.members.items()]
     table = aligned(_clipped([_HEADER, *map(_cells, result.rows)]), _RIGHT)
     ends = [endpoint_text(endpoint) for endpoint in result.endpoints]
-    return "\n".join([*_wrapped(head), "", *table, "", *_wrapped(ends), *_wrapped(foot), *group_lines(result)])
+    return "\n".join([*wrapped(head), "", *table, "", *wrapped(ends), *wrapped(foot), *group_lines(result)])
 
 
 def resolution_text(resolution: float, metric: str) -> str:
@@ -80,7 +80,7 @@ def group_lines(result: TransferResult) -> list[str]:
             lines += ["", f"{detail.encoder} {detail.arm} at {detail.budget} labels, by {result.by}:"]
             lines += aligned([("group", "n", "units", "score", "", ""), *map(_group_cells, detail.groups)],
                              frozenset({1, 2, 3}))
-    return [*lines, *_wrapped(["", GROUPS])] if lines else []
+    return [*lines, *wrapped(["", GROUPS])] if lines else []
 
 
 def _group_cells(group: GroupScore) -> tuple[str, ...]:
@@ -97,7 +97,8 @@ def estimate_text(estimate: TransferEstimate) -> str:
     ])
 
 
-def _wrapped(lines: Sequence[str]) -> list[str]:
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Lines no longer than `WIDTH`; what goes over is indented below."""
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False)  # names of columns stay whole
     return [part for line in lines for part in wrapper.wrap(line) or [""]]
 
