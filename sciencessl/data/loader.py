@@ -27,7 +27,8 @@ from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import FieldSpec, View, ViewRandom
 from sciencessl.store.joined import JoinedStores
-from sciencessl.store.reader import SplitIndex, Store
+from sciencessl.store.reader import Store
+from sciencessl.store.split import SplitIndex
 
 FORKSERVER_PRELOAD = ["sciencessl.data.loader", "sciencessl.views.operations"]
 """Imported once by the server that loader processes are forked from, instead of by each of them."""

@@ -43,7 +43,8 @@ from sciencessl.optim.groups import adapts
 from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain
 from sciencessl.spec import UNLABELLED
-from sciencessl.store.reader import SplitIndex, Store
+from sciencessl.store.reader import Store
+from sciencessl.store.split import SplitIndex
 from sciencessl.train.folder import ModelCard
 from sciencessl.train.step import step_randomness
 

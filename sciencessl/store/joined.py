@@ -9,7 +9,8 @@ import numpy as np
 
 from sciencessl.errors import StoreError
 from sciencessl.store.format import StoreHeader
-from sciencessl.store.reader import SplitIndex, Store
+from sciencessl.store.reader import Store
+from sciencessl.store.split import SplitIndex
 
 
 class JoinedStores:

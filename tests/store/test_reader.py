@@ -20,7 +20,8 @@ from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store import format as zpack
 from sciencessl.store import reader
-from sciencessl.store.reader import SplitIndex, Store, read_header
+from sciencessl.store.reader import Store, read_header
+from sciencessl.store.split import SplitIndex
 from sciencessl.store.tables import write_table
 from sciencessl.store.verify import verify
 from sciencessl.store.writer import PreparedSample, create_store
