@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -209,8 +210,7 @@ class Store:
         Raises:
             StoreError: For a field or an index that the store does not have, or a damaged row.
         """
-        if name not in self.header.fields:
-            raise StoreError(f"{self.path}: {unknown_name('field', name, self.header.fields)}")
+        self._check_field(name)
         wanted = np.asarray(index, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise StoreError(f"{self.path}: sample index outside 0 to {len(self) - 1}.")
@@ -223,6 +223,43 @@ class Store:
             ]
         local = wanted - self._index("row_first")[rows].astype(np.int64)
         return [self._place(name, int(row), int(place)) for row, place in zip(rows, local, strict=True)]
+
+    def consecutive(self, name: str, first: int, stop: int) -> list[bytes | np.ndarray]:
+        """Payloads of samples `first` up to `stop`, in one read of each row that they touch; no window is kept.
+
+        Arrays are the caller's own, but those of one row are views of one array: one that is kept keeps them all.
+
+        Raises:
+            StoreError: For a field or samples that the store does not have, or a damaged row.
+        """
+        self._check_field(name)
+        if not 0 <= first <= stop <= len(self):
+            raise StoreError(f"{self.path}: samples {first} to {stop}, expected a range within 0 to {len(self)}.")
+        found: list[bytes | np.ndarray] = []
+        bounds = self._index("row_first")
+        row = int(np.searchsorted(bounds, first, side="right")) - 1
+        while first < stop:
+            end = min(stop, int(bounds[row + 1]))
+            if first < end:
+                found += self._run(name, row, first, end)
+            first, row = end, row + 1
+        return found
+
+    def _run(self, name: str, row: int, first: int, stop: int) -> Sequence[bytes | np.ndarray]:
+        """Payloads of consecutive samples of one row, in one read."""
+        if self.header.fields[name].kind == "array":
+            before = int(self._index("row_first")[row])
+            return list(self.read_window(name, row, first - before, stop - before))
+        ends = self._index(f"{name}.offset")[first + row : stop + row + 1].astype(np.int64)
+        if ends[0] == ends[-1]:
+            return [b""] * (stop - first)
+        raw = self.read_window(name, row, int(ends[0]), int(ends[-1])).data
+        places = (ends - ends[0]).tolist()
+        return [bytes(raw[a:b]) for a, b in pairwise(places)]
+
+    def _check_field(self, name: str) -> None:
+        if name not in self.header.fields:
+            raise StoreError(f"{self.path}: {unknown_name('field', name, self.header.fields)}")
 
     def _bytes(self, name: str, row: int, start: int, stop: int) -> bytes:
         if start == stop:
