@@ -18,6 +18,7 @@ from sciencessl.store import format as zpack
 from sciencessl.store.index import VERIFY, Index, first_line
 from sciencessl.store.kept import Kept
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
+from sciencessl.store.shards import Shards
 from sciencessl.store.split import SplitIndex
 from sciencessl.store.tables import Table, current_digest, list_tables, read_table, to_numpy
 from sciencessl.store.writer import array_chunk, padded_places
@@ -47,9 +48,9 @@ def read_header(path: Path) -> zpack.StoreHeader:
 class _Opened:
     """What one process has opened and keeps. A fork would take along locks that nobody frees, so it opens anew."""
 
-    def __init__(self, path: Path, open_array: Callable[[str], zarr.Array[Any]]) -> None:
+    def __init__(self, path: Path, open_array: Callable[[str], Shards]) -> None:
         self.pid = os.getpid()
-        self.arrays: dict[str, zarr.Array[Any]] = {}
+        self.arrays: dict[str, Shards] = {}
         self.index = Index(path, open_array)
         self.windows = Kept(CACHE_BYTES)
 
@@ -96,7 +97,7 @@ class Store:
     def _index(self) -> Index:
         return self._own.index
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def _array(self, name: str) -> Shards:
         arrays = self._own.arrays
         if name not in arrays:
             try:
@@ -107,8 +108,12 @@ class Store:
             if found != self._layout(name):
                 # Checksums cover chunks only: a changed shape would give the wrong pixels without a word.
                 raise StoreError(f"{self.path}: {name} is {found}, expected {self._layout(name)}. {VERIFY}")
-            arrays[name] = array
+            arrays[name] = Shards(self.path / name, array, self._is_packed(name))
         return arrays[name]
+
+    def _is_packed(self, name: str) -> bool:
+        folder, _, what = name.partition("/")
+        return folder == "fields" and self.header.fields[what].kind == "bytes"
 
     def _layout(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype that an array must have, as follows from the header and the samples stored."""
@@ -177,16 +182,11 @@ class Store:
         Raises:
             StoreError: When a checksum does not match or the row's file is gone; names the row.
         """
-        array = self._array(f"fields/{name}")
-        spec = self.header.fields[name]
-        if hi > lo and not (self.path / zpack.shard_file(name, spec, row)).exists():
-            # zarr reads a missing shard as zeros; the writer leaves none out.
-            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}")
+        shards = self._array(f"fields/{name}")
         try:
-            if spec.kind == "bytes":
-                return np.asarray(array[row, lo:hi])
-            first = row * padded_places(self.header.places, spec)
-            return np.asarray(array[first + lo : first + hi])
+            return shards.read(row, lo, hi)
+        except FileNotFoundError:
+            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}") from None
         except Exception as error:  # decoding damaged bytes can raise anything
             raise StoreError(
                 f"{self.path}: row {row} of field {name!r} is damaged ({first_line(error)}). {VERIFY}"

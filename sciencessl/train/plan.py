@@ -162,7 +162,8 @@ def make_recipe(plan: Plan) -> Recipe:
         batch=run.batch,
         accumulate=run.accumulate,
         learning_rate=lambda step: warmup_cosine(step, warmup, total, peak),
-        to_input=lambda x: function(x, plan.stats).contiguous(memory_format=layout),
+        # Laid out twice: first while a value is a byte, then in case the function changed it.
+        to_input=lambda x: function(x.contiguous(memory_format=layout), plan.stats).contiguous(memory_format=layout),
         field=plan.store.primary,
         label_weight=run.label_weight,
         seed=run.seed,

@@ -191,6 +191,19 @@ def test_evaluation_views_come_once_in_order_for_any_number_of_workers(tiny_stor
         assert torch.equal(next(iter(alone)).views[0]["image"][0], batches[1].views[0]["image"][0])
 
 
+def _uneven(settings: GalaxyViews) -> tuple[View, View]:
+    def cut(sample: Sample, random: ViewRandom) -> list[Sample]:
+        side = 4 + sample.index % 2
+        return [Sample(fields={"image": sample.fields["image"][:side, :side]}, index=sample.index)]
+
+    return cut, cut
+
+
+def test_views_of_unequal_shape_are_refused_by_name(tiny_store: Path) -> None:
+    with pytest.raises(DataError, match=r"view 0 of field 'image' is uint8 \(\d, \d, 3\) for the sample at index \d+"):
+        stream(tiny_store, views=_uneven).batch(0)
+
+
 def _failing(settings: GalaxyViews) -> tuple[View, View]:
     def fail(sample: Sample, random: ViewRandom) -> list[Sample]:
         raise DataError("no such view. Try another.")
