@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from sciencessl.data_prep.plan import Plan, inputs_digest
-from sciencessl.data_prep.source import Input, Source, Task
+from sciencessl.data_prep.source import CRASHED, Input, Source, Task
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import read_header
@@ -144,6 +144,8 @@ def _same_content(out: Path, receipt: zpack.Receipt, task: Task, source: Source)
 
 
 def _refused_again(source: Source, entry: Input, refused: dict[str, str]) -> bool:
+    if refused.get(entry.id) == CRASHED:
+        return True  # read here, it would end this process
     items = list(source.read(Task(0, (entry,))))
     return bool(items) and all(isinstance(i, Refusal) and refused.get(i.id) == i.reason for i in items)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,12 @@ import pyarrow.compute as pc
 from sciencessl.data_prep.begin import begin, clear_os_errors, is_done, require_unchanged
 from sciencessl.data_prep.lock import only_writer
 from sciencessl.data_prep.plan import Plan, make_plan
+from sciencessl.data_prep.pool import Engine, InProcess, Processes
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Labels, Source, Task
 from sciencessl.data_prep.write import Progress, write_rows
 from sciencessl.errors import ConfigError, SciencesslError
+from sciencessl.machine import cores
 from sciencessl.spec import DomainSpec, LabelSchema
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import SPLITS
@@ -36,6 +39,8 @@ LABELS = "labels"
 """Name of the table that holds classes and votes."""
 REFUSALS_FILE = "refused.csv"
 ESTIMATE_INPUTS = 32
+WORKER_INPUTS, WORKER_BYTES = 500, 16 * 2**20
+"""Inputs, or bytes of them, that take about as long to prepare as a process takes to start: half a second."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class PrepareEstimate:
     Attributes:
         n_samples: Samples planned, refused ones included.
         bytes: Payload bytes, estimated.
-        seconds: Time, estimated for the threads of the settings.
+        seconds: Time, estimated for the workers of the settings.
         scratch_bytes: Disk space for rows in hand, beside `bytes`: each is written under a temporary name first.
         refused: Reason -> refusals among the inputs tried.
         tried: Inputs tried.
@@ -135,7 +140,7 @@ def prepare(
     try:
         plan = make_plan(spec.name, source)
         if dry_run:
-            return _estimate(plan, source, settings.threads)
+            return _estimate(plan, source, worker_count(settings, plan.tasks))
         with only_writer(Path(out)):
             written = _fill(Path(out), plan, source, settings, progress)
             with clear_os_errors(Path(out)):
@@ -184,25 +189,46 @@ def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, prog
         return 0
     missing = [task for task in plan.tasks if not done(task)]
     left = sum(entry.samples for task in missing for entry in task.inputs)
-    write_rows(out, header, missing, source, settings.threads, progress, plan.samples - left, plan.samples)
+    engine = _start_engine(settings, missing)
+    try:
+        write_rows(engine, out, header, missing, source, progress, plan.samples - left, plan.samples)
+    finally:
+        engine.close()
     with clear_os_errors(out):
         seal(out, header)
     return len(missing)
 
 
-def _estimate(plan: Plan, source: Source, threads: int) -> PrepareEstimate:
+def _start_engine(settings: PrepareSettings, tasks: Sequence[Task]) -> Engine:
+    workers = worker_count(settings, tasks)
+    return Processes(workers) if workers else InProcess()
+
+
+def worker_count(settings: PrepareSettings, tasks: Sequence[Task]) -> int:
+    """Processes for some rows, no more than one a row; 0 is this one. One a core unless told otherwise.
+
+    Starting a process takes as long as preparing `WORKER_INPUTS` small images, so small stores get fewer.
+    """
+    if settings.workers is not None:
+        return min(settings.workers, len(tasks))
+    inputs = [entry for task in tasks for entry in task.inputs]
+    worth = max(len(inputs) / WORKER_INPUTS, sum(entry.size for entry in inputs) / WORKER_BYTES)
+    return min(cores(), len(tasks), math.ceil(worth) or 1)
+
+
+def _estimate(plan: Plan, source: Source, workers: int) -> PrepareEstimate:
     inputs = [entry for task in plan.tasks for entry in task.inputs][:ESTIMATE_INPUTS]
     # The first file pays for loading decoders, which says nothing of the rest.
     list(source.read(Task(0, inputs[:1])))
     started = time.monotonic()
     items = list(source.read(Task(0, inputs)))
     share = sum(entry.samples for entry in inputs) / plan.samples
-    seconds = (time.monotonic() - started) / share / min(threads, len(plan.tasks))
+    seconds = (time.monotonic() - started) / share / max(workers, 1)
     stored = sum(_payload_bytes(item) for item in items if isinstance(item, PreparedSample))
     rows = len(plan.tasks)
     return PrepareEstimate(
         n_samples=plan.samples, bytes=round(stored / share), seconds=seconds,
-        scratch_bytes=round(stored / share / rows * min(threads, rows)),
+        scratch_bytes=round(stored / share / rows * max(workers, 1)),
         refused=dict(Counter(item.reason for item in items if isinstance(item, Refusal))),
         tried=len(inputs), rows=rows, guessed=source.guessed,
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sciencessl.errors import ConfigError
 
@@ -28,7 +27,8 @@ class PrepareSettings:
         resize_px: Short side after shrinking, in pixels; smaller images stay as they are. None shrinks nothing.
         jpeg_quality: Of JPEG files that have to be encoded again, 1 to 100.
         min_px: Images with a shorter side than this many pixels are refused.
-        threads: Rows prepared at a time.
+        workers: Processes that prepare rows side by side, one for each core when not given. An input that crashes its
+            process is then refused like any other bad one. 0 prepares in this process, one row after the other.
         verify_inputs: Compare contents of inputs with what was stored instead of sizes and times.
         overwrite: Delete a store that lies at the output first.
 
@@ -51,7 +51,7 @@ class PrepareSettings:
     resize_px: int | None = None
     jpeg_quality: int = 95
     min_px: int = 8
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int | None = None
     verify_inputs: bool = False
     overwrite: bool = False
 
@@ -65,7 +65,8 @@ class PrepareSettings:
         _require("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
         _require("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
         _require("min_px", self.min_px, self.min_px >= 1, "1 or more")
-        _require("threads", self.threads, self.threads >= 1, "1 or more")
+        if self.workers is not None:
+            _require("workers", self.workers, self.workers >= 0, "0 or more")
         if self.resize_px is not None:
             _require("resize_px", self.resize_px, self.resize_px >= self.min_px, f"at least min_px ({self.min_px})")
 
