@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from sciencessl.errors import SciencesslError
+
 TELL_SECONDS = 0.5
 LENGTH_BYTES = 8
 DONE, FAILED, TOLD = "done", "failed", "told"
@@ -96,7 +98,8 @@ def _answer(answers: BinaryIO, raw: bytes) -> None:
         function, arguments = pickle.loads(raw)
         answer = (DONE, function(*arguments, tell=tell))
     except Exception as error:
-        error.add_note("in a worker process:\n" + traceback.format_exc())
+        if not isinstance(error, SciencesslError):  # a bug: ours say all that there is to say
+            error.add_note("in a worker process:\n" + traceback.format_exc())
         answer = (FAILED, error)
     try:
         send(answers, answer)
