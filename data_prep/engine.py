@@ -8,7 +8,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sciencessl.data_prep.begin import begin, clear_os_errors, is_done, require_unchanged
+from sciencessl.data_prep.labels import with_schema
 from sciencessl.data_prep.lock import only_writer
 from sciencessl.data_prep.plan import Plan, make_plan
 from sciencessl.data_prep.settings import PrepareSettings
@@ -130,7 +131,7 @@ def prepare(
         StoreError: For an output that is no store or another one, or that cannot be written.
     """
     started = time.monotonic()
-    spec, settings = _with_schema(spec, settings, schema_loader)
+    spec, settings = with_schema(spec, settings, schema_loader)
     source = _open_source(spec, sources, settings)
     try:
         plan = make_plan(spec.name, source)
@@ -146,18 +147,6 @@ def prepare(
                 return _report(Path(out), source, written, started)
     finally:
         source.close()
-
-
-def _with_schema(
-    spec: DomainSpec, settings: PrepareSettings, loader: Callable[[str], LabelSchema] | None
-) -> tuple[DomainSpec, PrepareSettings]:
-    """Load a schema that was given as a file, so that it has a name like the domain's own."""
-    if not settings.schema or settings.schema in spec.labels or not settings.schema.endswith((".yaml", ".yml")):
-        return spec, settings
-    if loader is None:
-        raise ConfigError(f"--schema {settings.schema}: domain {spec.name!r} reads no schema files.")
-    schema = loader(settings.schema)
-    return replace(spec, labels={**spec.labels, schema.name: schema}), replace(settings, schema=schema.name)
 
 
 def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
