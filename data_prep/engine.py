@@ -15,17 +15,17 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sciencessl.data_prep.begin import begin, clear_os_errors, is_done, require_unchanged
+from sciencessl.data_prep.begin import begin, is_done, require_unchanged
 from sciencessl.data_prep.labels import with_schema
-from sciencessl.data_prep.lock import only_writer
 from sciencessl.data_prep.plan import Plan, make_plan
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Labels, Source, Task
 from sciencessl.data_prep.write import Progress, write_rows
 from sciencessl.errors import ConfigError, SciencesslError
 from sciencessl.spec import DomainSpec, LabelSchema
-from sciencessl.store.files import write_atomic
+from sciencessl.store.files import clear_os_errors, write_atomic
 from sciencessl.store.format import SPLITS
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import read_receipt, seal
 from sciencessl.store.tables import read_table, write_table
@@ -223,7 +223,7 @@ def _report(out: Path, source: Source, written: int, started: float) -> PrepareR
     for receipt in receipts:
         refused.update(receipt.refused)
     return PrepareReport(
-        out=out, n_samples=len(store), refused=dict(sorted(refused.items())),
+        out=out, n_samples=len(store.present), refused=dict(sorted(refused.items())),
         splits={name: len(store.split(name)) for name in SPLITS}, guessed=source.guessed, rows_written=written,
         rows_kept=store.header.rows - written, manifest_digest=store.digest, seconds=time.monotonic() - started,
         bytes=sum(receipt.payload_bytes for receipt in receipts),

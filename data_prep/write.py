@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from sciencessl.data_prep.begin import clear_os_errors
 from sciencessl.data_prep.plan import inputs_digest
 from sciencessl.data_prep.source import Source, Task
 from sciencessl.store import format as zpack
+from sciencessl.store.files import clear_os_errors
 from sciencessl.store.writer import PreparedSample, Refusal, write_row
 
 Progress = Callable[[int, int], None]

@@ -15,7 +15,7 @@ from sciencessl.preparation import schema_loader
 from sciencessl.registry import label_reader, load_domain
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import Store
-from sciencessl.store.tables import Table, current_digest, some_names, write_table
+from sciencessl.store.tables import REMOVALS, Table, current_digest, some_names, write_table
 
 DEFAULT_NAME = "labels"
 FIXED = ("id", "key", "split")
@@ -82,24 +82,28 @@ def label(
         overwrite: Replace another table of that name.
 
     Raises:
-        ConfigError: For a table, column or schema that does not exist, or a column that no table may hold.
+        ConfigError: For a table, column or schema that does not exist, a name or a column that no table may have.
         DataError: When no id is in the store, ids are empty or repeated, or counts cannot be counts.
         StoreError: When the store is missing or unsealed, or has another table of that name.
     """
+    if name == REMOVALS:
+        raise ConfigError(f"table {name!r} is written by `sciencessl store remove`; choose another --name.")
     opened = Store(store)
     spec = load_domain(opened.header.domain)
     known = pa.array(opened.ids, pa.string())
     read = label_reader()(spec, table, known, id, schema, columns, schema_loader(spec))
     data, said = _own_columns(opened, name, read.data, columns)
     parents = _checked_parents(data.column_names, derived_from or {})
+    # Withdrawn samples keep their labels, which nobody reads: the same file then gives the same table as before.
     place = pc.index_in(known, value_set=data["id"].combine_chunks())
     kept = data.take(place.drop_null())
     before = current_digest(opened.path, name) if name in opened.tables else ""
     written = write_table(opened.path, name, kept, read.schema, parents, note, overwrite)
+    matched = pc.is_valid(place).to_numpy(zero_copy_only=False)
     strange = data["id"].filter(pc.invert(pc.is_in(data["id"], value_set=known)))
     return LabelReport(
         opened.path, name, tuple(written.columns), written.schema.name if written.schema else "", kept.num_rows,
-        len(strange), tuple(strange[:SHOWN].to_pylist()), len(known) - _labelled(written),
+        len(strange), tuple(strange[:SHOWN].to_pylist()), _unlabelled(opened, written, matched),
         before == written.digest, written.digest, (*read.guessed, *said),
     )
 
@@ -120,7 +124,7 @@ def _own_columns(store: Store, name: str, data: pa.Table, asked: Sequence[str]) 
     said = [f"left out, as the rows have them: {', '.join(left)}"] if left else []
     said += [f"column {column!r} hides that of the rows" for column in asked if column in rows]
     for other in store.tables:
-        if other != name:
+        if other not in (name, REMOVALS):
             verb = "hides" if name > other else "is hidden by"
             said += [f"column {column!r} {verb} that of table {other!r}" for column in store.table(other).columns
                      if column in data.column_names and column not in left]
@@ -137,10 +141,12 @@ def _checked_parents(
     return {column: tuple(parents) for column, parents in derived_from.items()}
 
 
-def _labelled(table: Table) -> int:
-    """Rows with a value in any column."""
+def _unlabelled(store: Store, table: Table, matched: np.ndarray) -> int:
+    """Samples without a value in any column, withdrawn ones left out."""
     some = [pc.is_valid(table.data[name]).to_numpy() for name in table.columns]
-    return int(np.logical_or.reduce(some).sum())
+    labelled = np.zeros(len(matched), dtype=bool)
+    labelled[np.flatnonzero(matched)] = np.logical_or.reduce(some)
+    return int((~labelled[store.present.all()]).sum())
 
 
 def label_text(found: LabelReport) -> str:

@@ -18,6 +18,9 @@ from sciencessl.spec import LabelSchema
 from sciencessl.store.files import parquet_bytes, write_atomic
 from sciencessl.store.format import canonical_json, digest
 
+REMOVALS = "removals"
+"""Table of withdrawn samples: `id`, `index` in the store, `reason`. Its columns are none of the samples'."""
+
 
 @dataclass(frozen=True)
 class Table:

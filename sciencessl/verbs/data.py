@@ -146,10 +146,25 @@ def _label(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _fill_remove(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="ids of samples")
+    parser.add_argument("--ids", dest="file", default="", metavar="FILE", help="text file with one id a line")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why, in words; it stays beside the ids")
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from sciencessl.store.removals import remove, remove_text
+
+    found = remove(args.store, args.ids, args.reason, args.file)
+    emit(found, args.json, remove_text(found))
+    return DONE
+
+
 ACTIONS: dict[str, Action] = {
     "audit": Action("look for samples that splits share, or another store", _audit, _fill_audit),
     "info": Action("counts, columns, tables and how well samples are mixed", _info),
     "label": Action("put a table of labels that came later beside the pixels", _label, _fill_label),
+    "remove": Action("withdraw samples: no reader gives them from then on", _remove, _fill_remove),
     "show": Action("draw a contact sheet of random samples", _show, _fill_show),
     "verify": Action("read every byte and name what is not as it was sealed", _verify),
 }

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from sciencessl.data_prep.begin import clear_os_errors
 from sciencessl.errors import StoreError
+from sciencessl.store.files import clear_os_errors
 
 if sys.platform != "win32":  # which has no such locks: two writers are then kept apart by nothing
     import fcntl
@@ -44,7 +44,7 @@ def _locked(path: Path, out: Path) -> TextIO:
         except BlockingIOError:
             stream.close()
             raise StoreError(
-                f"{out} is being written by another prepare. Wait for it, or stop it; what it has committed is kept."
+                f"{out} is being written by another process. Wait for it, or stop it; what it has committed is kept."
             ) from None
         if _is_there(stream, path):
             return stream
