@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,18 +15,6 @@ from sciencessl.store import format as zpack
 from sciencessl.store.reader import read_header
 from sciencessl.store.seal import read_receipt, read_sidecar
 from sciencessl.store.writer import Refusal, create_store
-
-
-@contextmanager
-def clear_os_errors(out: Path) -> Iterator[None]:
-    """Turn an error of the file system into a `StoreError` that says what is kept and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {out}: {error}. Rows with a receipt are complete and stay; make room or "
-            "fix permissions and run the same command again to go on."
-        ) from error
 
 
 def is_store(path: Path) -> bool:

@@ -10,16 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sciencessl.data_prep.begin import begin, clear_os_errors, find_begun, require_unchanged
+from sciencessl.data_prep.begin import begin, find_begun, require_unchanged
 from sciencessl.data_prep.estimate import PrepareEstimate, estimate
-from sciencessl.data_prep.lock import only_writer
+from sciencessl.data_prep.labels import with_schema
 from sciencessl.data_prep.parts import PartReport, prepare_part, write_missing
 from sciencessl.data_prep.plan import Plan, make_plan
 from sciencessl.data_prep.settings import PrepareSettings
@@ -28,8 +28,9 @@ from sciencessl.data_prep.source import Labels, Source
 from sciencessl.data_prep.write import Progress
 from sciencessl.errors import ConfigError, SciencesslError
 from sciencessl.spec import DomainSpec, LabelSchema
-from sciencessl.store.files import write_atomic
+from sciencessl.store.files import clear_os_errors, write_atomic
 from sciencessl.store.format import SPLITS
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import read_receipt, seal
 from sciencessl.store.tables import read_table, write_table
@@ -112,8 +113,8 @@ def prepare(
         StoreError: For an output that is no store or another one, or that cannot be written.
     """
     started, out = time.monotonic(), Path(out)
-    command = plain_command(spec, sources, out, settings, domain_options)
-    spec, settings = _with_schema(spec, settings, schema_loader)
+    command = plain_command(spec, sources, out, settings, domain_options) if settings.engine == "slurm" else []
+    spec, settings = with_schema(spec, settings, schema_loader)
     source = _open_source(spec, sources, settings)
     try:
         plan = make_plan(spec.name, source)
@@ -134,18 +135,6 @@ def prepare(
                 return _report(out, source, written, started)
     finally:
         source.close()
-
-
-def _with_schema(
-    spec: DomainSpec, settings: PrepareSettings, loader: Callable[[str], LabelSchema] | None
-) -> tuple[DomainSpec, PrepareSettings]:
-    """Load a schema that was given as a file, so that it has a name like the domain's own."""
-    if not settings.schema or settings.schema in spec.labels or not settings.schema.endswith((".yaml", ".yml")):
-        return spec, settings
-    if loader is None:
-        raise ConfigError(f"--schema {settings.schema}: domain {spec.name!r} reads no schema files.")
-    schema = loader(settings.schema)
-    return replace(spec, labels={**spec.labels, schema.name: schema}), replace(settings, schema=schema.name)
 
 
 def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
@@ -224,7 +213,7 @@ def _report(out: Path, source: Source, written: int, started: float) -> PrepareR
     for receipt in receipts:
         refused.update(receipt.refused)
     return PrepareReport(
-        out=out, n_samples=len(store), refused=dict(sorted(refused.items())),
+        out=out, n_samples=len(store.present), refused=dict(sorted(refused.items())),
         splits={name: len(store.split(name)) for name in SPLITS}, guessed=source.guessed, rows_written=written,
         rows_kept=store.header.rows - written, manifest_digest=store.digest, seconds=time.monotonic() - started,
         bytes=sum(receipt.payload_bytes for receipt in receipts),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from sciencessl.data_prep.begin import find_begun, is_done
 from sciencessl.data_prep.estimate import worker_count
-from sciencessl.data_prep.lock import only_writer
 from sciencessl.data_prep.on_ray import OnRay
 from sciencessl.data_prep.plan import Plan
 from sciencessl.data_prep.pool import Engine, InProcess, Processes
@@ -20,6 +19,7 @@ from sciencessl.data_prep.source import Source, Task
 from sciencessl.data_prep.write import Progress, write_rows
 from sciencessl.errors import StoreError
 from sciencessl.store.format import StoreHeader
+from sciencessl.store.lock import only_writer
 from sciencessl.store.seal import read_receipt
 
 

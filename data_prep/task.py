@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sciencessl.data_prep.begin import clear_os_errors
 from sciencessl.data_prep.plan import inputs_digest
 from sciencessl.data_prep.source import CRASHED, Input, Source, Task
 from sciencessl.store import format as zpack
+from sciencessl.store.files import clear_os_errors
 from sciencessl.store.writer import PreparedSample, Refusal, write_row
 
 Tell = Callable[[int], None]

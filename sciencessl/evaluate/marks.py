@@ -6,12 +6,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sciencessl.errors import RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
+from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side, same_contents
+from sciencessl.store.tables import REMOVALS
 from sciencessl.train.folder import ModelCard, read_model
 
 
@@ -102,11 +106,18 @@ def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskDa
     trained = found[0] if found else _store_of(card)
     if trained is None:
         return None
-    seen = {key.tobytes() for key in trained.keys(trained.split("train").all())}
+    pool, test = _learned_from(trained, card), Side(tested, data.test, "test")
+    seen = {key.tobytes() for key in trained.keys(pool.index)}
     if any(key.tobytes() in seen for key in tested.keys(data.test)):
         return True
-    pool, test = Side.of_splits(trained, "train"), Side(tested, data.test, "test")
     return any((match >= 0).any() for _, match in same_contents(pool, test))
+
+
+def _learned_from(store: Store, card: ModelCard) -> Side:
+    """split=train of the store as the run saw it; with all withdrawn samples, where others were withdrawn since."""
+    if card.table_digests.get(REMOVALS, "") == store.removals_digest:
+        return Side.of_splits(store, "train")
+    return Side(store, np.flatnonzero(store.split_codes() == SPLITS.index("train")), "split=train")
 
 
 def _unreachable(mark: Mark, card: ModelCard) -> Mark:

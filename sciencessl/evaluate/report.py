@@ -265,7 +265,7 @@ def _store_facts(store: Store, record: RunRecord) -> dict[str, Any]:
         "digest": store.digest,
         "same": same,
         "splits": {name: len(store.split(name)) for name in SPLITS},
-        "total": len(store),
+        "total": len(store.present),
         "refused": Counter(store.refusals()["reason"].to_pylist()).most_common(),
         "fields": store.header.fields,
         "tables": [store.table(name) for name in store.tables],

@@ -203,7 +203,7 @@ def _group_columns(stores: Sequence[Store], group: str) -> tuple[str, ...]:
         # Preparation writes each sample's own id where it was given no groups.
         recorded = str(store.header.settings.get("group") or "group")
         recorded = recorded if recorded in known else "group"
-        values = Side(store, np.arange(len(store)), "").texts(recorded).tolist() if recorded in known else []
+        values = Side(store, store.present.all(), "").texts(recorded).tolist() if recorded in known else []
         names += [recorded] if len({*values}) < len(values) else []
     return tuple(dict.fromkeys(names))
 
@@ -212,7 +212,7 @@ def _comparisons(store: Store, other: Store | None) -> list[tuple[Side, Side]]:
     sides = [side for side in (Side.of_splits(store, name) for name in SPLITS) if len(side.index)]
     if other is None:
         return list(combinations(sides, 2))
-    test = Side(other, np.arange(len(other)), f"all of {other.path.name}")
+    test = Side(other, other.present.all(), f"all of {other.path.name}")
     return [(side, test) for side in sides if side.name != "split=test" and len(test.index)]
 
 

@@ -20,7 +20,7 @@ from sciencessl.store.kept import Kept
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
 from sciencessl.store.shards import Shards
 from sciencessl.store.split import SplitIndex
-from sciencessl.store.tables import Table, current_digest, list_tables, read_table, to_numpy
+from sciencessl.store.tables import REMOVALS, Table, current_digest, list_tables, read_table, to_numpy
 from sciencessl.store.writer import array_chunk, padded_places
 
 WINDOW_BYTES = 8 * 2**20
@@ -135,6 +135,11 @@ class Store:
         return int(self._index.whole("row_first")[-1])
 
     @property
+    def row_first(self) -> np.ndarray:
+        """(R + 1,) int64 store index of each row's first sample, and N."""
+        return self._index.whole("row_first").astype(np.int64)
+
+    @property
     def digest(self) -> str:
         """The manifest digest: what runs record of the store."""
         return self.header.manifest_digest
@@ -145,7 +150,7 @@ class Store:
         return next(name for name, spec in self.header.fields.items() if spec.primary)
 
     def split(self, name: str) -> SplitIndex:
-        """The samples of one split.
+        """The samples of one split, without withdrawn ones.
 
         Raises:
             StoreError: For a name other than train, val or test.
@@ -154,10 +159,26 @@ class Store:
             raise StoreError(f"no split {name!r}: a store has {', '.join(zpack.SPLITS)}.")
         bounds = self._index.whole("split_first")
         at = zpack.SPLITS.index(name)
-        return SplitIndex(bounds[:, at], bounds[:, at + 1])
+        return SplitIndex(bounds[:, at], bounds[:, at + 1]).without(self.removed)
+
+    @property
+    def present(self) -> SplitIndex:
+        """The samples of all splits."""
+        bounds = self.row_first
+        return SplitIndex(bounds[:-1], bounds[1:]).without(self.removed)
+
+    @cached_property
+    def removed(self) -> np.ndarray:
+        """(m,) int64 store indices of withdrawn samples, ascending: they are in no split, nor in `present`.
+
+        As they were when first asked for: an order of samples must not change while it is in use.
+        """
+        if REMOVALS not in self.tables:
+            return np.zeros(0, np.int64)
+        return np.unique(self.table(REMOVALS).data["index"].to_numpy().astype(np.int64))
 
     def split_codes(self) -> np.ndarray:
-        """(N,) uint8, the position of each sample's split in `SPLITS`."""
+        """(N,) uint8, the position of each sample's split in `SPLITS`; withdrawn samples have theirs."""
         bounds = self._index.whole("split_first").astype(np.int64)
         sizes = np.diff(bounds, axis=1)
         return np.repeat(np.tile(np.arange(sizes.shape[1], dtype=np.uint8), len(sizes)), sizes.ravel())
@@ -290,7 +311,7 @@ class Store:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The N identifiers in store order."""
+        """The N identifiers in store order, withdrawn samples included."""
         return cast(list[str], self.rows["id"].to_pylist())
 
     @property
@@ -317,7 +338,8 @@ class Store:
         own = zpack.user_columns(self.rows.column_names, self.header.fields)
         found = dict.fromkeys(["id", "split", *own], "rows")
         for name in self.tables:
-            found.update(dict.fromkeys(self.table(name).columns, name))
+            if name != REMOVALS:
+                found.update(dict.fromkeys(self.table(name).columns, name))
         return found
 
     def column(self, name: str) -> np.ndarray:
@@ -334,6 +356,11 @@ class Store:
         if known[name] == "rows":
             return to_numpy(self.rows[name])
         return self.table(known[name]).aligned(name, self.ids)
+
+    @property
+    def removals_digest(self) -> str:
+        """Digest of the table of withdrawn samples; empty while there is none."""
+        return current_digest(self.path, REMOVALS) if REMOVALS in self.tables else ""
 
     def derived_from(self) -> dict[str, tuple[str, ...]]:
         """Column -> columns it was derived from, as the tables declare."""

@@ -15,8 +15,9 @@ from sciencessl.store import format as zpack
 from sciencessl.store.files import visible_files
 from sciencessl.store.index import row_index
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import removals_fault
 from sciencessl.store.seal import FILES, fixed_files, read_sidecar, required_receipt
-from sciencessl.store.tables import list_tables, read_table, table_files
+from sciencessl.store.tables import REMOVALS, list_tables, read_table, table_files
 
 
 @dataclass(frozen=True)
@@ -172,5 +173,15 @@ def _check_tables(store: Store) -> Iterator[Damage]:
         except SciencesslError as error:
             yield Damage(f"tables/{name}", str(error))
             known |= set(visible_files(store.path, [f"tables/{name}"]))
+    yield from _check_removals(store)
     for found in sorted(set(visible_files(store.path, ["tables"])) - known):
         yield Damage(found, "belongs to no table: one was not written to its end, or lost its table.json")
+
+
+def _check_removals(store: Store) -> Iterator[Damage]:
+    try:
+        fault = removals_fault(store)
+    except SciencesslError:
+        return  # the table, or a row, is named already
+    if fault:
+        yield Damage(f"tables/{REMOVALS}", fault)

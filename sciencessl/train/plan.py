@@ -25,6 +25,7 @@ from sciencessl.registry import load_domain, load_method, method_source_digest, 
 from sciencessl.samples import Batch
 from sciencessl.spec import DomainSpec, InputStats
 from sciencessl.store.reader import Store
+from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
 from sciencessl.train.labels import LabelSet, find_labels
 from sciencessl.train.step import LabelTerm, Recipe
@@ -209,6 +210,7 @@ def make_identity(plan: Plan) -> dict[str, str]:
     return {
         "store": plan.store.digest,
         "label tables": json.dumps({name: plan.tables[name] for name in sorted(used)}),
+        "withdrawn samples": plan.tables.get(REMOVALS, "none"),
         "labels": ", ".join(run.labels),
         "backbone": run.backbone,
         "method": run.method,

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from sciencessl.data_prep.begin import clear_os_errors
 from sciencessl.errors import StoreError
+from sciencessl.store.files import clear_os_errors
 
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """What a file system without locks answers, as some of clusters do: two writers are then kept apart by nothing."""
@@ -53,7 +53,7 @@ def _locked(path: Path, out: Path, shared: bool) -> TextIO:
         except BlockingIOError:
             stream.close()
             raise StoreError(
-                f"{out} is being written by another prepare. Wait for it, or stop it; what it has committed is kept."
+                f"{out} is being written by another process. Wait for it, or stop it; what it has committed is kept."
             ) from None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
