@@ -17,7 +17,8 @@ from sciencessl import cli, prepare
 from sciencessl.errors import StoreError
 from sciencessl.registry import load_domain
 from sciencessl.spec import FieldSpec
-from sciencessl.store.audit import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit, audit_file
+from sciencessl.store.audit import audit
+from sciencessl.store.audit_record import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit_file
 from sciencessl.store.audit_report import audit_text
 from sciencessl.store.format import StoreHeader, shard_file
 from sciencessl.store.reader import Store
