@@ -48,9 +48,8 @@ def check_audit(store: Store, against: Store | None = None, *, accept: bool = Fa
     if found is None:
         return Standing(lines=(f"note: {whom} was never audited for leaks: `{_command(stores)}`",))
     if found.judged != judged_digest(stores, found.groups):
-        again = _command(stores, found.group)
-        return Standing(lines=(f"note: the audit of {whom} is out of date, for samples, groups or removals have changed: "
-                               f"`{again}`",))
+        return Standing(lines=(f"note: the audit of {whom} is out of date, for samples, groups or removals changed: "
+                               f"`{_command(stores, found.group)}`",))
     if found.verdict != LEAK:
         return Standing(lines=tuple(f"warning: {whom}: {sentence(entry)} Pairs: {found.report}/{PAGE}"
                                     for entry in found.evidence))

@@ -20,8 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from sciencessl.errors import DataError
 from sciencessl.views.polar import Alignment, align, amplitude_centre, amplitudes
@@ -103,6 +101,10 @@ def fit_null(scores: np.ndarray, left: np.ndarray, right: np.ndarray) -> Null:
 
 def _unconnected(copied: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """(p,) whether no chain of copied pairs connects the two images of a pair."""
+    # Here, because loader workers import what the caller's script imports, and need no graphs.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     n = int(max(left.max(), right.max())) + 1
     links = coo_array((np.ones(int(copied.sum())), (left[copied], right[copied])), shape=(n, n))
     component = connected_components(links, directed=False)[1]
