@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from sciencessl import __version__
 from sciencessl.config import RunConfig, leaf_names
-from sciencessl.errors import ConfigError, RegistryError, SciencesslError, did_you_mean
+from sciencessl.errors import ConfigError, LeakError, RegistryError, SciencesslError, did_you_mean
 from sciencessl.flags import split_settings
 from sciencessl.verbs import data, evaluation, listing, start, training
-from sciencessl.verbs.output import DONE, FAILED, USAGE
+from sciencessl.verbs.output import DONE, FAILED, LEAK, USAGE
 
 EXAMPLES = """examples:
   sciencessl demo                                       the whole path on a synthetic survey, minutes on two cores
@@ -119,6 +119,8 @@ def run(arguments: list[str]) -> int:
         return DONE
     except (ConfigError, RegistryError) as error:
         return _complain(error, USAGE)
+    except LeakError as error:
+        return _complain(error, LEAK)
     except (SciencesslError, OSError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import inspect
 
 from sciencessl.flags import attribute_docs
 from sciencessl.spec import DomainSpec
+from sciencessl.store.audited import ACCEPTED
 from sciencessl.train.folder import ModelCard
 
 STANDARD_INPUT = "sciencessl.views.to_input:standardise"
@@ -94,6 +95,8 @@ def card_sentences(card: ModelCard) -> list[str]:
         f"{card.images:,} images, repeats counted, in {card.steps:,} steps, from split=train of {card.store}{digest}.",
         f"Labels: {named}.{note}" if named else "No labels.",
     ]
+    if card.leak:
+        sentences.append(f"{ACCEPTED}: {card.leak}.")
     if card.init_from:
         sentences.append(f"Weights to start from: {card.init_from}; what those saw is not told here.")
     return sentences

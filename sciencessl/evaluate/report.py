@@ -192,7 +192,8 @@ def _words(record: RunRecord, results: Sequence[FewLabels], data: str | Path) ->
         words.length_sentence(config, record.cost, train, taken, finished),
         words.cost_sentence(record.cost),
     ]
-    saw = words.seen_sentence(config, note, [found.result for found in results], record.name)
+    leak = record.card.leak if record.card else ""
+    saw = words.seen_sentence(config, note, [found.result for found in results], record.name, leak)
     summary = [" ".join(filter(None, run)), saw]
     return {"domain": domain, "method_title": title, "finished": finished, "summary": summary}
 

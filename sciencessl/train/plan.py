@@ -50,6 +50,7 @@ class Plan:
         terms: Label terms, initialised, on the CPU.
         order: Of the samples of split=train.
         device: Where it is trained.
+        leak: What an audit found the splits of the store to share, where that was accepted.
     """
 
     config: FullConfig
@@ -62,6 +63,7 @@ class Plan:
     terms: list[LabelTerm]
     order: Order
     device: torch.device
+    leak: str = ""
 
 
 def make_plan(full: FullConfig, continued: bool = False) -> Plan:
@@ -251,4 +253,5 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         label_note="; ".join(labels.note for labels in plan.labels if labels.note),
         label_rows={name: count for labels in plan.labels for name, count in labels.rows_of().items()},
         init_from=run.init_from,
+        leak=plan.leak,
     )

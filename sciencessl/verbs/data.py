@@ -111,12 +111,13 @@ def _fill_audit(parser: argparse.ArgumentParser) -> None:
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from sciencessl.store import audit as auditing
+    from sciencessl.store import audit_record
+    from sciencessl.store.audit import audit
     from sciencessl.store.audit_report import audit_text
 
-    found = auditing.audit(args.store, args.against, args.group, args.out)
+    found = audit(args.store, args.against, args.group, args.out)
     emit(found, args.json, audit_text(found))
-    return LEAK if found.verdict == auditing.LEAK else DONE
+    return LEAK if found.verdict == audit_record.LEAK else DONE
 
 
 def _fill_label(parser: argparse.ArgumentParser) -> None:

@@ -17,8 +17,10 @@ from sciencessl import cli, prepare
 from sciencessl.errors import StoreError
 from sciencessl.registry import load_domain
 from sciencessl.spec import FieldSpec
-from sciencessl.store.audit import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit, audit_file
+from sciencessl.store.audit import audit
+from sciencessl.store.audit_record import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit_file, read_audit
 from sciencessl.store.audit_report import audit_text
+from sciencessl.store.audited import check_audit, copied_ids
 from sciencessl.store.format import StoreHeader, shard_file
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
@@ -174,6 +176,10 @@ def test_the_result_lies_beside_the_store_with_its_digest(tmp_path: Path) -> Non
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img src=\"data:image/jpeg;base64,") == 5
     assert "copy of s0 | s0" in page
+    removed = (tmp_path / "out" / "remove.txt").read_text().splitlines()
+    assert removed == [pair.test for pair in found.evidence[0].pairs]
+    assert copied_ids(Store(store), Store(store)) == {name for name, *_ in copies(photo)}
+    assert read_audit(store) == found
     sheet = cv2.imread(str(tmp_path / "out" / "pairs.png"))
     assert sheet is not None
     assert sheet.std() > 20
@@ -213,6 +219,11 @@ def test_scores_between_the_thresholds_warn(tmp_path: Path, monkeypatch: pytest.
     found = audit(store, group="site")
     assert (found.verdict, len(of_kind(found, LOOK_ALIKE))) == (SUSPECT, 5)
     assert "warning: 5 samples of split=test look much like samples of split=train" in audit_text(found)
+    (line,) = check_audit(Store(store)).lines
+    assert line.startswith(f"warning: {store}: 5 samples of split=test look much like samples of split=train, such as")
+    assert line.endswith("too little to confirm: look at them. Pairs: " + str(tmp_path / "s.audit" / "report.html"))
+    assert copied_ids(Store(store), Store(store)) == frozenset()
+    assert not (tmp_path / "s.audit" / "remove.txt").exists()
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
