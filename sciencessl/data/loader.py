@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from sciencessl.data.decode import takes_least_px
 from sciencessl.data.order import SampleOrder, augmentation_rng
 from sciencessl.data.runs import RunCache
 from sciencessl.errors import DataError, RunError, SciencesslError, StoreError
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
-from sciencessl.spec import FieldSpec, View, ViewRandom
+from sciencessl.spec import View, ViewRandom
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.split import SplitIndex
@@ -53,27 +54,35 @@ class Decoder:
         self._target = decode
 
     @functools.cached_property
-    def _decode(self) -> Callable[[bytes | np.ndarray, FieldSpec], np.ndarray]:
-        function: Callable[[bytes | np.ndarray, FieldSpec], np.ndarray] = resolve(self._target)
+    def _decode(self) -> Callable[..., np.ndarray]:
+        function: Callable[..., np.ndarray] = resolve(self._target)
         return function
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "_target": self._target}
 
-    def __call__(self, index: np.ndarray) -> list[Sample]:
-        """Decoded samples, in the order asked for."""
-        return list(self.decode(index, self.read(index)))
+    def __call__(self, index: np.ndarray, view: View | None = None) -> list[Sample]:
+        """Decoded samples, in the order asked for; arguments as in `decode`."""
+        return list(self.decode(index, self.read(index), view))
 
     def read(self, index: np.ndarray) -> dict[str, list[bytes | np.ndarray]]:
         """What the store holds of samples: field -> one payload each."""
         return {name: self.store.payloads(name, index) for name in self.store.header.fields}
 
-    def decode(self, index: np.ndarray, payloads: Payloads) -> Iterator[Sample]:
-        """Samples from what was read of them (field -> one payload each), each decoded when its turn comes."""
-        fields = self.store.header.fields
+    def decode(self, index: np.ndarray, payloads: Payloads, view: View | None = None) -> Iterator[Sample]:
+        """Samples from what was read of them, each decoded when its turn comes, once for all its views.
+
+        Args:
+            index: Store indices.
+            payloads: What was read.
+            view: What they are for: a large JPEG is decoded no larger than its `least_px` asks. None decodes in full.
+        """
+        least = getattr(view, "least_px", {}) if takes_least_px(self._decode) else {}
+        told = {name: {"least_px": px} for name, px in least.items()}
+        fields = self.store.header.fields.items()
         for i, position in enumerate(index):
             yield Sample(
-                fields={name: self._decode(payloads[name][i], spec) for name, spec in fields.items()},
+                fields={name: self._decode(payloads[name][i], spec, **told.get(name, {})) for name, spec in fields},
                 index=int(position),
             )
 
@@ -204,7 +213,7 @@ class BatchStream(IterableDataset[Batch]):
         return self._batch(index, turns, self.decoder.store.keys(index), self.decoder.read(index))
 
     def _batch(self, index: np.ndarray, turns: np.ndarray, keys: np.ndarray, payloads: Payloads) -> Batch:
-        samples = zip(self.decoder.decode(index, payloads), turns.tolist(), keys, strict=True)
+        samples = zip(self.decoder.decode(index, payloads, self._train_view), turns.tolist(), keys, strict=True)
         views = (
             apply_view(self._train_view, sample, ViewRandomness(self.order.seed, turn, _as_int(key)))
             for sample, turn, key in samples
@@ -341,7 +350,7 @@ class EvaluationStream(IterableDataset[Batch]):
 
     def _batch(self, index: np.ndarray) -> Batch:
         keys = self.decoder.store.keys(index)
-        samples = zip(self.decoder.decode(index, self.decoder.read(index)), keys, strict=True)
+        samples = zip(self.decoder.decode(index, self.decoder.read(index), self._view), keys, strict=True)
         views = (apply_view(self._view, sample, ViewRandomness(0, 0, _as_int(key))) for sample, key in samples)
         ids = [key.tobytes().hex() for key in keys]
         return Batch(collate(views, len(index), self.fields), {}, ids, index)

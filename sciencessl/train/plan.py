@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sciencessl.config import FullConfig, OptimConfig, RunConfig
+from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import Order, derive_key
 from sciencessl.data.runs import longest_run
@@ -147,7 +148,7 @@ def input_stats(store: Store, domain: DomainSpec, settings: Any) -> InputStats:
     split = store.split("train")
     positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATS_SAMPLES)).astype(np.int64))
     decoder, view = Decoder(store, domain.decode), domain.views(settings)[1]
-    samples = (sample for i in split.to_store(positions) for sample in decoder(np.array([i])))
+    samples = (sample for i in split.to_store(positions) for sample in decoder(np.array([i]), view))
     images = (apply_view(view, sample, ViewRandomness(0, 0, sample.index))[0].fields[name] for sample in samples)
     return fit_stats(images, len(spec.channels), domain.stretch, spec.dtype)
 
@@ -219,6 +220,7 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "method source": method_source_digest(run.method),
         "options": repr(plan.config.options),
         "views": repr(plan.config.views),
+        "decoding": _decoding(plan),
         "input statistics": repr(plan.stats),
         "optimiser": repr(run.optim),
         "label weight": repr(run.label_weight),
@@ -228,6 +230,14 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",
     }
+
+
+def _decoding(plan: Plan) -> str:
+    least = [getattr(view, "least_px", {}) for view in plan.domain.views(plan.config.views)]
+    return (
+        f"{plan.domain.decode}, JPEGs from {WORTH_PIXELS} pixels on for {least[0]} px in training and {least[1]} px in "
+        "evaluation"
+    )
 
 
 def make_card(plan: Plan, steps: int) -> folder.ModelCard:
