@@ -35,6 +35,7 @@ from sciencessl.store.copies import (
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import beside, local_path, store_path
 from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
@@ -152,7 +153,8 @@ def audit(
         against: Another one, which a model that learned from the first is tested on.
         group: A column whose equal values make samples the same thing (patient, source photograph). The group that
             preparation recorded and the domain's identity columns count without being named.
-        out: Folder of the report; by default `NAME.audit` beside the store. Written only where pairs were found.
+        out: Folder of the report; by default `NAME.audit` beside the store, or in the current folder where the
+            store is remote. Written only where pairs were found.
         pixels: Whether to look for copies in pixels too. False leaves names and recorded hashes, which take seconds.
 
     Raises:
@@ -177,18 +179,22 @@ def audit(
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
         found.confirmed, found.suspected, found.unreadable, notes,
     )
-    write_atomic(audit_file(store, against), json.dumps(plain(result), indent=1).encode())
     if every:
-        folder = Path(out) if str(out) else audit_file(store, against).with_suffix("")
+        folder = local_path(out) if str(out) else beside(store, f"{_against(against)}.audit")
         write_report(result, [opened, other or opened], folder)
+    # Last: beside a remote store one may not be allowed to write.
+    write_atomic(audit_file(store, against), json.dumps(plain(result), indent=1).encode())
     return result
 
 
 def audit_file(store: str | Path, against: str | Path = "") -> Path:
     """Where the result of an audit lies: `NAME.audit.json` beside the store, `NAME.against-OTHER.audit.json`."""
-    path = Path(store)
-    other = f".against-{Path(against).stem}" if str(against) else ""
-    return path.with_name(f"{path.stem}{other}.audit.json")
+    path = store_path(store)
+    return path.with_name(f"{path.stem}{_against(against)}.audit.json")
+
+
+def _against(other: str | Path) -> str:
+    return f".against-{store_path(other).stem}" if str(other) else ""
 
 
 def _group_columns(stores: Sequence[Store], group: str) -> tuple[str, ...]:

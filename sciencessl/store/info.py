@@ -13,6 +13,7 @@ from sciencessl.data.mixing import BATCH, mixing_score
 from sciencessl.data.order import Order
 from sciencessl.plain import plain
 from sciencessl.store import format as zpack
+from sciencessl.store.files import sized_files
 from sciencessl.store.reader import Store
 
 MOST_VALUES = 20
@@ -41,7 +42,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "mixing": _mixing(store, columns),
         "refused": dict(refused),
         "rows": header.rows,
-        "bytes": sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()),
+        "bytes": sum(size for _, size in sized_files(store.path)),
         "settings": dict(header.settings),
         "manifest_digest": store.digest,
     }

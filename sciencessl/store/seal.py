@@ -15,7 +15,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
-from sciencessl.store.files import remove_leftovers, visible_files, write_atomic
+from sciencessl.store.files import read_file, remove_leftovers, visible_files, write_atomic
 
 FILES = "index/files.json"
 """Digest of every file that is fixed once sealed and is no shard, with a digest of its own."""
@@ -31,7 +31,7 @@ def read_receipt(path: Path, row: int) -> zpack.Receipt | None:
     """
     name = zpack.receipt_file(row)
     try:
-        raw = (path / name).read_bytes()
+        raw = read_file(path / name)
     except FileNotFoundError:
         return None
     return zpack.Receipt.from_bytes(raw, name)
@@ -44,7 +44,7 @@ def read_sidecar(path: Path, receipt: zpack.Receipt, name: str) -> pa.Table:
         StoreError: When the file is missing or not the one that was committed; names the row.
     """
     try:
-        raw = (path / name).read_bytes()
+        raw = read_file(path / name)
     except FileNotFoundError:
         raise StoreError(f"{path}: row {receipt.row} lacks its file {name}.") from None
     if zpack.digest(raw) != receipt.files.get(name):
@@ -84,7 +84,7 @@ def seal(path: Path, header: zpack.StoreHeader) -> zpack.StoreHeader:
     shutil.rmtree(path / "index", ignore_errors=True)
     for name, values in index_arrays(tables, header).items():
         _write_index(group, name, values)
-    listing = {name: zpack.digest((path / name).read_bytes()) for name in fixed_files(path, header)}
+    listing = {name: zpack.digest(read_file(path / name)) for name in fixed_files(path, header)}
     own = zpack.digest(zpack.canonical_json(listing))
     write_atomic(path / FILES, zpack.canonical_json({"files": listing, "self": own}))
     # Attributes last: until this one rename the store is not sealed, and sealing again does the same.

@@ -22,6 +22,7 @@ from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train import folder
 from sciencessl.train.cost import add_cost, begin_cost
@@ -96,7 +97,7 @@ def pretrain(
         DataError: When the weights to start from do not fit.
         RunError: When the folder is in use, a checkpoint does not fit, the loss is no number, or a loader process died.
     """
-    run = Path(out)
+    run = local_path(out)
     _check_request(out, resume, overwrite, dry_run)
     if resume:
         given = _given(method, scale, config, settings)

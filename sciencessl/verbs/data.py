@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sciencessl.flags import add_settings, given
 from sciencessl.registry import domains, load_domain, prepare_settings
@@ -39,9 +38,10 @@ def fill_store(parser: argparse.ArgumentParser) -> None:
     """Arguments of `store`."""
     parser.add_argument("action", choices=sorted(_ACTIONS),
                         help="what splits share; counts and columns; contact sheet; digests")
-    parser.add_argument("store", metavar="STORE", help="folder of a store")
+    parser.add_argument("store", metavar="STORE", help="folder of a store, or its URL (s3://...)")
     parser.add_argument("--out", default="", metavar="PATH",
-                        help="show: PNG to write; audit: folder of its report (default: beside the store)")
+                        help="show: PNG to write; audit: folder of its report (default: beside the store; the current "
+                        "folder if that is remote)")
     parser.add_argument("--against", default="", metavar="STORE2",
                         help="audit: a store to be tested on, compared with train and val of this one")
     parser.add_argument("--group", default="", metavar="COLUMN",
@@ -65,10 +65,10 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from sciencessl.store.remote import beside
     from sciencessl.store.show import show
 
-    out = Path(args.out) if args.out else Path(args.store).with_suffix(".png")
-    path = show(args.store, out, n=args.n, column=args.column or None)
+    path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None)
     emit({"path": path}, args.json, f"contact sheet: {path}")
     return DONE
 
