@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sciencessl.data.order import SampleOrder, augmentation_rng
+from sciencessl.data.runs import RunCache
 from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, SciencesslError, StoreError
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
@@ -58,8 +59,11 @@ class Decoder:
 
     def __call__(self, index: np.ndarray) -> list[Sample]:
         """Decoded samples, in the order asked for."""
+        return self.decode(index, {name: self.store.payloads(name, index) for name in self.store.header.fields})
+
+    def decode(self, index: np.ndarray, payloads: Mapping[str, Sequence[bytes | np.ndarray]]) -> list[Sample]:
+        """Samples from what was read of them: field -> one payload each."""
         fields = self.store.header.fields
-        payloads = {name: self.store.payloads(name, index) for name in fields}
         return [
             Sample(
                 fields={name: self._decode(payloads[name][i], spec) for name, spec in fields.items()},
@@ -147,8 +151,12 @@ class BatchStream(IterableDataset[Batch]):
     def _train_view(self) -> View:
         return self._views(self._settings)[0]
 
+    @functools.cached_property
+    def _runs(self) -> RunCache:
+        return RunCache(self.decoder.store, self.split)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_train_view"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_train_view", "_runs")}
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -161,7 +169,8 @@ class BatchStream(IterableDataset[Batch]):
     def batch(self, step: int) -> Batch:
         """The rank's part of the global batch of a step."""
         turns, positions = self.order.rank_part(step, self.rank, self.world)
-        return self.make(self.split.to_store(positions), turns)
+        read = self._runs(positions, *self.order.run_of(positions))
+        return self._batch(read.index, turns, read.keys, self.decoder.decode(read.index, read.payloads))
 
     def make(self, index: np.ndarray, turns: np.ndarray) -> Batch:
         """The batch of given samples.
@@ -170,10 +179,12 @@ class BatchStream(IterableDataset[Batch]):
             index: (B,) int64 store indices.
             turns: (B,) int64, which enter the augmentation: in an `Order` the epochs.
         """
-        keys = self.decoder.store.keys(index)
+        return self._batch(index, turns, self.decoder.store.keys(index), self.decoder(index))
+
+    def _batch(self, index: np.ndarray, turns: np.ndarray, keys: np.ndarray, samples: list[Sample]) -> Batch:
         views = [
             apply_view(self._train_view, sample, ViewRandomness(self.order.seed, int(turn), _as_int(key)))
-            for sample, turn, key in zip(self.decoder(index), turns, keys, strict=True)
+            for sample, turn, key in zip(samples, turns, keys, strict=True)
         ]
         return Batch(
             views=collate(views, self.fields),

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from sciencessl.data.loader import BatchStream, Decoder, make_loader
 from sciencessl.data.order import Order
+from sciencessl.data.runs import longest_run
 from sciencessl.errors import ConfigError, RunError
 from sciencessl.evaluate.calibration import fit_temperature
 from sciencessl.evaluate.encoders import as_input, evaluation_stream, view_settings, worth_workers
@@ -369,7 +370,8 @@ class _Start:
         labels = np.full(len(rows.store), UNLABELLED, np.int64)
         labels[rows.index] = target
         return BatchStream(
-            Decoder(rows.store, domain.decode), Order(len(rows.index), self.seed, BATCH),
+            Decoder(rows.store, domain.decode),
+            Order(len(rows.index), self.seed, BATCH, longest_run(rows.store, BATCH)),
             SplitIndex(rows.index, rows.index + 1), domain.views, view_settings(self.card), {LABELS: labels},
             [self.card.field],
         )

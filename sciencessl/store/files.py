@@ -70,6 +70,34 @@ def read_file(path: Path) -> bytes:
         return bytes(system.cat_file(name))
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of that name.
+
+    Raises:
+        OutOfReachError, MissingExtraError: When an object store does not answer.
+    """
+    if not is_remote(path):
+        return path.exists()
+    with reached(path):
+        system, name = client(path)
+        return bool(system.exists(name))
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file.
+
+    Raises:
+        OSError: As the file system says.
+        OutOfReachError, MissingExtraError: When an object store does not do it.
+    """
+    if not is_remote(path):
+        path.unlink()
+        return
+    with reached(path):
+        system, name = client(path)
+        system.rm_file(name)
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until the bytes of a file that another library wrote are on the disk."""
     with path.open("r+b") as stream:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sciencessl.data.mixing import BATCH, mixing_score
 from sciencessl.data.order import Order
+from sciencessl.data.runs import longest_run
 from sciencessl.plain import plain
 from sciencessl.store import format as zpack
 from sciencessl.store.files import sized_files
@@ -72,7 +73,7 @@ def _mixing(store: Store, columns: Mapping[str, Mapping[str, Any]]) -> dict[str,
     batch = min(BATCH, len(split) // 4)
     if batch < 2:
         return {}
-    order, index = Order(len(split), 0, batch), split.all()
+    order, index = Order(len(split), 0, batch, longest_run(store, batch)), split.all()
     first, stop = split.ranges
     codes = {"row": np.repeat(np.arange(len(first)), stop - first)}
     for name, described in columns.items():

@@ -5,6 +5,7 @@ Credentials, endpoint and region come from the environment of the provider's own
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AT_ONCE = 32
+AT_ONCE = 16
 """Small files of a remote store that are asked for side by side: each waits for one answer, not for a disk."""
 S3 = ("s3", "s3a")
 EXTRAS = dict.fromkeys(S3, "s3fs; pip install 's3fs' (or 'sciencessl[cluster]')")
@@ -107,8 +108,12 @@ def zarr_root(path: Path) -> StoreLike:
 
 
 def client(path: Path) -> tuple[Any, str]:
-    """The fsspec file system of a remote path, and the path as it is known there."""
-    return cast(Any, path).fs, cast(Any, path).path
+    """The fsspec file system of a remote path in this process, and the path as it is known there."""
+    system = cast(Any, path).fs
+    if getattr(system, "_pid", os.getpid()) != os.getpid():
+        # A path keeps its client, whose threads and connections a fork does not take along.
+        system = cast(Any, store_path(path)).fs
+    return system, cast(Any, path).path
 
 
 @contextmanager
@@ -159,7 +164,7 @@ def out_of_reach(path: Path, error: Exception) -> SciencesslError:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, or its type where it says nothing."""
+    """What an error of another library says in its first line, or its type where it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 
 from sciencessl.errors import DataError, StoreError, unknown_name
 from sciencessl.spec import LabelSchema
-from sciencessl.store.files import parquet_bytes, read_file, sized_files, write_atomic
+from sciencessl.store.files import parquet_bytes, read_file, remove_file, sized_files, write_atomic
 from sciencessl.store.format import canonical_json, digest
-from sciencessl.store.remote import reached
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,7 @@ def write_table(
         write_atomic(store / "tables" / name / "table.json", description)
     for file, _ in list(sized_files(store / "tables" / name)):
         if file.endswith(".parquet") and file != f"{described['data']}.parquet":
-            with reached(store):
-                (store / "tables" / name / file).unlink()
+            remove_file(store / "tables" / name / file)
     return read_table(store, name)
 
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.files import read_file, visible_files
+from sciencessl.store.index import row_index
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import read_each
-from sciencessl.store.seal import FILES, fixed_files, index_arrays, read_sidecar, required_receipt
+from sciencessl.store.seal import FILES, fixed_files, read_sidecar, required_receipt
 from sciencessl.store.tables import list_tables, read_table, table_files
 
 UNSOUND = (StoreError, ConfigError, DataError)
@@ -142,17 +143,35 @@ def row_payloads(store: Store, name: str, row: int, table: pa.Table) -> Sequence
 
 
 def _check_index(store: Store) -> Iterator[Damage]:
+    damaged: dict[str, str] = {}
+    first = 0
     try:
-        expected = index_arrays(list(store.row_tables()), store.header)
+        for row, table in enumerate(store.row_tables()):
+            part = row_index(table, store.header)
+            stop = first + table.num_rows
+            expected = {"row_first": np.array([first, stop]), "split_first": first + part.splits, **part.long}
+            for name in expected.keys() - damaged.keys():
+                damaged.update(_compare(store, name, row, first, expected[name]))
+            first = stop
     except UNSOUND as error:
         yield Damage("index", f"cannot be compared with the rows ({error})")
         return
-    for name, values in expected.items():
-        try:
-            if not np.array_equal(store._index(name), values):
-                yield Damage(f"index/{name}", "does not follow from the rows")
-        except UNSOUND as error:
-            yield Damage(f"index/{name}", str(error))
+    for name in sorted(damaged):
+        yield Damage(f"index/{name}", damaged[name])
+
+
+def _compare(store: Store, name: str, row: int, first: int, expected: np.ndarray) -> dict[str, str]:
+    """Array -> what is wrong with its entries of one row, or nothing."""
+    try:
+        if name in ("row_first", "split_first"):
+            whole = store._index.whole(name)
+            found = whole[row] if name == "split_first" else whole[row : row + 2]
+        else:
+            start = first if name == "key" else first + row
+            found = store._index.take(name, np.arange(start, start + len(expected)))
+    except UNSOUND as error:
+        return {name: str(error)}
+    return {} if np.array_equal(found, expected) else {name: "does not follow from the rows"}
 
 
 def _check_tables(store: Store) -> Iterator[Damage]:

@@ -15,6 +15,7 @@ from torch import nn
 from sciencessl.config import FullConfig, OptimConfig, RunConfig
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import Order, derive_key
+from sciencessl.data.runs import longest_run
 from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
@@ -84,7 +85,8 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     run = dataclasses.replace(run, backbone=run.backbone or domain.backbone)
     tables = store.table_digests()
     labels = find_labels(store, run.labels)
-    order = Order(len(split), run.seed, run.batch, slots=run.slots or None)
+    slots = run.slots or None
+    order = Order(len(split), run.seed, run.batch, longest_run(store, run.batch, slots), slots=slots)
     generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
     method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
     losses = resolve(domain.label_loss)
@@ -217,6 +219,7 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "optimiser": repr(run.optim),
         "label weight": repr(run.label_weight),
         "seed": str(run.seed),
+        "order": f"units of {plan.order.unit} samples in {plan.order.stream_count} streams",
         "length": f"{run.steps} steps",
         "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",

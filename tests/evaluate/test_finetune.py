@@ -175,13 +175,13 @@ def test_an_epoch_shows_every_row_once_and_no_other(
     encoder: Encoder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    decode = Decoder.__call__
+    decode = Decoder.decode
 
-    def recorded(self: Decoder, index: np.ndarray) -> Any:
+    def recorded(self: Decoder, index: np.ndarray, payloads: Any) -> Any:
         read.extend(index.tolist())
-        return decode(self, index)
+        return decode(self, index, payloads)
 
-    monkeypatch.setattr(Decoder, "__call__", recorded)
+    monkeypatch.setattr(Decoder, "decode", recorded)
     labelled = rows(16)
     _fit(encoder, labelled, Training(2))
     assert sorted(read) == sorted(labelled.index.tolist() * (2 * BATCH // 16))

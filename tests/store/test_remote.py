@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -255,6 +256,19 @@ def test_pixels_come_through_the_seam_and_no_other_way(survey: Store, gone: bool
     assert len(fake.asked) == before  # all four windows were kept
 
 
+def test_a_forked_process_opens_a_client_of_its_own(survey: Store, s3: str) -> None:
+    store = Store(copied(survey.path, f"{s3}/forked"))
+    expected = store.payloads("image", [0])
+    child = os.fork()
+    if child == 0:
+        same = False
+        try:
+            same = store.payloads("image", [6, 0])[1:] == expected and store.tables == ["labels"]
+        finally:
+            os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_read_each_keeps_the_order_and_the_first_error(root: str) -> None:
     path = store_path(f"{root}/x.zarr")
     assert list(read_each(path, lambda n: n * n, range(100))) == [n * n for n in range(100)]
@@ -296,7 +310,7 @@ def test_a_store_that_is_not_there_is_said(survey: Store, s3: str) -> None:
         with pytest.raises(StoreError, match=f"{url} is no store: there is nothing of that name. Make one with"):
             Store(url)
     write_atomic(store_path(f"{s3}/half.zarr/rows/0"), b"")
-    with pytest.raises(StoreError, match="half.zarr is no store: it has no zarr.json"):
+    with pytest.raises(StoreError, match=r"half\.zarr is no store: it has no zarr\.json"):
         Store(f"{s3}/half.zarr")
     with pytest.raises(StoreError, match=r"s3://no-bucket/x.zarr is no store: The specified bucket does not exist\."):
         Store("s3://no-bucket/x.zarr")
@@ -311,8 +325,8 @@ def test_a_server_that_does_not_answer_is_no_damage(
     store.payloads("flux", [0])
 
     break_requests(monkeypatch, botocore.EndpointConnectionError(endpoint_url="http://gone"))
-    sentence = (r"lost/survey.zarr\S* is out of reach \(Could not connect to the endpoint URL: \"http://gone\"\): check "
-                r"the network and AWS_ENDPOINT_URL")
+    sentence = (r"lost/survey.zarr\S* is out of reach \(Could not connect to the endpoint URL: \"http://gone\"\): "
+                r"check the network and AWS_ENDPOINT_URL")
     for read in (lambda: store.payloads("image", [0]), lambda: store.ids, lambda: store.table("labels"),
                  lambda: verify(url), lambda: Store(url)):
         with pytest.raises(OutOfReachError, match=sentence):
@@ -364,22 +378,22 @@ def test_what_must_be_local_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    ["pretrain", "--data", "x", "--out"], ["embed", "run", "--data", "x", "--out"],
-    ["transfer", "run", "--data", "x", "--out"], ["export", "run", "--out"], ["compare", "a", "--out"],
-    ["report"], ["demo", "--out"], ["predict"],
+    ["pretrain", "--data", "x", "--out"], ["report"], ["demo", "--out"],
+    ["report", "run", "--transfer"],
 ])
 def test_urls_where_no_store_is_meant_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run([*arguments, "s3://bucket/x", *(["--data", "x", "--out", "y"] if arguments == ["predict"] else [])])
-    said = capsys.readouterr().err
-    assert "s3:/bucket" not in said
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    assert run([*arguments, "s3://bucket/x"]) != 0
+    assert "s3:/bucket" not in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
 
 
 def test_help_loads_no_file_system() -> None:
-    code = ("import sys\nfrom sciencessl.cli import run\ntry:\n    run(['store', '--help'])\nexcept SystemExit:\n    pass\n"
+    code = ("import contextlib, sys\nfrom sciencessl.cli import run\n"
+            "with contextlib.suppress(SystemExit):\n    run(['store', '--help'])\n"
             "print(sorted({'fsspec', 'upath', 'zarr', 's3fs'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
