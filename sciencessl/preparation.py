@@ -11,6 +11,7 @@ from sciencessl.config import parse_settings
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import domain_module, load_domain, prepare_settings, preparer, resolve
+from sciencessl.store.remote import is_remote, local_path
 
 SHOWN_REFUSALS = 5
 
@@ -37,10 +38,11 @@ def prepare(
 
     Raises:
         RegistryError: For an unknown domain.
-        ConfigError: For an unknown setting or column.
+        ConfigError: For an unknown setting or column, or a URL where files of this machine are expected.
         DataError: When the inputs cannot be used at all.
         StoreError: When `out` holds something else.
     """
+    _check_local(sources, out)
     spec = load_domain(domain)
     common, own = split_settings(spec.prepare_options, settings or {})
     bar = _Bar()
@@ -52,6 +54,17 @@ def prepare(
         )
     finally:
         bar.close()
+
+
+def _check_local(sources: Sequence[str | Path], out: str | Path) -> None:
+    for source in sources:
+        local_path(source, "SOURCE")
+    if is_remote(out):
+        raise ConfigError(
+            f"--out {out}: a store is prepared on a disk, where rows are locked and renamed. Prepare into a local "
+            "folder, copy it with your provider's own tool, such as `aws s3 cp --recursive NAME.zarr "
+            "s3://BUCKET/NAME.zarr`, and check the copy with `sciencessl store verify`."
+        )
 
 
 def schema_loader(spec: Any) -> Any:

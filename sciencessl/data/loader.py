@@ -24,7 +24,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from sciencessl.data.decode import takes_least_px
 from sciencessl.data.order import SampleOrder, augmentation_rng
 from sciencessl.data.runs import RunCache
-from sciencessl.errors import DataError, RunError, SciencesslError, StoreError
+from sciencessl.errors import (
+    DataError,
+    MissingExtraError,
+    OutOfReachError,
+    RunError,
+    SciencesslError,
+    StoreError,
+)
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import View, ViewRandom
@@ -302,7 +309,7 @@ def loader_error(error: Exception) -> Exception | None:
         if _IN_WORKER.match(text):
             name = f"{type(error).__module__}.{type(error).__qualname__}: "
             return type(error)(text.rpartition(name)[2].strip())
-        return error if isinstance(error, StoreError) else None
+        return error if isinstance(error, StoreError | OutOfReachError | MissingExtraError) else None
     return None
 
 

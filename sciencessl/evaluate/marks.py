@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sciencessl.errors import RunError, StoreError
+from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
@@ -85,10 +85,10 @@ def _labels_of(card: ModelCard, task_columns: Sequence[str]) -> Iterator[tuple[s
 
 
 def _store_of(card: ModelCard) -> Store | None:
-    """The training store as the run saw it; None where it is gone or another one lies there now."""
+    """The training store as the run saw it; None where it is gone, out of reach, or another one now."""
     try:
         store = Store(card.store)
-    except StoreError:
+    except (StoreError, OutOfReachError, MissingExtraError):
         return None
     return store if store.digest == card.store_digest else None
 

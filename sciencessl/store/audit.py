@@ -34,7 +34,7 @@ from sciencessl.store.audit_record import (
     Audit,
     Evidence,
     Pair,
-    audit_file,
+    against_part,
     judged_digest,
     write_audit,
 )
@@ -52,6 +52,7 @@ from sciencessl.store.copies import (
 )
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import beside, local_path
 from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
@@ -79,7 +80,8 @@ def audit(
         against: Another one, which a model that learned from the first is tested on.
         group: A column whose equal values make samples the same thing (patient, source photograph). The group that
             preparation recorded and the domain's identity columns count without being named.
-        out: Folder of the report; by default `NAME.audit` beside the store. Written only where pairs were found.
+        out: Folder of the report; by default `NAME.audit` beside the store, or in the current folder where the
+            store is remote. Written only where pairs were found.
         pixels: Whether to look for copies in pixels too. False leaves names and recorded hashes, which take seconds.
 
     Raises:
@@ -98,7 +100,7 @@ def audit(
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
     notes = _notes(groups, compared, pixels, found)
     every = (*evidence, *found.evidence)
-    folder = Path(out) if str(out) else audit_file(store, against).with_suffix("")
+    folder = local_path(out) if str(out) else beside(store, f"{against_part(against)}.audit")
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
@@ -106,6 +108,7 @@ def audit(
         judged_digest(stores, groups),
     )
     write_report(result, [opened, other or opened], folder)
+    # Last: beside a remote store one may not be allowed to write.
     write_audit(result)
     return result
 

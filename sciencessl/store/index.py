@@ -20,6 +20,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.kept import Kept
+from sciencessl.store.remote import first_line, unreadable
 from sciencessl.store.shards import Shards
 
 PIECE = 4096
@@ -33,11 +34,6 @@ KEPT_BYTES = 32 * 2**20
 TOGETHER = 64
 """Most neighbouring pieces in one read: 4 MiB of keys."""
 VERIFY = "Run `sciencessl store verify` to list all damage."
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class Index:
@@ -117,7 +113,8 @@ class Index:
         except FileNotFoundError:
             raise StoreError(f"{self._path}: index/{name}/{shards.file(number)} is missing. {VERIFY}") from None
         except Exception as error:  # decoding damaged bytes can raise anything
-            raise StoreError(f"{self._path}: index/{name} is damaged ({first_line(error)}). {VERIFY}") from error
+            sentence = f"{self._path}: index/{name} is damaged ({first_line(error)}). {VERIFY}"
+            raise unreadable(self._path, error, sentence) from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

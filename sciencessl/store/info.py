@@ -14,6 +14,7 @@ from sciencessl.data.order import Order
 from sciencessl.data.runs import longest_run
 from sciencessl.plain import plain
 from sciencessl.store import format as zpack
+from sciencessl.store.files import sized_files
 from sciencessl.store.reader import Store
 from sciencessl.store.removals import removal_reasons
 from sciencessl.store.tables import REMOVALS
@@ -45,7 +46,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "mixing": _mixing(store, columns),
         "refused": dict(refused),
         "rows": header.rows,
-        "bytes": sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()),
+        "bytes": sum(size for _, size in sized_files(store.path)),
         "settings": dict(header.settings),
         "manifest_digest": store.digest,
     }

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
-from sciencessl.errors import StoreError, did_you_mean, unknown_name
+from sciencessl.errors import SciencesslError, StoreError, did_you_mean, unknown_name
 from sciencessl.store import format as zpack
-from sciencessl.store.index import VERIFY, Index, first_line
+from sciencessl.store.files import is_there, read_file
+from sciencessl.store.index import VERIFY, Index
 from sciencessl.store.kept import Kept
+from sciencessl.store.remote import first_line, is_remote, read_each, store_path, unreadable, zarr_root
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
 from sciencessl.store.shards import Shards
 from sciencessl.store.split import SplitIndex
@@ -33,16 +35,29 @@ def read_header(path: Path) -> zpack.StoreHeader:
 
     Raises:
         StoreError: When there is no store, or one of another format.
+        OutOfReachError, MissingExtraError: When an object store does not answer, or its client is not installed.
     """
     try:
-        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        if is_remote(path):
+            # One request that decodes nothing: whatever it raises, zarr would tell less of it.
+            read_file(path / "zarr.json")
+        group = zarr.open_group(zarr_root(path), mode="r", zarr_format=3, use_consolidated=False)
         attributes = dict(group.attrs)
-    except FileNotFoundError:
-        lacks = "it has no zarr.json" if path.exists() else "there is nothing of that name"
-        raise StoreError(f"{path} is no store: {lacks}. Make one with `sciencessl prepare`.") from None
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is no store: {_lack(path, error)}. Make one with `sciencessl prepare`.") from None
+    except SciencesslError:
+        raise
     except Exception as error:  # a damaged zarr.json can make its parser raise anything
-        raise StoreError(f"{path} is no store: {first_line(error)}. Make one with `sciencessl prepare`.") from error
+        sentence = f"{path} is no store: {first_line(error)}. Make one with `sciencessl prepare`."
+        raise unreadable(path, error, sentence) from error
     return zpack.StoreHeader.from_attributes(attributes, path)
+
+
+def _lack(path: Path, error: FileNotFoundError) -> str:
+    said = first_line(error).rstrip(".")
+    if is_remote(path) and "bucket" in said and "zarr.json" not in said:
+        return said  # of a missing object, clients say its name, or "key"
+    return "it has no zarr.json" if is_there(path) else "there is nothing of that name"
 
 
 class _Opened:
@@ -63,14 +78,16 @@ class Store:
     state throughout records `table_digests()` and compares.
 
     Args:
-        path: The store's folder.
+        path: The store's folder, or its URL in an object store.
 
     Raises:
         StoreError: When it is no store or was never sealed.
+        OutOfReachError, MissingExtraError: When an object store does not answer, or its client is not installed; so
+            does every method that reads.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = store_path(path)
         self.header = read_header(self.path)
         if not self.header.sealed:
             raise StoreError(
@@ -101,10 +118,11 @@ class Store:
         arrays = self._own.arrays
         if name not in arrays:
             try:
-                array = zarr.open_array(self.path / name, mode="r", zarr_format=3)
+                array = zarr.open_array(zarr_root(self.path / name), mode="r", zarr_format=3)
                 found = (array.shape, str(array.dtype))
             except Exception as error:  # damaged metadata can make zarr raise anything
-                raise StoreError(f"{self.path}: {name} cannot be opened ({first_line(error)}). {VERIFY}") from error
+                sentence = f"{self.path}: {name} cannot be opened ({first_line(error)}). {VERIFY}"
+                raise unreadable(self.path, error, sentence) from error
             if found != self._layout(name):
                 # Checksums cover chunks only: a changed shape would give the wrong pixels without a word.
                 raise StoreError(f"{self.path}: {name} is {found}, expected {self._layout(name)}. {VERIFY}")
@@ -209,9 +227,12 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}") from None
         except Exception as error:  # decoding damaged bytes can raise anything
-            raise StoreError(
-                f"{self.path}: row {row} of field {name!r} is damaged ({first_line(error)}). {VERIFY}"
-            ) from error
+            sentence = f"{self.path}: row {row} of field {name!r} is damaged ({first_line(error)}). {VERIFY}"
+            raise unreadable(self.path, error, sentence) from error
+
+    def has_shard(self, name: str, row: int) -> bool:
+        """Whether the file with the payloads of one field of a row is there."""
+        return is_there(self.path / zpack.shard_file(name, self.header.fields[name], row))
 
     def payloads(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
         """Stored bytes or (C, *shape) arrays of samples, in the order asked for. The arrays are the caller's own.
@@ -296,13 +317,15 @@ class Store:
         Raises:
             StoreError: When a sidecar is not the file that was committed; names the row.
         """
-        for row in range(self.header.rows):
-            yield read_columns(self.path, row)
+        yield from read_each(self.path, partial(read_columns, self.path), range(self.header.rows))
 
     def refusals(self) -> pa.Table:
         """What was not stored: `id`, `reason`, `detail`."""
-        receipts = [required_receipt(self.path, row) for row in range(self.header.rows)]
-        return pa.concat_tables([read_sidecar(self.path, r, zpack.refused_file(r.row)) for r in receipts])
+
+        def read(row: int) -> pa.Table:
+            return read_sidecar(self.path, required_receipt(self.path, row), zpack.refused_file(row))
+
+        return pa.concat_tables(read_each(self.path, read, range(self.header.rows)))
 
     @cached_property
     def rows(self) -> pa.Table:

@@ -14,7 +14,7 @@ import zarr
 
 from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
-from sciencessl.store.files import flush_to_disk, remove_leftovers, visible_files, write_atomic
+from sciencessl.store.files import flush_to_disk, read_file, remove_leftovers, visible_files, write_atomic
 from sciencessl.store.index import IndexWriter, RowIndex, row_index
 from sciencessl.store.repeated import MOST_REPEATED, RepeatedKeys, heads
 
@@ -34,7 +34,7 @@ def read_receipt(path: Path, row: int) -> zpack.Receipt | None:
     """
     name = zpack.receipt_file(row)
     try:
-        raw = (path / name).read_bytes()
+        raw = read_file(path / name)
     except FileNotFoundError:
         return None
     return zpack.Receipt.from_bytes(raw, name)
@@ -47,7 +47,7 @@ def read_sidecar(path: Path, receipt: zpack.Receipt, name: str) -> pa.Table:
         StoreError: When the file is missing or not the one that was committed; names the row.
     """
     try:
-        raw = (path / name).read_bytes()
+        raw = read_file(path / name)
     except FileNotFoundError:
         raise StoreError(f"{path}: row {receipt.row} lacks its file {name}.") from None
     if zpack.digest(raw) != receipt.files.get(name):
@@ -90,7 +90,7 @@ def seal(path: Path, header: zpack.StoreHeader) -> zpack.StoreHeader:
     _write_index(path, group, header, samples)
     for name in visible_files(path, ["index"]):
         flush_to_disk(path / name)
-    files = {name: zpack.digest((path / name).read_bytes()) for name in fixed_files(path, header)}
+    files = {name: zpack.digest(read_file(path / name)) for name in fixed_files(path, header)}
     own = zpack.digest(zpack.canonical_json(files))
     write_atomic(path / FILES, zpack.canonical_json({"files": files, "self": own}))
     # Attributes last: until this one rename the store is not sealed, and sealing again does the same.

@@ -22,6 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from sciencessl.store.files import is_there
+from sciencessl.store.remote import is_remote
+
 CRC_BYTES = 4
 ABSENT = 2**64 - 1
 """Offset and size of a chunk that was never written: all of it is the fill value, which is zero in a store."""
@@ -61,7 +64,6 @@ class Shards:
         self.array = array
         self._path = path
         self._packed = packed
-        self._present: set[int] = set()
         self.entries = (array.shards or array.chunks)[int(packed)]
         self.per_chunk = array.chunks[int(packed)]
         self._entry = array.chunks[1 + int(packed) :]
@@ -81,17 +83,16 @@ class Shards:
         if hi <= lo:
             return np.empty((0, *self._entry), self.array.dtype)
         file = self._path / self.file(number)
-        if isinstance(file, Path) and self.array.shards:
+        if self.array.shards and not is_remote(file):
             raw = read_shard(file, self.entries // self.per_chunk, self.per_chunk * self._entry_bytes,
                              lo * self._entry_bytes, hi * self._entry_bytes)
             return raw.view(self.array.dtype.newbyteorder("<")).reshape(-1, *self._entry)
-        # zarr-python reads a missing shard as zeros; a store leaves none out.
-        if number not in self._present and not file.exists():
+        start = number * self.entries
+        found = np.asarray(self.array[number, lo:hi] if self._packed else self.array[start + lo : start + hi])
+        # zarr-python reads a missing shard as zeros; a store leaves none out. Asked only then, as it may be a request.
+        if not found.any() and not is_there(file):
             raise FileNotFoundError(f"{file} is missing")
-        self._present.add(number)
-        if self._packed:
-            return np.asarray(self.array[number, lo:hi])
-        return np.asarray(self.array[number * self.entries + lo : number * self.entries + hi])
+        return found
 
 
 def read_shard(path: Path, chunks: int, chunk_bytes: int, lo: int, hi: int) -> Bytes:

@@ -11,6 +11,7 @@ from sciencessl.data.loader import Decoder
 from sciencessl.errors import ConfigError, StoreError
 from sciencessl.registry import load_domain
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.views.pictures import save_pixels
 from sciencessl.views.sheet import contact_sheet
 
@@ -48,7 +49,7 @@ def show(
     images = [domain.display(sample) for sample in Decoder(opened, domain.decode)(chosen)]
     columns = math.ceil(math.sqrt(len(chosen)))
     sheet = contact_sheet(images, _captions(opened, chosen, column), columns, TILE)
-    path = Path(out)
+    path = local_path(out)
     save_pixels(sheet, path)
     return path
 

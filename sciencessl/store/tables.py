@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from sciencessl.errors import DataError, StoreError, unknown_name
 from sciencessl.spec import LabelSchema
-from sciencessl.store.files import parquet_bytes, write_atomic
+from sciencessl.store.files import parquet_bytes, read_file, remove_file, sized_files, write_atomic
 from sciencessl.store.format import canonical_json, digest
 
 REMOVALS = "removals"
@@ -80,7 +80,8 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 def list_tables(store: Path) -> list[str]:
     """Names of the complete tables of a store."""
-    return sorted(path.parent.name for path in store.glob("tables/*/table.json"))
+    names = [name.split("/") for name, _ in sized_files(store / "tables")]
+    return sorted(name[0] for name in names if name[1:] == ["table.json"])
 
 
 def write_table(
@@ -128,9 +129,9 @@ def write_table(
         # The data file carries its digest in its name: an old table.json never meets new data.
         write_atomic(store / "tables" / name / f"{described['data']}.parquet", raw)
         write_atomic(store / "tables" / name / "table.json", description)
-    for stale in (store / "tables" / name).glob("*.parquet"):
-        if stale.stem != described["data"]:
-            stale.unlink()
+    for file, _ in list(sized_files(store / "tables" / name)):
+        if file.endswith(".parquet") and file != f"{described['data']}.parquet":
+            remove_file(store / "tables" / name / file)
     return read_table(store, name)
 
 
@@ -157,7 +158,7 @@ def read_table(store: Path, name: str) -> Table:
     raw_description = _description(store, name)
     described = _parsed(folder, raw_description)
     try:
-        raw = (folder / f"{described['data']}.parquet").read_bytes()
+        raw = read_file(folder / f"{described['data']}.parquet")
     except FileNotFoundError as error:
         if _description(store, name) != raw_description:
             # The table was replaced between the two reads.
@@ -198,7 +199,7 @@ def table_files(store: Path, name: str) -> set[str]:
 
 def _description(store: Path, name: str) -> bytes:
     try:
-        return (store / "tables" / name / "table.json").read_bytes()
+        return read_file(store / "tables" / name / "table.json")
     except FileNotFoundError:
         raise StoreError(f"{store}: {unknown_name('table', name, list_tables(store))}") from None
 

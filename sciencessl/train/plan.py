@@ -26,6 +26,7 @@ from sciencessl.registry import load_domain, load_method, method_source_digest, 
 from sciencessl.samples import Batch
 from sciencessl.spec import DomainSpec, InputStats
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
 from sciencessl.train.labels import LabelSet, find_labels
@@ -112,7 +113,7 @@ def _encoder(store: Store, run: RunConfig, continued: bool) -> nn.Module:
 def _initial_weights(init_from: str, backbone: str) -> Path | None:
     if not init_from:
         return None
-    path = Path(init_from)
+    path = local_path(init_from, "--init-from")
     if path.is_dir():
         found = folder.read_model(path).backbone
         if found != backbone:

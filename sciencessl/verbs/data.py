@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from sciencessl.errors import ConfigError
@@ -60,7 +59,7 @@ def fill_store(parser: argparse.ArgumentParser) -> None:
         described = f"{action.summary[0].upper()}{action.summary[1:]}."
         each = group.add_parser(name, help=action.summary, description=described,
                                 formatter_class=parser.formatter_class, allow_abbrev=False)
-        each.add_argument("store", metavar="STORE", help="folder of a store")
+        each.add_argument("store", metavar="STORE", help="folder of a store, or its URL (s3://...)")
         action.fill(each)
         add_json(each)
 
@@ -85,10 +84,10 @@ def _fill_show(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from sciencessl.store.remote import beside
     from sciencessl.store.show import show
 
-    out = Path(args.out) if args.out else Path(args.store).with_suffix(".png")
-    path = show(args.store, out, n=args.n, column=args.column or None)
+    path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None)
     emit({"path": path}, args.json, f"contact sheet: {path}")
     return DONE
 
