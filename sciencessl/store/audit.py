@@ -34,8 +34,8 @@ from sciencessl.store.audit_record import (
     Audit,
     Evidence,
     Pair,
-    audit_file,
     judged_digest,
+    report_folder,
     write_audit,
 )
 from sciencessl.store.audit_report import write_report
@@ -98,7 +98,7 @@ def audit(
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
     notes = _notes(groups, compared, pixels, found)
     every = (*evidence, *found.evidence)
-    folder = Path(out) if str(out) else audit_file(store, against).with_suffix("")
+    folder = Path(out) if str(out) else report_folder(store, against)
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,

@@ -138,6 +138,11 @@ def audit_file(store: str | Path, against: str | Path = "") -> Path:
     return path.with_name(f"{path.stem}{other}.audit.json")
 
 
+def report_folder(store: str | Path, against: str | Path = "") -> Path:
+    """Where the pairs are shown if nothing else is asked for: `NAME.audit`."""
+    return audit_file(store, against).with_suffix("")
+
+
 def judged_digest(stores: Sequence[Store], groups: Sequence[str]) -> str:
     """Digest of all that a verdict rests on: samples, group columns, removals, and the version of the audit.
 
@@ -161,7 +166,7 @@ def write_audit(found: Audit) -> None:
 
 
 def read_audit(store: str | Path, against: str | Path = "") -> Audit | None:
-    """The record of the last audit; None where there was none.
+    """The record of the last audit, with paths as the stores are called now; None where there was none.
 
     Raises:
         StoreError: When the file is damaged, or of an earlier version.
@@ -172,7 +177,9 @@ def read_audit(store: str | Path, against: str | Path = "") -> Audit | None:
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         values["null"] = values["null"] and Null(**values["null"])
         values["evidence"] = tuple(_evidence(entry) for entry in values["evidence"])
-        return Audit(**values)
+        if values["report"] == str(report_folder(values["store"], values["against"])):
+            values["report"] = str(report_folder(store, against))
+        return Audit(**{**values, "store": str(store), "against": str(against)})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
