@@ -15,6 +15,7 @@ from sciencessl.errors import ConfigError, RunError
 from sciencessl.preparation import prepare, report_text
 from sciencessl.registry import DEMO_DOMAIN, load_domain
 from sciencessl.spec import DomainSpec, TransferTask
+from sciencessl.store.remote import local_path
 
 SAMPLES = 1500
 MINUTES = 2.5
@@ -77,7 +78,7 @@ def demo(
 
     spec = load_domain(domain)
     _check(spec, samples, minutes)
-    folder = _claim(Path(out))
+    folder = _claim(local_path(out))
     raw, store, run = folder / "raw", folder / "store.zarr", folder / "run"
     few = run / "transfer"
     tell(f"1/5 making synthetic data of the {domain} domain in {raw}: {samples} samples and their labels")

@@ -26,6 +26,10 @@ class StoreError(SciencesslError, RuntimeError):
     """A store is missing, unsealed, of another format, or its bytes do not match its digests."""
 
 
+class OutOfReachError(SciencesslError, RuntimeError):
+    """A store behind a URL did not answer: no connection, credentials or permission. It says nothing of its bytes."""
+
+
 class RunError(SciencesslError, RuntimeError):
     """A run folder exists already, is incomplete, or holds a checkpoint of something else."""
 

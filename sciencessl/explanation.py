@@ -14,6 +14,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.presets import shown
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
+from sciencessl.store.remote import local_path
 from sciencessl.train.folder import CONFIG, OVERRIDES, read_model
 from sciencessl.train.run import DEFAULT_METHOD, DEFAULT_SCALE, domain_of, fresh_settings
 
@@ -77,7 +78,7 @@ def explain(
             "--config": bool(config), **{f"--{name}": True for name in settings or {}},
         }  # fmt: skip
         _refuse_beside_run(run, [name for name, given in asked.items() if given])
-        rows = _of_run(Path(run), data)
+        rows = _of_run(local_path(run, "RUN"), data)
     else:
         rows = _of_layers(data, domain, method, scale, config, settings or {})
     return [row for row in rows if row.changed or not changed]

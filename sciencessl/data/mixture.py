@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from sciencessl.data.order import Int64, Order, SampleOrder, cut_batch, derive_key
+from sciencessl.data.order import LONGEST_RUN, Int64, Order, SampleOrder, cut_batch, derive_key
 from sciencessl.data.weights import Weights, weighted_order
 from sciencessl.errors import ConfigError
 
@@ -78,6 +78,19 @@ class Mixture(SampleOrder):
             positions[mine] = position + (self.offsets[k] if self.offsets else 0)
         return turns, positions
 
+    def run_of(self, positions: Int64) -> tuple[Int64, Int64]:
+        """(K,) int64 runs of the part whose positions these are; of the first part where all parts share a store."""
+        if not self.offsets:
+            return self.parts[0].run_of(positions)
+        starts = np.array(self.offsets)
+        owner = np.searchsorted(starts, positions, side="right") - 1
+        first, stop = np.empty((2, len(positions)), np.int64)
+        for k in np.unique(owner):
+            mine = owner == k
+            found = self.parts[k].run_of(positions[mine] - starts[k])
+            first[mine], stop[mine] = found[0] + starts[k], found[1] + starts[k]
+        return first, stop
+
     def part_of(self, step: int) -> Int64:
         """(batch,) int64 number of the part that each sample of the global batch comes from."""
         part: Int64 = self._dealt(step * self.batch, (step + 1) * self.batch).argmax(axis=0)
@@ -107,7 +120,8 @@ class Mixture(SampleOrder):
 
 
 def mix_stores(
-    sizes: Sequence[int], rates: Sequence[int], seed: int, batch: int, slots: int | None = None
+    sizes: Sequence[int], rates: Sequence[int], seed: int, batch: int, slots: int | None = None,
+    longest_run: int = LONGEST_RUN,
 ) -> Mixture:
     """Several stores at given rates; positions count through the stores one after the other, as in `JoinedStores`.
 
@@ -117,19 +131,21 @@ def mix_stores(
         seed: Of the run.
         batch: Global batch size.
         slots: As in `Order`.
+        longest_run: As in `Order`.
 
     Raises:
         ConfigError: As `Order` and `Mixture`.
     """
     sharing = _share_batch(rates, batch, slots)
-    orders = [Order(n, derive_key("part", seed, k), size, slots=cut)
+    orders = [Order(n, derive_key("part", seed, k), size, longest_run, slots=cut)
               for k, (n, (size, cut)) in enumerate(zip(sizes, sharing, strict=True))]
     offsets = np.cumsum([0, *sizes[:-1]]).tolist()
     return Mixture(tuple(orders), tuple(rates), seed, batch, slots, tuple(offsets))
 
 
 def mix_labelled(
-    labelled: npt.NDArray[np.bool_], share: float, seed: int, batch: int, slots: int | None = None
+    labelled: npt.NDArray[np.bool_], share: float, seed: int, batch: int, slots: int | None = None,
+    longest_run: int = LONGEST_RUN,
 ) -> Mixture:
     """Labelled samples as a given share of every batch; part 0 is the labelled ones.
 
@@ -141,6 +157,7 @@ def mix_labelled(
         seed: Of the run.
         batch: Global batch size.
         slots: As in `Order`.
+        longest_run: As in `Order`.
 
     Raises:
         ConfigError: For a share outside its range, or when all samples or none are labelled.
@@ -153,7 +170,7 @@ def mix_labelled(
         raise ConfigError(f"{count} of {len(labelled)} samples are labelled: a batch cannot hold {share:g} of labelled "
                           "and the rest of unlabelled ones. Leave the share out.")
     rates = (fraction.numerator, fraction.denominator - fraction.numerator)
-    parts = [weighted_order(Weights(chosen), derive_key("part", seed, k), size, slots=cut)
+    parts = [weighted_order(Weights(chosen), derive_key("part", seed, k), size, slots=cut, longest_run=longest_run)
              for k, (chosen, (size, cut)) in enumerate(zip((labelled, ~labelled), _share_batch(rates, batch, slots),
                                                            strict=True))]
     return Mixture(tuple(parts), rates, seed, batch, slots)

@@ -25,6 +25,12 @@ UInt64 = npt.NDArray[np.uint64]
 LARGEST = 2**40
 """Largest number of samples that an order can be made for."""
 
+UNITS = 16
+"""Fewest units of a stream, four mixing blocks of four: below that, mixing blocks would be most of a stream."""
+
+LONGEST_RUN = 8192
+"""Longest run where nothing is known of the store: the most samples that a row holds."""
+
 ROUNDS = 8
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 2**64 - 1
@@ -195,6 +201,14 @@ class SampleOrder(ABC):
             is another one each time that a sample comes, and does not depend on what was asked before.
         """
 
+    @abstractmethod
+    def run_of(self, positions: Int64) -> tuple[Int64, Int64]:
+        """The run that each position lies in: consecutive positions that come close together, worth reading at once.
+
+        Returns:
+            (K,) int64 first position of each run and the one after its last. Runs do not overlap.
+        """
+
     @property
     def steps_per_epoch(self) -> float:
         """length / batch; not rounded, since a batch may hold the end of one epoch and the start of the next."""
@@ -249,9 +263,10 @@ class Order(SampleOrder):
     Global sample number g = step * batch + j counts on across epochs: epoch e = g // n, so every sample occurs exactly
     once an epoch and none is dropped. Tickets are runs of m = batch / S sample numbers; ticket q belongs to slot
     q mod S and, inside an epoch, to stream q mod V with V = streams_per_slot * S. Streams own contiguous ranges of the
-    epoch's dealt sequence: its units of u = max(1, min(row_size, n // (64 V))) consecutive samples in keyed order, the
-    n mod u samples that fill no unit after them, all rotated by a keyed shift. Inside a stream samples are permuted
-    within mixing blocks of `mix_units` units.
+    epoch's dealt sequence: its units of u = max(1, min(longest_run, n // (16 V))) consecutive samples in keyed order,
+    and last the n mod u samples that fill no unit. Inside a stream samples are permuted within mixing blocks of
+    `mix_units` units. Units have the same borders in every epoch, so that a loader can read and keep them whole: at
+    any time the blocks of all streams, mix_units * V * u samples, are in use.
 
     Epochs that do not start on a ticket boundary begin with the rest of the ticket that the last epoch left: a slot
     thus reads `streams_per_slot` streams in every epoch.
@@ -260,7 +275,7 @@ class Order(SampleOrder):
         n: Samples of split=train, 1 to 2**40.
         seed: Of the run.
         batch: Global batch size.
-        row_size: Samples in a row of the store: the longest run that is read in one piece.
+        longest_run: Most samples that are worth reading in one piece; `sciencessl.data.runs.longest_run` knows.
         streams_per_slot: Streams that one slot visits in turn.
         mix_units: Units in a mixing block.
         slots: S, a divisor of batch; None means gcd(batch, 64). Saved with a run: it decides the order.
@@ -272,14 +287,14 @@ class Order(SampleOrder):
     n: int
     seed: int
     batch: int
-    row_size: int = 8192
-    streams_per_slot: int = 8
+    longest_run: int = LONGEST_RUN
+    streams_per_slot: int = 1
     mix_units: int = 4
     slots: int | None = None
 
     def __post_init__(self) -> None:
         _check_size("Order", self.n)
-        for name in ("batch", "row_size", "streams_per_slot", "mix_units"):
+        for name in ("batch", "longest_run", "streams_per_slot", "mix_units"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Order: {name} must be at least 1, got {getattr(self, name)}.")
         cut_batch("Order", self.batch, self.slots)
@@ -302,12 +317,18 @@ class Order(SampleOrder):
     @cached_property
     def unit(self) -> int:
         """u: consecutive samples that are dealt as one piece."""
-        return max(1, min(self.row_size, self.n // (64 * self.stream_count)))
+        return max(1, min(self.longest_run, self.n // (UNITS * self.stream_count)))
 
     @property
     def length(self) -> int:
         """n: every sample comes once an epoch."""
         return self.n
+
+    def run_of(self, positions: Int64) -> tuple[Int64, Int64]:
+        """(K,) int64 first and last-plus-one position of the runs: as many whole units as `longest_run` allows."""
+        size = self.unit * max(1, self.longest_run // self.unit)
+        first = positions // size * size
+        return first, np.minimum(first + size, self.n)
 
     def epoch_of(self, step: int) -> int:
         """Epoch of the first sample of a step."""
@@ -361,13 +382,11 @@ class Order(SampleOrder):
         units = self.n // self.unit
         which, inside = np.divmod(place, self.unit)
         dealt = feistel(np.minimum(which, units - 1), units, subkey(self._keys[1], epoch))
-        place = np.where(which < units, dealt * self.unit + inside, place)
-        shift = (subkey(self._keys[2], epoch) % np.uint64(self.n)).astype(np.int64)
-        return (place + shift) % self.n
+        return np.where(which < units, dealt * self.unit + inside, place)
 
     @cached_property
-    def _keys(self) -> tuple[int, int, int]:
-        return derive_key("mix", self.seed), derive_key("unit", self.seed), derive_key("shift", self.seed)
+    def _keys(self) -> tuple[int, int]:
+        return derive_key("mix", self.seed), derive_key("unit", self.seed)
 
 
 def _divisors(n: int) -> list[int]:

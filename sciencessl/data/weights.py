@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sciencessl.data.order import Int64, Order, SampleOrder, UInt64, derive_key, subkey
+from sciencessl.data.order import LONGEST_RUN, Int64, Order, SampleOrder, UInt64, derive_key, subkey
 from sciencessl.errors import ConfigError, DataError
 
 Float64 = npt.NDArray[np.float64]
@@ -206,6 +206,12 @@ class WeightedOrder(SampleOrder):
         # Rounding can lift a sample one above `passes`, never two.
         return epoch * (self.passes + 1) + (point - bound) // self.resolution, position
 
+    def run_of(self, positions: Int64) -> tuple[Int64, Int64]:
+        """(K,) int64 runs of `order.longest_run` samples: draws that come together lie in few of them."""
+        size = self.order.longest_run
+        first = positions // size * size
+        return first, np.minimum(first + size, self.sums.n)
+
     def _spread(self, place: Int64) -> Int64:
         """Place in the passes, which lie one after the other -> number of the draw along the store."""
         short, longer = divmod(self.length, self.passes)
@@ -266,7 +272,7 @@ def _below(key: UInt64, room: Int64 | np.int64) -> Int64:
 
 def weighted_order(
     weights: Weights, seed: int, batch: int, draws: int | None = None, slots: int | None = None,
-    sums: WeightSums | None = None,
+    sums: WeightSums | None = None, longest_run: int = LONGEST_RUN,
 ) -> WeightedOrder:
     """An order in which samples come by weight.
 
@@ -277,6 +283,7 @@ def weighted_order(
         draws: Of an epoch; None means as many as there are samples with a weight above zero.
         slots: As in `Order`.
         sums: `sum_weights(weights)`, where it is known already.
+        longest_run: As in `Order`.
 
     Raises:
         ConfigError: As `Order`.
@@ -284,4 +291,4 @@ def weighted_order(
     """
     sums = sums or sum_weights(weights)
     count = sums.positive if draws is None else draws
-    return WeightedOrder(Order(count, seed, batch, slots=slots), weights, sums)
+    return WeightedOrder(Order(count, seed, batch, longest_run, slots=slots), weights, sums)

@@ -24,6 +24,7 @@ from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.report_words import listed
 from sciencessl.evaluate.results import NEVER_LEARNED, RESULT, Row, TransferResult, read_result
 from sciencessl.plain import plain
+from sciencessl.store.remote import local_path
 
 _SETTING = ("store", "kind", "metric", "lower_is_better", "unit", "classes", "n_pool", "n_test", "tested", "draw")
 """What transfers of one task must agree on to stand in one table."""
@@ -152,7 +153,7 @@ def compare(transfers: Sequence[str | Path], out: str | Path, match: str = "none
     from sciencessl.evaluate.compare_output import write_comparison
 
     tasks = join([read_result(folder) for folder in transfers], match, metric)
-    comparison = Comparison(Path(out), tasks)
+    comparison = Comparison(local_path(out), tasks)
     return dataclasses.replace(comparison, files=write_comparison(comparison))
 
 

@@ -17,6 +17,7 @@ from sciencessl.evaluate.encoders import check_input, compute_embeddings
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 
 DTYPES = ("float32", "float16")
 
@@ -76,12 +77,12 @@ def embed(
     encoder = find_encoder(run, store)
     if encoder.table is not None:
         raise ConfigError(f"{run} is a table of features: there is no encoder in it to embed {store.path} with.")
-    shards = ShardFolder(Path(out), "embeddings", "encoder, store or split", store,
+    shards = ShardFolder(local_path(out), "embeddings", "encoder, store or split", store,
                          chosen_samples(store, split, "embed"), SHARD)
     check_input(encoder, store)
     samples, features = len(shards.index), encoder.card.features
     shards.claim({"encoder": encoder.digest, "store": store.digest, "split": split, "dtype": dtype, "shard": SHARD,
-                  "samples": samples, "features": features}, overwrite)
+                  "withdrawn": store.removals_digest, "samples": samples, "features": features}, overwrite)
 
     def compute(part: np.ndarray, advance: Callable[[int, int], None]) -> dict[str, pa.Array]:
         values = _cast(compute_embeddings(encoder, store, part, workers, advance), dtype)

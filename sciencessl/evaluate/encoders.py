@@ -20,6 +20,7 @@ from sciencessl.registry import load_domain, resolve
 from sciencessl.samples import Batch
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.train.folder import MODEL, WEIGHTS, ModelCard, read_model
 
 ENOUGH_FOR_WORKERS = 2048
@@ -71,7 +72,7 @@ def run_encoder(run: str | Path) -> Encoder:
         RunError: When the folder holds no exported model, or its card is damaged.
         DataError: When its weights are damaged or do not fit its card.
     """
-    path = Path(run)
+    path = local_path(run, "RUN")
     card = _read_card(path)
     weights = path / WEIGHTS
     module = frozen(build_backbone(card.backbone, len(card.channels), 0, weights))

@@ -17,6 +17,7 @@ from sciencessl.evaluate.encoders import Encoder, run_encoder
 from sciencessl.evaluate.export_words import card_sentences, is_linear_8bit, readme
 from sciencessl.registry import load_domain
 from sciencessl.spec import DomainSpec
+from sciencessl.store.remote import local_path
 from sciencessl.train.folder import ModelCard, library_version, write_model
 
 CARD = "sciencessl.json"
@@ -60,7 +61,7 @@ def export(run: str | Path, out: str | Path, overwrite: bool = False) -> ExportR
             its encoder gives no finite features.
         DataError: When the run's weights are damaged.
     """
-    folder = Path(out).resolve()
+    folder = local_path(out).resolve()
     _claim(folder, overwrite)
     encoder = run_encoder(run)
     card = shareable(encoder.card)

@@ -24,7 +24,7 @@ from sciencessl.train.folder import ModelCard
 HEADS = ("logistic", "knn")
 """How features become classes."""
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a head, its search or a metric changes, so that no cached fit of older rules is mixed in."""
 
 

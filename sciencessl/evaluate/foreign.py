@@ -18,6 +18,7 @@ from sciencessl.registry import load_domain
 from sciencessl.spec import InputStats
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.train.folder import ModelCard
 from sciencessl.train.plan import input_stats
 
@@ -45,7 +46,7 @@ def find_encoder(run: str | Path, store: Store) -> Encoder:
     """
     if str(run).startswith(TIMM):
         return _timm_encoder(str(run).removeprefix(TIMM), store)
-    path = Path(run)
+    path = local_path(run, "RUN")
     return _table_encoder(path, store) if is_feature_table(path) else run_encoder(path)
 
 

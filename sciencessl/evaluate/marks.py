@@ -6,13 +6,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sciencessl.errors import RunError, StoreError
+import numpy as np
+
+from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.audited import ACCEPTED, copied_ids
+from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side, same_contents
+from sciencessl.store.tables import REMOVALS
 from sciencessl.train.folder import ModelCard, read_model
 
 
@@ -81,10 +85,10 @@ def _labels_of(card: ModelCard, task_columns: Sequence[str]) -> Iterator[tuple[s
 
 
 def _store_of(card: ModelCard) -> Store | None:
-    """The training store as the run saw it; None where it is gone or another one lies there now."""
+    """The training store as the run saw it; None where it is gone, out of reach, or another one now."""
     try:
         store = Store(card.store)
-    except StoreError:
+    except (StoreError, OutOfReachError, MissingExtraError):
         return None
     return store if store.digest == card.store_digest else None
 
@@ -109,13 +113,20 @@ def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskDa
     trained = found[0] if found else _store_of(card)
     if trained is None:
         return None
-    seen = {key.tobytes() for key in trained.keys(trained.split("train").all())}
+    pool, test = _learned_from(trained, card), Side(tested, data.test, "test")
+    seen = {key.tobytes() for key in trained.keys(pool.index)}
     if any(key.tobytes() in seen for key in tested.keys(data.test)):
         return True
-    pool, test = Side.of_splits(trained, "train"), Side(tested, data.test, "test")
     if any((match >= 0).any() for _, match in same_contents(pool, test)):
         return True
     return not copied_ids(trained, tested).isdisjoint(test.texts("id"))
+
+
+def _learned_from(store: Store, card: ModelCard) -> Side:
+    """split=train of the store as the run saw it; with all withdrawn samples, where others were withdrawn since."""
+    if card.table_digests.get(REMOVALS, "") == store.removals_digest:
+        return Side.of_splits(store, "train")
+    return Side(store, np.flatnonzero(store.split_codes() == SPLITS.index("train")), "split=train")
 
 
 def _unreachable(mark: Mark, card: ModelCard) -> Mark:

@@ -34,6 +34,7 @@ from sciencessl.spec import TransferTask
 from sciencessl.store.audited import ACCEPTED, Standing, check_audit
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import is_remote
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _tested_on(
         said = f"every labelled sample once, in {request.folds} folds by {whole.task.unit}{times}"
         return store, pooled(whole), folds, said
     column, equals, value = request.test.partition("=")
-    if equals and not Path(request.test).exists():
+    if equals and not is_remote(request.test) and not Path(request.test).exists():
         data = load_held_out(store, task, column, value)
         return store, data, [data], f"{column}={value}, which no label is drawn from"
     if request.test:
@@ -316,7 +317,7 @@ def _part(
 def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
     task = data.task
     parts = (store.digest, other.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
-             data.train_units.tolist())
+             data.train_units.tolist(), *filter(None, [store.removals_digest]))
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)
 

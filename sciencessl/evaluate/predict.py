@@ -22,6 +22,7 @@ from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
 from sciencessl.evaluate.tables import WIDTH, aligned
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.sides import value_text
 from sciencessl.train.measure import best_time
 
@@ -144,9 +145,9 @@ def predict(
         DataError: When the split is empty, the store lacks the encoder's field or channels, or features are not finite.
     """
     started = time.perf_counter()
-    classifier, store = read_classifier(Path(model)), Store(data)
+    classifier, store = read_classifier(local_path(model, "MODEL")), Store(data)
     check_input(classifier.encoder, store)
-    shards = ShardFolder(Path(out), "predictions", "model, store, split or --keep", store,
+    shards = ShardFolder(local_path(out), "predictions", "model, store, split or --keep", store,
                          chosen_samples(store, split, "predict"), SHARD)
     own = ("id", "split", *classifier.columns, *(("predicted", "confidence") if _has_one(classifier) else ()))
     kept = _kept(store, keep, own)
@@ -202,6 +203,7 @@ def _card(classifier: SavedClassifier, shards: ShardFolder, split: str, keep: li
                          + " ".join(card_sentences(encoder.card)),
                 *([_PRIOR[head.kind]] if head.kind in _PRIOR else [])],
         "store": store.digest,
+        "withdrawn": store.removals_digest,
         "tables": {known[name]: store.table(known[name]).digest for name in keep if known[name] != "rows"},
         "split": split,
         "keep": keep,

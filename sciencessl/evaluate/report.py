@@ -31,6 +31,7 @@ from sciencessl.spec import DomainSpec
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.train.folder import CONFIG, COST, MODEL, ModelCard, read_metrics, read_model
 from sciencessl.views.pictures import Picture
 
@@ -105,11 +106,11 @@ def report(
     Raises:
         RunError: When `run` is no run folder, or a transfer folder holds no result.
     """
-    record = read_run(Path(run))
-    folder = record.path / "report" if out is None else Path(out)
+    record = read_run(local_path(run, "RUN"))
+    folder = record.path / "report" if out is None else local_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     beside = sorted(path.parent for path in record.path.glob(f"transfer*/{RESULT}"))
-    found = [Path(path) for path in transfers] or beside
+    found = [local_path(path, "--transfer") for path in transfers] or beside
     results = [_few_labels(read_result(path), path, record.name, number, folder) for number, path in enumerate(found)]
     page = _render({
         **_words(record, results, data),
@@ -266,7 +267,7 @@ def _store_facts(store: Store, record: RunRecord) -> dict[str, Any]:
         "digest": store.digest,
         "same": same,
         "splits": {name: len(store.split(name)) for name in SPLITS},
-        "total": len(store),
+        "total": len(store.present),
         "refused": Counter(store.refusals()["reason"].to_pylist()).most_common(),
         "fields": store.header.fields,
         "tables": [store.table(name) for name in store.tables],

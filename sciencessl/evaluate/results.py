@@ -13,6 +13,7 @@ from typing import Any
 from sciencessl.errors import RunError
 from sciencessl.evaluate.calibration import ReliabilityBin
 from sciencessl.evaluate.groups import GroupScore
+from sciencessl.store.remote import local_path
 
 RESULT = "transfer.json"
 NEVER_LEARNED = ("scratch", "random")
@@ -242,7 +243,7 @@ def read_result(folder: str | Path) -> TransferResult:
     Raises:
         RunError: When there is none, or it is damaged.
     """
-    path = Path(folder) / RESULT
+    path = local_path(folder, "TRANSFER") / RESULT
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         rows = tuple(_row(row) for row in values["rows"])

@@ -49,7 +49,8 @@ def load_held_out(store: Store, task: TransferTask, column: str, value: str) -> 
             f"{', '.join(named[:NAMED])}{more}."
         )
     train = Side.of_splits(store, "train")
-    pool = train.index[~held[train.index] & (texts[train.index] != "")]
+    others = train.texts(column)
+    pool = train.index[(others != value) & (others != "")]
     return load_sides(task, replace(train, index=pool, name=f"split=train without {column}={value}"),
                       replace(everything, index=everything.index[held], name=f"{column}={value}"))
 

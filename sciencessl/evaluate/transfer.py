@@ -29,6 +29,7 @@ from sciencessl.evaluate.subsets import Budget, Draw
 from sciencessl.evaluate.summary import lower_is_better, make_endpoints, make_rows, resolution
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store.files import parquet_bytes, write_atomic
+from sciencessl.store.remote import local_path
 from sciencessl.train.folder import COST
 
 
@@ -111,7 +112,7 @@ def transfer(
     if jobs < 1:
         raise ConfigError(f"jobs={jobs}: give the number of processes that train networks side by side, 1 or more.")
     request = Request(
-        tuple(runs), data, Path(out), task, tuple(labels), tuple(arms), subsets, random_encoders, draw,
+        tuple(runs), data, local_path(out), task, tuple(labels), tuple(arms), subsets, random_encoders, draw,
         tuple(finetune_labels), finetune_subsets, Training(max_steps, stages), folds, repeats, test,
         accept_leak,
     )

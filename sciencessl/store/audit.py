@@ -52,6 +52,7 @@ from sciencessl.store.copies import (
 )
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
@@ -79,7 +80,8 @@ def audit(
         against: Another one, which a model that learned from the first is tested on.
         group: A column whose equal values make samples the same thing (patient, source photograph). The group that
             preparation recorded and the domain's identity columns count without being named.
-        out: Folder of the report; by default `NAME.audit` beside the store. Written only where pairs were found.
+        out: Folder of the report; by default `NAME.audit` beside the store, or in the current folder where the
+            store is remote. Written only where pairs were found.
         pixels: Whether to look for copies in pixels too. False leaves names and recorded hashes, which take seconds.
 
     Raises:
@@ -98,7 +100,7 @@ def audit(
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
     notes = _notes(groups, compared, pixels, found)
     every = (*evidence, *found.evidence)
-    folder = Path(out) if str(out) else report_folder(store, against)
+    folder = local_path(out) if str(out) else report_folder(store, against)
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
@@ -106,6 +108,7 @@ def audit(
         judged_digest(stores, groups),
     )
     write_report(result, [opened, other or opened], folder)
+    # Last: beside a remote store one may not be allowed to write.
     write_audit(result)
     return result
 
@@ -122,17 +125,16 @@ def _group_columns(stores: Sequence[Store], group: str) -> tuple[str, ...]:
         # Preparation writes each sample's own id where it was given no groups.
         recorded = str(store.header.settings.get("group") or "group")
         recorded = recorded if recorded in known else "group"
-        values = Side(store, np.arange(len(store)), "").texts(recorded).tolist() if recorded in known else []
+        values = Side(store, store.present.all(), "").texts(recorded).tolist() if recorded in known else []
         names += [recorded] if len({*values}) < len(values) else []
     return tuple(dict.fromkeys(names))
 
 
 def _comparisons(store: Store, other: Store | None) -> list[tuple[Side, Side]]:
-    every = (Side.of_splits(store, name).without_removed() for name in SPLITS)
-    sides = [side for side in every if len(side.index)]
+    sides = [side for side in (Side.of_splits(store, name) for name in SPLITS) if len(side.index)]
     if other is None:
         return list(combinations(sides, 2))
-    test = Side(other, np.arange(len(other)), f"all of {other.path.name}").without_removed()
+    test = Side(other, other.present.all(), f"all of {other.path.name}")
     return [(side, test) for side in sides if side.name != "split=test" and len(test.index)]
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from sciencessl.errors import StoreError
 from sciencessl.plain import plain
 from sciencessl.store.copies import Null
-from sciencessl.store.files import write_atomic
+from sciencessl.store.files import read_file, write_atomic
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
-from sciencessl.store.sides import REMOVALS
+from sciencessl.store.remote import beside, store_path
+from sciencessl.store.tables import REMOVALS
 
 VERSION = 2
 """Of the audit: what an older one judged is judged again."""
@@ -133,14 +134,18 @@ class Audit:
 
 def audit_file(store: str | Path, against: str | Path = "") -> Path:
     """Where the result of an audit lies: `NAME.audit.json` beside the store, `NAME.against-OTHER.audit.json`."""
-    path = Path(store)
-    other = f".against-{Path(against).stem}" if str(against) else ""
-    return path.with_name(f"{path.stem}{other}.audit.json")
+    path = store_path(store)
+    return path.with_name(f"{path.stem}{against_part(against)}.audit.json")
+
+
+def against_part(against: str | Path) -> str:
+    """What the name of an audit says of the other store; empty without one."""
+    return f".against-{store_path(against).stem}" if str(against) else ""
 
 
 def report_folder(store: str | Path, against: str | Path = "") -> Path:
-    """Where the pairs are shown if nothing else is asked for: `NAME.audit`."""
-    return audit_file(store, against).with_suffix("")
+    """Where the pairs are shown if nothing else is asked for: `NAME.audit`, as `beside` says."""
+    return beside(store, f"{against_part(against)}.audit")
 
 
 def judged_digest(stores: Sequence[Store], groups: Sequence[str]) -> str:
@@ -173,7 +178,7 @@ def read_audit(store: str | Path, against: str | Path = "") -> Audit | None:
     """
     path = audit_file(store, against)
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(read_file(path))
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         values["null"] = values["null"] and Null(**values["null"])
         values["evidence"] = tuple(_evidence(entry) for entry in values["evidence"])

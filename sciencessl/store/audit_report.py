@@ -71,7 +71,7 @@ def advice(found: Audit) -> str:
     """What to do about a leak."""
     columns = [entry.by for entry in found.confirmed if entry.kind == IDENTITY and entry.by != "id"]
     tested = found.against or found.store
-    remove = f"withdraw the test side: `sciencessl store remove {tested} --ids {found.report}/{REMOVE}`."
+    remove = f"withdraw the test side: `sciencessl store remove {tested} --ids {found.report}/{REMOVE} --reason leak`."
     if found.against:
         return f"To test on the rest, {remove}"
     return (f"Prepare the store again with --group {columns[0] if columns else 'COLUMN'}, which keeps what belongs "

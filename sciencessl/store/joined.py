@@ -90,6 +90,22 @@ class JoinedStores:
             found.update(zip(where.tolist(), store.payloads(name, local), strict=True))
         return [found[place] for place in range(len(index))]
 
+    def consecutive(self, name: str, first: int, stop: int) -> list[bytes | np.ndarray]:
+        """Payloads of samples `first` up to `stop`; no window is kept.
+
+        Raises:
+            StoreError: For samples that no store has, and as `Store.consecutive`.
+        """
+        if not 0 <= first <= stop <= len(self):
+            raise StoreError(f"samples {first} to {stop} of {len(self.stores)} joined stores, expected a range within "
+                             f"0 to {len(self)}.")
+        found: list[bytes | np.ndarray] = []
+        for store, start in zip(self.stores, self.starts.tolist(), strict=False):
+            here = max(first - start, 0), min(stop - start, len(store))
+            if here[0] < here[1]:
+                found += store.consecutive(name, *here)
+        return found
+
     def _dealt(self, index: np.ndarray) -> list[tuple[Store, np.ndarray, np.ndarray]]:
         """For each store that is asked: the store, places in `index`, and indices in the store."""
         if index.size and (index.min() < 0 or index.max() >= len(self)):

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import zarr
 
-from sciencessl.errors import StoreError, did_you_mean, unknown_name
+from sciencessl.errors import SciencesslError, StoreError, did_you_mean, unknown_name
 from sciencessl.store import format as zpack
+from sciencessl.store.files import is_there, read_file
+from sciencessl.store.index import VERIFY, Index
+from sciencessl.store.kept import Kept
+from sciencessl.store.remote import first_line, is_remote, read_each, store_path, unreadable, zarr_root
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
+from sciencessl.store.shards import Shards
 from sciencessl.store.split import SplitIndex
-from sciencessl.store.tables import Table, current_digest, list_tables, read_table, to_numpy
+from sciencessl.store.tables import REMOVALS, Table, current_digest, list_tables, read_table, to_numpy
 from sciencessl.store.writer import array_chunk, padded_places
 
 WINDOW_BYTES = 8 * 2**20
 CACHE_BYTES = 256 * 2**20
 """Most bytes of windows a reader keeps, in each process that reads."""
-VERIFY = "Run `sciencessl store verify` to list all damage."
 
 
 def read_header(path: Path) -> zpack.StoreHeader:
@@ -31,44 +35,39 @@ def read_header(path: Path) -> zpack.StoreHeader:
 
     Raises:
         StoreError: When there is no store, or one of another format.
+        OutOfReachError, MissingExtraError: When an object store does not answer, or its client is not installed.
     """
     try:
-        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        if is_remote(path):
+            # One request that decodes nothing: whatever it raises, zarr would tell less of it.
+            read_file(path / "zarr.json")
+        group = zarr.open_group(zarr_root(path), mode="r", zarr_format=3, use_consolidated=False)
         attributes = dict(group.attrs)
-    except FileNotFoundError:
-        lacks = "it has no zarr.json" if path.exists() else "there is nothing of that name"
-        raise StoreError(f"{path} is no store: {lacks}. Make one with `sciencessl prepare`.") from None
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is no store: {_lack(path, error)}. Make one with `sciencessl prepare`.") from None
+    except SciencesslError:
+        raise
     except Exception as error:  # a damaged zarr.json can make its parser raise anything
-        raise StoreError(f"{path} is no store: {_first_line(error)}. Make one with `sciencessl prepare`.") from error
+        sentence = f"{path} is no store: {first_line(error)}. Make one with `sciencessl prepare`."
+        raise unreadable(path, error, sentence) from error
     return zpack.StoreHeader.from_attributes(attributes, path)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _lack(path: Path, error: FileNotFoundError) -> str:
+    said = first_line(error).rstrip(".")
+    if is_remote(path) and "bucket" in said and "zarr.json" not in said:
+        return said  # of a missing object, clients say its name, or "key"
+    return "it has no zarr.json" if is_there(path) else "there is nothing of that name"
 
 
-class _Windows:
-    """The windows read last, up to `CACHE_BYTES` of them and at least one. Threads may share it."""
+class _Opened:
+    """What one process has opened and keeps. A fork would take along locks that nobody frees, so it opens anew."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
-        self._lock = Lock()
-        self.nbytes = 0
-
-    def get(self, key: tuple[str, int, int], read: Callable[[], np.ndarray]) -> np.ndarray:
-        """The window of that key; `read` is called outside the lock, where it is not kept."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        window = read()
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = window
-                self.nbytes += window.nbytes
-            while len(self._kept) > 1 and self.nbytes > CACHE_BYTES:
-                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
-        return window
+    def __init__(self, path: Path, open_array: Callable[[str], Shards]) -> None:
+        self.pid = os.getpid()
+        self.arrays: dict[str, Shards] = {}
+        self.index = Index(path, open_array)
+        self.windows = Kept(CACHE_BYTES)
 
 
 class Store:
@@ -79,46 +78,60 @@ class Store:
     state throughout records `table_digests()` and compares.
 
     Args:
-        path: The store's folder.
+        path: The store's folder, or its URL in an object store.
 
     Raises:
         StoreError: When it is no store or was never sealed.
+        OutOfReachError, MissingExtraError: When an object store does not answer, or its client is not installed; so
+            does every method that reads.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = store_path(path)
         self.header = read_header(self.path)
         if not self.header.sealed:
             raise StoreError(
                 f"{self.path} was never sealed: its preparation did not finish. Run the same `sciencessl prepare` "
                 "again; it continues where it stopped."
             )
-        self._windows = _Windows()
+        self._opened: _Opened | None = None
         self._tables: dict[str, Table] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "header": self.header}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _windows=_Windows(), _tables={})
+        self.__dict__.update(state, _opened=None, _tables={})
 
-    @cached_property
-    def _group(self) -> zarr.Group:
-        return zarr.open_group(self.path, mode="r", use_consolidated=False)
+    @property
+    def _own(self) -> _Opened:
+        """What this process has opened."""
+        if self._opened is None or self._opened.pid != os.getpid():
+            self._opened = _Opened(self.path, self._array)
+        return self._opened
 
-    def _array(self, name: str) -> zarr.Array[Any]:
-        key = f"_array:{name}"
-        if key not in self.__dict__:
+    @property
+    def _index(self) -> Index:
+        return self._own.index
+
+    def _array(self, name: str) -> Shards:
+        arrays = self._own.arrays
+        if name not in arrays:
             try:
-                array = cast("zarr.Array[Any]", self._group[name])
+                array = zarr.open_array(zarr_root(self.path / name), mode="r", zarr_format=3)
                 found = (array.shape, str(array.dtype))
             except Exception as error:  # damaged metadata can make zarr raise anything
-                raise StoreError(f"{self.path}: {name} cannot be opened ({_first_line(error)}). {VERIFY}") from error
+                sentence = f"{self.path}: {name} cannot be opened ({first_line(error)}). {VERIFY}"
+                raise unreadable(self.path, error, sentence) from error
             if found != self._layout(name):
                 # Checksums cover chunks only: a changed shape would give the wrong pixels without a word.
                 raise StoreError(f"{self.path}: {name} is {found}, expected {self._layout(name)}. {VERIFY}")
-            self.__dict__[key] = array
-        return cast("zarr.Array[Any]", self.__dict__[key])
+            arrays[name] = Shards(self.path / name, array, self._is_packed(name))
+        return arrays[name]
+
+    def _is_packed(self, name: str) -> bool:
+        folder, _, what = name.partition("/")
+        return folder == "fields" and self.header.fields[what].kind == "bytes"
 
     def _layout(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype that an array must have, as follows from the header and the samples stored."""
@@ -136,19 +149,13 @@ class Store:
             return (rows, len(zpack.SPLITS) + 1), "uint64"
         return ((len(self), 16), "uint8") if what == "key" else ((len(self) + rows,), "uint64")
 
-    def _index(self, name: str) -> np.ndarray:
-        key = f"_index:{name}"
-        if key not in self.__dict__:
-            try:
-                self.__dict__[key] = np.asarray(self._array(f"index/{name}")[...])
-            except StoreError:
-                raise
-            except Exception as error:  # as above
-                raise StoreError(f"{self.path}: index/{name} is damaged ({_first_line(error)}). {VERIFY}") from error
-        return cast(np.ndarray, self.__dict__[key])
-
     def __len__(self) -> int:
-        return int(self._index("row_first")[-1])
+        return int(self._index.whole("row_first")[-1])
+
+    @property
+    def row_first(self) -> np.ndarray:
+        """(R + 1,) int64 store index of each row's first sample, and N."""
+        return self._index.whole("row_first").astype(np.int64)
 
     @property
     def digest(self) -> str:
@@ -161,26 +168,52 @@ class Store:
         return next(name for name, spec in self.header.fields.items() if spec.primary)
 
     def split(self, name: str) -> SplitIndex:
-        """The samples of one split.
+        """The samples of one split, without withdrawn ones.
 
         Raises:
             StoreError: For a name other than train, val or test.
         """
         if name not in zpack.SPLITS:
             raise StoreError(f"no split {name!r}: a store has {', '.join(zpack.SPLITS)}.")
-        bounds = self._index("split_first")
+        bounds = self._index.whole("split_first")
         at = zpack.SPLITS.index(name)
-        return SplitIndex(bounds[:, at], bounds[:, at + 1])
+        return SplitIndex(bounds[:, at], bounds[:, at + 1]).without(self.removed)
+
+    @property
+    def present(self) -> SplitIndex:
+        """The samples of all splits."""
+        bounds = self.row_first
+        return SplitIndex(bounds[:-1], bounds[1:]).without(self.removed)
+
+    @cached_property
+    def removed(self) -> np.ndarray:
+        """(m,) int64 store indices of withdrawn samples, ascending: they are in no split, nor in `present`.
+
+        As they were when first asked for: an order of samples must not change while it is in use.
+        """
+        if REMOVALS not in self.tables:
+            return np.zeros(0, np.int64)
+        return np.unique(self.table(REMOVALS).data["index"].to_numpy().astype(np.int64))
 
     def split_codes(self) -> np.ndarray:
-        """(N,) uint8, the position of each sample's split in `SPLITS`."""
-        bounds = self._index("split_first").astype(np.int64)
+        """(N,) uint8, the position of each sample's split in `SPLITS`; withdrawn samples have theirs."""
+        bounds = self._index.whole("split_first").astype(np.int64)
         sizes = np.diff(bounds, axis=1)
         return np.repeat(np.tile(np.arange(sizes.shape[1], dtype=np.uint8), len(sizes)), sizes.ravel())
 
     def keys(self, index: np.ndarray) -> np.ndarray:
-        """(B, 16) uint8 keys of samples."""
-        return cast(np.ndarray, self._index("key")[index])
+        """(B, 16) uint8 keys of samples.
+
+        Raises:
+            StoreError: For an index that the store does not have, or a damaged index.
+        """
+        return self._index.take("key", self._samples(index))
+
+    def _samples(self, index: np.ndarray | Sequence[int]) -> np.ndarray:
+        wanted = np.asarray(index, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise StoreError(f"{self.path}: sample index outside 0 to {len(self) - 1}.")
+        return wanted
 
     def read_window(self, name: str, row: int, lo: int, hi: int) -> np.ndarray:
         """The only seam to the bytes: `lo` to `hi` of one row, as bytes of a packed row or samples of an array.
@@ -188,20 +221,18 @@ class Store:
         Raises:
             StoreError: When a checksum does not match or the row's file is gone; names the row.
         """
-        array = self._array(f"fields/{name}")
-        spec = self.header.fields[name]
-        if hi > lo and not (self.path / zpack.shard_file(name, spec, row)).exists():
-            # zarr reads a missing shard as zeros; the writer leaves none out.
-            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}")
+        shards = self._array(f"fields/{name}")
         try:
-            if spec.kind == "bytes":
-                return np.asarray(array[row, lo:hi])
-            first = row * padded_places(self.header.places, spec)
-            return np.asarray(array[first + lo : first + hi])
+            return shards.read(row, lo, hi)
+        except FileNotFoundError:
+            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}") from None
         except Exception as error:  # decoding damaged bytes can raise anything
-            raise StoreError(
-                f"{self.path}: row {row} of field {name!r} is damaged ({_first_line(error)}). {VERIFY}"
-            ) from error
+            sentence = f"{self.path}: row {row} of field {name!r} is damaged ({first_line(error)}). {VERIFY}"
+            raise unreadable(self.path, error, sentence) from error
+
+    def has_shard(self, name: str, row: int) -> bool:
+        """Whether the file with the payloads of one field of a row is there."""
+        return is_there(self.path / zpack.shard_file(name, self.header.fields[name], row))
 
     def payloads(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
         """Stored bytes or (C, *shape) arrays of samples, in the order asked for. The arrays are the caller's own.
@@ -209,43 +240,76 @@ class Store:
         Raises:
             StoreError: For a field or an index that the store does not have, or a damaged row.
         """
+        self._check_field(name)
+        wanted = self._samples(index)
+        bounds = self._index.whole("row_first").astype(np.int64)
+        rows = np.searchsorted(bounds, wanted, side="right") - 1
+        if self.header.fields[name].kind == "bytes":
+            # Where each sample starts and stops, and the last one of its row.
+            places = np.stack([wanted + rows, wanted + rows + 1, bounds[rows + 1] + rows])
+            ends = self._index.take(f"{name}.offset", places).astype(np.int64).T
+            return [self._bytes(name, row, *end) for row, end in zip(rows.tolist(), ends.tolist(), strict=True)]
+        local = wanted - bounds[rows]
+        return [self._place(name, row, place) for row, place in zip(rows.tolist(), local.tolist(), strict=True)]
+
+    def consecutive(self, name: str, first: int, stop: int) -> list[bytes | np.ndarray]:
+        """Payloads of samples `first` up to `stop`, in one read of each row that they touch; no window is kept.
+
+        Arrays are the caller's own, but those of one row are views of one array: one that is kept keeps them all.
+
+        Raises:
+            StoreError: For a field or samples that the store does not have, or a damaged row.
+        """
+        self._check_field(name)
+        if not 0 <= first <= stop <= len(self):
+            raise StoreError(f"{self.path}: samples {first} to {stop}, expected a range within 0 to {len(self)}.")
+        found: list[bytes | np.ndarray] = []
+        bounds = self._index.whole("row_first")
+        row = int(np.searchsorted(bounds, first, side="right")) - 1
+        while first < stop:
+            end = min(stop, int(bounds[row + 1]))
+            if first < end:
+                found += self._run(name, row, first, end)
+            first, row = end, row + 1
+        return found
+
+    def _run(self, name: str, row: int, first: int, stop: int) -> Sequence[bytes | np.ndarray]:
+        """Payloads of consecutive samples of one row, in one read."""
+        if self.header.fields[name].kind == "array":
+            before = int(self._index.whole("row_first")[row])
+            return list(self.read_window(name, row, first - before, stop - before))
+        ends = self._index.take(f"{name}.offset", np.arange(first + row, stop + row + 1)).astype(np.int64)
+        if ends[0] == ends[-1]:
+            return [b""] * (stop - first)
+        raw = self.read_window(name, row, int(ends[0]), int(ends[-1])).data
+        places = (ends - ends[0]).tolist()
+        return [bytes(raw[a:b]) for a, b in pairwise(places)]
+
+    def _check_field(self, name: str) -> None:
         if name not in self.header.fields:
             raise StoreError(f"{self.path}: {unknown_name('field', name, self.header.fields)}")
-        wanted = np.asarray(index, dtype=np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise StoreError(f"{self.path}: sample index outside 0 to {len(self) - 1}.")
-        rows = np.searchsorted(self._index("row_first"), wanted, side="right") - 1
-        if self.header.fields[name].kind == "bytes":
-            offsets = self._index(f"{name}.offset")
-            return [
-                self._bytes(name, int(row), int(offsets[i + row]), int(offsets[i + row + 1]))
-                for i, row in zip(wanted, rows, strict=True)
-            ]
-        local = wanted - self._index("row_first")[rows].astype(np.int64)
-        return [self._place(name, int(row), int(place)) for row, place in zip(rows, local, strict=True)]
 
-    def _bytes(self, name: str, row: int, start: int, stop: int) -> bytes:
+    def _bytes(self, name: str, row: int, start: int, stop: int, row_stop: int) -> bytes:
         if start == stop:
             return b""
-        first, last = start // WINDOW_BYTES, (stop - 1) // WINDOW_BYTES
-        if first == last:
-            window = self._window(name, row, first, WINDOW_BYTES)
-            return window[start - first * WINDOW_BYTES : stop - first * WINDOW_BYTES].tobytes()
-        return self.read_window(name, row, start, stop).tobytes()
+        number = start // WINDOW_BYTES
+        before = number * WINDOW_BYTES
+        if stop > before + WINDOW_BYTES:
+            return self.read_window(name, row, start, stop).tobytes()
+        # A row is far larger than what it holds; the end of its last sample bounds the read.
+        window = self._window(name, row, number, before, min(before + WINDOW_BYTES, row_stop))
+        return window[start - before : stop - before].tobytes()
 
     def _place(self, name: str, row: int, place: int) -> np.ndarray:
         chunk = array_chunk(self.header.places, self.header.fields[name])
+        number = place // chunk
         # A copy: a view would let the caller change the window, and keep all of it in memory.
-        return cast(np.ndarray, self._window(name, row, place // chunk, chunk)[place % chunk].copy())
+        window = self._window(name, row, number, number * chunk, (number + 1) * chunk)
+        return cast(np.ndarray, window[place % chunk].copy())
 
-    def _window(self, name: str, row: int, number: int, size: int) -> np.ndarray:
-        """One aligned window, from the least-recently-used cache or from disk."""
-        hi = (number + 1) * size
-        if self.header.fields[name].kind == "bytes":
-            # A row is far larger than what it holds; the end of its last sample bounds the read.
-            hi = min(hi, int(self._index(f"{name}.offset")[int(self._index("row_first")[row + 1]) + row]))
-        read = partial(self.read_window, name, row, number * size, hi)
-        return self._windows.get((name, row, number), read)
+    def _window(self, name: str, row: int, number: int, lo: int, hi: int) -> np.ndarray:
+        """One aligned window, kept or from disk."""
+        return self._own.windows.get((name, row, number), partial(self.read_window, name, row, lo, hi))
 
     def row_tables(self) -> Iterator[pa.Table]:
         """The Parquet sidecar of each row, in order.
@@ -253,13 +317,15 @@ class Store:
         Raises:
             StoreError: When a sidecar is not the file that was committed; names the row.
         """
-        for row in range(self.header.rows):
-            yield read_columns(self.path, row)
+        yield from read_each(self.path, partial(read_columns, self.path), range(self.header.rows))
 
     def refusals(self) -> pa.Table:
         """What was not stored: `id`, `reason`, `detail`."""
-        receipts = [required_receipt(self.path, row) for row in range(self.header.rows)]
-        return pa.concat_tables([read_sidecar(self.path, r, zpack.refused_file(r.row)) for r in receipts])
+
+        def read(row: int) -> pa.Table:
+            return read_sidecar(self.path, required_receipt(self.path, row), zpack.refused_file(row))
+
+        return pa.concat_tables(read_each(self.path, read, range(self.header.rows)))
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -268,7 +334,7 @@ class Store:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The N identifiers in store order."""
+        """The N identifiers in store order, withdrawn samples included."""
         return cast(list[str], self.rows["id"].to_pylist())
 
     @property
@@ -295,7 +361,8 @@ class Store:
         own = zpack.user_columns(self.rows.column_names, self.header.fields)
         found = dict.fromkeys(["id", "split", *own], "rows")
         for name in self.tables:
-            found.update(dict.fromkeys(self.table(name).columns, name))
+            if name != REMOVALS:
+                found.update(dict.fromkeys(self.table(name).columns, name))
         return found
 
     def column(self, name: str) -> np.ndarray:
@@ -312,6 +379,11 @@ class Store:
         if known[name] == "rows":
             return to_numpy(self.rows[name])
         return self.table(known[name]).aligned(name, self.ids)
+
+    @property
+    def removals_digest(self) -> str:
+        """Digest of the table of withdrawn samples; empty while there is none."""
+        return current_digest(self.path, REMOVALS) if REMOVALS in self.tables else ""
 
     def derived_from(self) -> dict[str, tuple[str, ...]]:
         """Column -> columns it was derived from, as the tables declare."""

@@ -11,16 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
 
 from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
-from sciencessl.store.files import remove_leftovers, visible_files, write_atomic
+from sciencessl.store.files import flush_to_disk, read_file, remove_leftovers, visible_files, write_atomic
+from sciencessl.store.index import IndexWriter, RowIndex, row_index
+from sciencessl.store.repeated import MOST_REPEATED, RepeatedKeys, heads
 
 FILES = "index/files.json"
 """Digest of every file that is fixed once sealed and is no shard, with a digest of its own."""
 FIXED_FOLDERS = ("fields", "index", "rows", "refused", "receipts")
 """Folders that belong to the format and never change once sealed."""
+SCRATCH = ".sealing"
+"""Folder for what sealing needs meanwhile: 8 bytes a sample. It begins with a dot, so it is no part of the store."""
 
 
 def read_receipt(path: Path, row: int) -> zpack.Receipt | None:
@@ -31,7 +34,7 @@ def read_receipt(path: Path, row: int) -> zpack.Receipt | None:
     """
     name = zpack.receipt_file(row)
     try:
-        raw = (path / name).read_bytes()
+        raw = read_file(path / name)
     except FileNotFoundError:
         return None
     return zpack.Receipt.from_bytes(raw, name)
@@ -44,7 +47,7 @@ def read_sidecar(path: Path, receipt: zpack.Receipt, name: str) -> pa.Table:
         StoreError: When the file is missing or not the one that was committed; names the row.
     """
     try:
-        raw = (path / name).read_bytes()
+        raw = read_file(path / name)
     except FileNotFoundError:
         raise StoreError(f"{path}: row {receipt.row} lacks its file {name}.") from None
     if zpack.digest(raw) != receipt.files.get(name):
@@ -70,23 +73,26 @@ def seal(path: Path, header: zpack.StoreHeader) -> zpack.StoreHeader:
         StoreError: When a row has no receipt or is damaged, or the store was made from another header.
         DataError: When an id occurs twice, a column has types that no one type holds, or no sample was stored at all.
     """
-    receipts = [_checked_receipt(path, row, header) for row in range(header.rows)]
-    sealed = replace(header, manifest_digest=zpack.manifest_digest(header, [r.row_digest for r in receipts]),
-                     sealed=True)
+    digests, samples, refused = [], 0, Counter[str]()
+    for row in range(header.rows):
+        receipt = _checked_receipt(path, row, header)
+        digests.append(receipt.row_digest)
+        samples += receipt.samples
+        refused.update(receipt.refused)
+    sealed = replace(header, manifest_digest=zpack.manifest_digest(header, digests), sealed=True)
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     if _is_sealed_already(group, path, header, sealed):
         return sealed
-    tables = [read_sidecar(path, receipt, zpack.rows_file(receipt.row)) for receipt in receipts]
-    _check_samples(tables, receipts)
-    _check_types(tables)
-    _check_shards(path, header, tables)
+    if not samples:
+        listing = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items())) or "there were none"
+        raise DataError(f"nothing to store: every input was refused ({listing}). See refused/ in the store.")
     remove_leftovers(path, FIXED_FOLDERS)
-    shutil.rmtree(path / "index", ignore_errors=True)
-    for name, values in index_arrays(tables, header).items():
-        _write_index(group, name, values)
-    listing = {name: zpack.digest((path / name).read_bytes()) for name in fixed_files(path, header)}
-    own = zpack.digest(zpack.canonical_json(listing))
-    write_atomic(path / FILES, zpack.canonical_json({"files": listing, "self": own}))
+    _write_index(path, group, header, samples)
+    for name in visible_files(path, ["index"]):
+        flush_to_disk(path / name)
+    files = {name: zpack.digest(read_file(path / name)) for name in fixed_files(path, header)}
+    own = zpack.digest(zpack.canonical_json(files))
+    write_atomic(path / FILES, zpack.canonical_json({"files": files, "self": own}))
     # Attributes last: until this one rename the store is not sealed, and sealing again does the same.
     group.attrs.put(sealed.to_attributes())
     return sealed
@@ -125,89 +131,69 @@ def required_receipt(path: Path, row: int) -> zpack.Receipt:
     return receipt
 
 
-def _check_samples(tables: list[pa.Table], receipts: list[zpack.Receipt]) -> None:
-    ids = [value for table in tables for value in table["id"].to_pylist()]
-    if not ids:
-        reasons: Counter[str] = Counter()
-        for receipt in receipts:
-            reasons.update(receipt.refused)
-        listing = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "there were none"
-        raise DataError(f"nothing to store: every input was refused ({listing}). See refused/ in the store.")
-    if len(set(ids)) < len(ids):
-        twice = sorted(name for name, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{len(twice)} ids occur more than once, such as {twice[:3]}; ids must be unique in a store.")
+def _write_index(path: Path, group: zarr.Group, header: zpack.StoreHeader, samples: int) -> None:
+    """Check one row after the other and append it to the index."""
+    shutil.rmtree(path / "index", ignore_errors=True)
+    index = IndexWriter(group, header, samples)
+    types = pa.schema([])
+    with RepeatedKeys(path / SCRATCH, samples) as repeated:
+        for row in range(header.rows):
+            table = read_columns(path, row)
+            types = _with_types(types, table.schema, row)
+            part = row_index(table, header)
+            _check_shards(path, header, row, part)
+            repeated.add(part.long["key"])
+            index.add(part)
+        found = repeated.found()
+    if found.size:
+        _check_ids(path, header, found)
+    index.close()
 
 
-def _check_types(tables: list[pa.Table]) -> None:
+def _check_ids(path: Path, header: zpack.StoreHeader, suspects: np.ndarray) -> None:
+    """Look again at the ids whose keys begin alike: a second pass, made only where there are such."""
+    counts: Counter[str] = Counter()
+    for row in range(header.rows):
+        table = read_columns(path, row)
+        alike = np.isin(heads(row_index(table, header).long["key"]), suspects)
+        counts.update(table["id"].filter(pa.array(alike)).to_pylist())
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        more = " or more" if len(suspects) >= MOST_REPEATED else ""
+        raise DataError(f"{len(twice)}{more} ids occur more than once, such as {twice[:3]}; ids must be unique in a "
+                        "store.")
+
+
+def _with_types(types: pa.Schema, more: pa.Schema, row: int) -> pa.Schema:
     """Refuse a column that is a number in one row and text in another: it could never be read as one."""
-    unified = pa.schema([])
-    for row, table in enumerate(tables):
-        try:
-            unified = pa.unify_schemas([unified, table.schema], promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(
-                f"row {row} holds a column of another type than the rows before it ({str(error).splitlines()[0]}); "
-                "give the column one type, text if need be, and prepare into a new store."
-            ) from error
+    try:
+        return pa.unify_schemas([types, more], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"row {row} holds a column of another type than the rows before it ({str(error).splitlines()[0]}); "
+            "give the column one type, text if need be, and prepare into a new store."
+        ) from error
 
 
-def _check_shards(path: Path, header: zpack.StoreHeader, tables: list[pa.Table]) -> None:
-    for row, table in enumerate(tables):
-        for name, spec in header.fields.items():
-            stored = int(_offsets(table, name)[-1]) if spec.kind == "bytes" else table.num_rows
-            if stored and not (path / zpack.shard_file(name, spec, row)).exists():
-                raise StoreError(
-                    f"{path}: row {row} lacks its payloads of field {name!r}; delete {zpack.receipt_file(row)} "
-                    "and run prepare again."
-                )
-
-
-def index_arrays(tables: list[pa.Table], header: zpack.StoreHeader) -> dict[str, np.ndarray]:
-    """What the loader needs: two look-ups a sample, and one range a row and split.
-
-    Returns:
-        `row_first` (R+1,) uint64; `split_first` (R, 4) uint64, where split s of row r is
-        `split_first[r, s]` to `split_first[r, s+1]`; `key` (N, 16) uint8; and for each bytes field
-        `NAME.offset` (N + R,) uint64, with one end after each row.
-    """
-    counts = np.array([table.num_rows for table in tables], dtype=np.uint64)
-    row_first = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
-    split_first = np.zeros((len(tables), len(zpack.SPLITS) + 1), dtype=np.uint64)
-    for row, table in enumerate(tables):
-        values = np.array(table["split"].to_pylist(), dtype=object)
-        sizes = [int((values == split).sum()) for split in zpack.SPLITS]
-        split_first[row] = int(row_first[row]) + np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
-    keys = b"".join(key for table in tables for key in table["key"].to_pylist())
-    arrays: dict[str, np.ndarray] = {
-        "row_first": row_first,
-        "split_first": split_first,
-        "key": np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16),
-    }
+def _check_shards(path: Path, header: zpack.StoreHeader, row: int, part: RowIndex) -> None:
     for name, spec in header.fields.items():
-        if spec.kind == "bytes":
-            parts = [_offsets(table, name) for table in tables]
-            arrays[f"{name}.offset"] = np.concatenate(parts)
-    return arrays
-
-
-def _offsets(table: pa.Table, name: str) -> np.ndarray:
-    if not table.num_rows:
-        return np.zeros(1, dtype=np.uint64)
-    start = table[f"{name}.offset"].to_numpy().astype(np.uint64)
-    size = table[f"{name}.size"].to_numpy().astype(np.uint64)
-    return np.append(start, start[-1] + size[-1])
-
-
-def _write_index(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    chunks = (min(max(len(values), 1), 65_536), *values.shape[1:])
-    array = group.create_array(
-        f"index/{name}", shape=values.shape, chunks=chunks, dtype=values.dtype, overwrite=True,
-        serializer=BytesCodec(), compressors=[Crc32cCodec()],
-    )
-    array[...] = values
+        stored = int(part.long[f"{name}.offset"][-1]) if spec.kind == "bytes" else len(part.long["key"])
+        if stored and not (path / zpack.shard_file(name, spec, row)).exists():
+            raise StoreError(
+                f"{path}: row {row} lacks its payloads of field {name!r}; delete {zpack.receipt_file(row)} "
+                "and run prepare again."
+            )
 
 
 def fixed_files(path: Path, header: zpack.StoreHeader) -> list[str]:
     """Files that never change once sealed and are no shard: metadata, index, sidecars, receipts."""
-    shards = {zpack.shard_file(name, spec, row) for name, spec in header.fields.items() for row in range(header.rows)}
-    return sorted(set(visible_files(path, FIXED_FOLDERS)) - shards - {FILES})
+    found = (name for name in visible_files(path, FIXED_FOLDERS) if not _is_shard(name, header))
+    return sorted(name for name in found if name != FILES)
+
+
+def _is_shard(name: str, header: zpack.StoreHeader) -> bool:
+    folder, field, *rest = name.split("/")
+    if folder != "fields" or field not in header.fields or len(rest) < 2 or not rest[1].isdecimal():
+        return False
+    row = int(rest[1])
+    return row < header.rows and name == zpack.shard_file(field, header.fields[field], row)

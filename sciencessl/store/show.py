@@ -11,6 +11,7 @@ from sciencessl.data.loader import Decoder
 from sciencessl.errors import ConfigError, StoreError
 from sciencessl.registry import load_domain
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.views.pictures import save_pixels
 from sciencessl.views.sheet import contact_sheet
 
@@ -40,7 +41,7 @@ def show(
     opened = Store(store)
     if n < 1:
         raise ConfigError(f"n is {n}; a contact sheet needs 1 sample or more.")
-    pool = np.arange(len(opened)) if split is None else opened.split(split).all()
+    pool = (opened.present if split is None else opened.split(split)).all()
     if not len(pool):
         raise StoreError(f"{store} has no samples{f' in split={split}' if split else ''}: there is nothing to show.")
     chosen = np.sort(np.random.default_rng(seed).choice(pool, min(n, len(pool)), replace=False))
@@ -48,7 +49,7 @@ def show(
     images = [domain.display(sample) for sample in Decoder(opened, domain.decode)(chosen)]
     columns = math.ceil(math.sqrt(len(chosen)))
     sheet = contact_sheet(images, _captions(opened, chosen, column), columns, TILE)
-    path = Path(out)
+    path = local_path(out)
     save_pixels(sheet, path)
     return path
 

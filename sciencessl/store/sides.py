@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sciencessl.store.format import SPLITS, digest
+from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 
 HASHES = ("pixel_hash", "content_hash")
 """Row columns that tell equal contents, where a preparer wrote them."""
-REMOVALS = "removals"
-"""Table of the ids of withdrawn samples."""
 STORED_BYTES = "stored bytes"
 """What is compared where no hash was recorded."""
 
@@ -55,16 +53,8 @@ class Side:
     @classmethod
     def of_splits(cls, store: Store, *splits: str) -> Side:
         """All samples of one split or several."""
-        index = np.flatnonzero(np.isin(store.split_codes(), [SPLITS.index(split) for split in splits]))
+        index = np.sort(np.concatenate([store.split(split).all() for split in splits]))
         return cls(store, index, f"split={' and '.join(splits)}")
-
-    def without_removed(self) -> Side:
-        """The same without withdrawn samples."""
-        if REMOVALS not in self.store.tables:
-            return self
-        gone = {*self.store.table(REMOVALS).data["id"].to_pylist()}
-        kept = [name not in gone for name in self.texts("id").tolist()]
-        return replace(self, index=self.index[np.array(kept, dtype=bool)])
 
 
 def same_things(pool: Side, test: Side, groups: Sequence[str] = ("group",)) -> Iterator[tuple[str, np.ndarray]]:

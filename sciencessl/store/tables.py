@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 
 from sciencessl.errors import DataError, StoreError, unknown_name
 from sciencessl.spec import LabelSchema
-from sciencessl.store.files import parquet_bytes, write_atomic
+from sciencessl.store.files import parquet_bytes, read_file, remove_file, sized_files, write_atomic
 from sciencessl.store.format import canonical_json, digest
+
+REMOVALS = "removals"
+"""Table of withdrawn samples: `id`, `index` in the store, `reason`. Its columns are none of the samples'."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 def list_tables(store: Path) -> list[str]:
     """Names of the complete tables of a store."""
-    return sorted(path.parent.name for path in store.glob("tables/*/table.json"))
+    names = [name.split("/") for name, _ in sized_files(store / "tables")]
+    return sorted(name[0] for name in names if name[1:] == ["table.json"])
 
 
 def write_table(
@@ -87,6 +91,7 @@ def write_table(
     schema: LabelSchema | None = None,
     derived_from: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
+    overwrite: bool = True,
 ) -> Table:
     """Write or replace one table. The pixels and the sealed rows stay as they are.
 
@@ -99,8 +104,10 @@ def write_table(
         schema: Label schema of the answer columns, if they are votes.
         derived_from: Column -> the columns it was computed from.
         note: Where the values come from, in words.
+        overwrite: Replace another table of that name; a damaged one is replaced anyway.
 
     Raises:
+        StoreError: When there is another table of that name, without `overwrite`.
         DataError: When ids are missing or repeated, columns repeat, no column belongs to the schema, or counts are
             negative or not finite.
     """
@@ -114,21 +121,31 @@ def write_table(
         "data": digest(raw),
     }
     description = canonical_json({**described, "self": digest(canonical_json(described))})
-    if not _is_written(store, name, digest(description)):
+    old = _sound(store, name)
+    if old is None or old.digest != digest(description):
+        if old is not None and not overwrite:
+            raise StoreError(f"{store} has another table {name!r} ({old.data.num_rows:,} rows: "
+                             f"{some_names(old.columns)}). Choose another name, or overwrite it.")
         # The data file carries its digest in its name: an old table.json never meets new data.
         write_atomic(store / "tables" / name / f"{described['data']}.parquet", raw)
         write_atomic(store / "tables" / name / "table.json", description)
-    for stale in (store / "tables" / name).glob("*.parquet"):
-        if stale.stem != described["data"]:
-            stale.unlink()
+    for file, _ in list(sized_files(store / "tables" / name)):
+        if file.endswith(".parquet") and file != f"{described['data']}.parquet":
+            remove_file(store / "tables" / name / file)
     return read_table(store, name)
 
 
-def _is_written(store: Path, name: str, expected: str) -> bool:
+def some_names(names: Sequence[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left:,} more" if left > 0 else "")
+
+
+def _sound(store: Path, name: str) -> Table | None:
     try:
-        return read_table(store, name).digest == expected
+        return read_table(store, name)
     except StoreError:
-        return False
+        return None
 
 
 def read_table(store: Path, name: str) -> Table:
@@ -141,7 +158,7 @@ def read_table(store: Path, name: str) -> Table:
     raw_description = _description(store, name)
     described = _parsed(folder, raw_description)
     try:
-        raw = (folder / f"{described['data']}.parquet").read_bytes()
+        raw = read_file(folder / f"{described['data']}.parquet")
     except FileNotFoundError as error:
         if _description(store, name) != raw_description:
             # The table was replaced between the two reads.
@@ -182,7 +199,7 @@ def table_files(store: Path, name: str) -> set[str]:
 
 def _description(store: Path, name: str) -> bytes:
     try:
-        return (store / "tables" / name / "table.json").read_bytes()
+        return read_file(store / "tables" / name / "table.json")
     except FileNotFoundError:
         raise StoreError(f"{store}: {unknown_name('table', name, list_tables(store))}") from None
 

@@ -23,6 +23,7 @@ from sciencessl.spec import DomainSpec
 from sciencessl.store.audited import ACCEPTED, check_audit
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train import folder
 from sciencessl.train.cost import add_cost, begin_cost
@@ -101,7 +102,7 @@ def pretrain(
         LeakError: When the store's audit found a leak.
         RunError: When the folder is in use, a checkpoint does not fit, the loss is no number, or a loader process died.
     """
-    run = Path(out)
+    run = local_path(out)
     _check_request(out, resume, overwrite, dry_run)
     if resume:
         given = _given(method, scale, config, settings)

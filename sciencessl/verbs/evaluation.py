@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sciencessl.verbs.output import DONE, add_accept_leak, add_json, emit, teller
 
@@ -154,7 +153,7 @@ def run_report(args: argparse.Namespace) -> int:
     """One page on a run."""
     from sciencessl.evaluate.report import report
 
-    page = report(args.run, [Path(folder) for folder in args.transfer], data=args.data)
+    page = report(args.run, args.transfer, data=args.data)
     emit({"report": page}, args.json, f"report: {page}")
     return DONE
 

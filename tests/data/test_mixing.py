@@ -54,7 +54,7 @@ def test_random_permutations_score_one_on_average_and_by_their_error(shares: lis
 
 def test_the_training_order_of_a_shuffled_store_mixes_and_of_a_sorted_one_it_says_how_far() -> None:
     """A sorted class lies in one unit: 4 samples of 4 units of 3 then hold 6 * 2 / 11 pairs too many a ticket."""
-    n, order = 100_000, Order(100_000, 0, 256)
+    n, order = 100_000, Order(100_000, 0, 256, longest_run=3)
     assert (order.unit, order.ticket_size, order.mix_units) == (3, 4, 4)
     classes = np.arange(n) * 10 // n
     shuffled = mixing_score(order, np.random.default_rng(0).permutation(classes))

@@ -152,4 +152,4 @@ def test_bad_settings() -> None:
 
 
 PINNED_TURNS = [6, 3, 6, 6, 3, 6, 6, 3, 6]
-PINNED_POSITIONS = [185, 588, 112, 384, 838, 243, 0, 557, 329]
+PINNED_POSITIONS = [394, 837, 95, 93, 897, 372, 385, 588, 376]

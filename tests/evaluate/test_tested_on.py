@@ -14,6 +14,7 @@ from sciencessl.evaluate.tasks import load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
 
 NAMES = [f"g{i:03d}" for i in range(72)]
@@ -193,3 +194,12 @@ def test_equal_bytes_are_found_in_one_store(survey: Store) -> None:
     both = replace(data, test=np.append(data.test, data.train[:1]))
     with pytest.raises(DataError, match=r"1 of 49 test samples .* 1 by id .* 1 by stored bytes"):
         check_leak(survey, both, survey)
+
+
+def test_withdrawn_samples_are_on_neither_side(tmp_path: Path, make_store: Any) -> None:
+    whole = load_held_out(_sites(tmp_path / "s", make_store), MORPHOLOGY, "site", "b")
+    gone = [whole.test_ids[0], whole.train_ids[3]]
+    remove(tmp_path / "s", gone, "blurred")
+    data = load_held_out(Store(tmp_path / "s"), MORPHOLOGY, "site", "b")
+    assert data.test_ids.tolist() == [name for name in whole.test_ids if name not in gone]
+    assert data.train_ids.tolist() == [name for name in whole.train_ids if name not in gone]

@@ -254,7 +254,7 @@ def _random_tiles(folder: Path, shared: Path, photographs: int) -> tuple[Path, d
         writer.writerow(["file", "class", "photograph"])
         writer.writerows([row["file"], row["class"], row["source_tile"]] for row in rows if row["source_tile"] in kept)
     prepare("pathology", [shared / "pathology/lc25000_lung"], folder / "tiles.zarr",
-            {"catalogue": str(table), "keep": ("photograph",), "threads": 1})
+            {"catalogue": str(table), "keep": ("photograph",), "workers": 0})
     opened = Store(folder / "tiles.zarr")
     return opened.path, dict(zip(opened.ids, opened.column("photograph").tolist(), strict=True))
 
@@ -278,12 +278,12 @@ def test_lc25000_split_by_tile_leaks_by_name_and_by_pixels(
 @pytest.mark.slow
 def test_lc25000_split_by_photograph_is_clean(tmp_path: Path, shared_data: Path) -> None:
     grouped = tmp_path / "photographs.zarr"
-    prepare("pathology", [shared_data / "pathology/lc25000_lung"], grouped, {"group": "source_tile", "threads": 1})
+    prepare("pathology", [shared_data / "pathology/lc25000_lung"], grouped, {"group": "source_tile", "workers": 0})
     assert audit(grouped).verdict == CLEAN
 
 
 @pytest.mark.slow
 def test_sdss_stamps_are_not_refused(tmp_path: Path, shared_data: Path) -> None:
-    prepare("galaxy", [shared_data / "galaxy/sdss_gz1"], tmp_path / "sdss.zarr", {"threads": 1})
+    prepare("galaxy", [shared_data / "galaxy/sdss_gz1"], tmp_path / "sdss.zarr", {"workers": 0})
     found = audit(tmp_path / "sdss.zarr")
     assert (found.verdict, of_kind(found, COPY)) == (NOTHING, {})

@@ -16,6 +16,7 @@ from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import CLEAN, audit_file, read_audit
 from sciencessl.store.audited import Standing, check_audit, copied_ids
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
 
 
@@ -48,7 +49,8 @@ def test_a_leak_is_refused_with_evidence_report_and_what_to_do(tiny: Store) -> N
     assert str(caught.value) == (
         f"the audit of {tiny.path} found a leak: {words}. Pairs: {folder}/report.html. Prepare the store again with "
         "--group night, which keeps what belongs together in one split, or withdraw the test side: `sciencessl store "
-        f"remove {tiny.path} --ids {folder}/remove.txt`. --accept-leak uses it as it is; whatever comes of it says so."
+        f"remove {tiny.path} --ids {folder}/remove.txt --reason leak`. --accept-leak uses it as it is; whatever comes of "
+        "it says so."
     )
     test = [name for name, split in zip(tiny.ids, tiny.column("split"), strict=True) if split == "test"]
     assert sorted((folder / "remove.txt").read_text().splitlines()) == sorted(test)
@@ -83,7 +85,7 @@ def test_an_audit_of_another_state_neither_refuses_nor_clears(tiny: Store) -> No
     _patients(tiny, g0="shared", g4="shared")
     with pytest.raises(LeakError):
         check_audit(tiny)
-    write_table(tiny.path, "removals", pa.table({"id": ["g4"], "reason": ["copy"]}))
+    remove(tiny.path, ["g4"], "copy")
     assert check_audit(tiny) == stale
     found = audit(tiny.path, group="patient", pixels=False)
     assert (found.samples["split=test"], found.evidence) == (11, ())

@@ -36,6 +36,14 @@ def test_samples_count_through_the_stores(pair: JoinedStores) -> None:
         assert np.array_equal(joined.keys(index), keys)
 
 
+def test_consecutive_samples_cross_from_store_to_store(pair: JoinedStores) -> None:
+    for first in range(11):
+        for stop in range(first, 11):
+            assert pair.consecutive("image", first, stop) == pair.payloads("image", np.arange(first, stop))
+    with pytest.raises(StoreError, match="samples 4 to 11 of 2 joined stores, expected a range within 0 to 10"):
+        pair.consecutive("image", 4, 11)
+
+
 def test_splits_are_those_of_the_stores_in_their_order(pair: JoinedStores) -> None:
     first, second = pair.stores
     for name in ("train", "val", "test"):

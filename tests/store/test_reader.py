@@ -47,9 +47,8 @@ def test_payloads_in_any_order_through_small_windows(
         index = rng.integers(0, len(store), 7)
         assert store.payloads("image", index) == [images[store.ids[i]] for i in index]
         np.testing.assert_array_equal(store.payloads("flux", index), [fluxes[store.ids[i]] for i in index])
-        kept = store._windows._kept
-        assert store._windows.nbytes == sum(window.nbytes for window in kept.values())
-        assert store._windows.nbytes <= cache or len(kept) == 1
+        windows = store._own.windows
+        assert windows.nbytes <= cache or len(windows) == 1
     assert store.payloads("image", []) == []
 
 
@@ -67,11 +66,45 @@ def test_a_window_is_read_once_while_it_is_kept(survey: Store, monkeypatch: pyte
     assert sorted(row for _, row, _, _ in seen) == [0, 2]
 
 
+@pytest.mark.parametrize("field", ["image", "flux"])
+def test_consecutive_samples_are_one_exact_read_of_each_row(
+    tmp_path: Path, make: Any, sample: Any, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    monkeypatch.setattr(zpack, "ARRAY_CHUNK_BYTES", 256)
+    rng = np.random.default_rng(6)
+    sizes = [[0, 0], [], [64, 1, 0, 63, 200, 0], [3], [65, 0]]
+    rows = [[sample(f"{r}-{i}", image=rng.bytes(n)) for i, n in enumerate(row)] for r, row in enumerate(sizes)]
+    store = make(tmp_path / "s.zarr", rows)
+    wanted = [expected_payloads(rows, field)[name] for name in store.ids]
+    bounds = np.cumsum([0, *map(len, rows)])
+    seen: list[tuple[str, int, int, int]] = []
+    read = Store.read_window
+    monkeypatch.setattr(Store, "read_window", lambda self, *window: (seen.append(window), read(self, *window))[1])
+    for first in range(len(store) + 1):
+        for stop in range(first, len(store) + 1):
+            seen.clear()
+            found = store.consecutive(field, first, stop)
+            assert [np.asarray(a).tobytes() for a in found] == [np.asarray(b).tobytes() for b in wanted[first:stop]]
+            expected = []
+            for row in range(len(rows)):
+                lo, hi = (int(np.clip(edge, bounds[row], bounds[row + 1])) for edge in (first, stop))
+                before, inside = wanted[bounds[row] : lo], wanted[lo:hi]
+                if field == "flux" and inside:
+                    expected.append((field, row, len(before), len(before) + len(inside)))
+                elif field == "image" and sum(map(len, inside)):
+                    start = sum(map(len, before))
+                    expected.append((field, row, start, start + sum(map(len, inside))))
+            assert seen == expected
+    assert store._own.windows.nbytes == 0
+
+
 def test_the_caller_may_change_what_it_was_given(survey: Store) -> None:
     first = survey.payloads("flux", [0])[0]
     kept = np.array(first)
     first[...] = 0
     np.testing.assert_array_equal(survey.payloads("flux", [0])[0], kept)
+    survey.consecutive("flux", 0, 4)[0][...] = 0
+    np.testing.assert_array_equal(survey.consecutive("flux", 0, 4)[0], kept)
 
 
 def test_what_the_store_lacks_is_said(survey: Store) -> None:
@@ -80,6 +113,11 @@ def test_what_the_store_lacks_is_said(survey: Store) -> None:
     for index in (-1, 7):
         with pytest.raises(StoreError, match="sample index outside 0 to 6"):
             survey.payloads("image", [index])
+    for first, stop in ((-1, 2), (5, 8), (3, 2)):
+        with pytest.raises(StoreError, match=f"samples {first} to {stop}, expected a range within 0 to 7"):
+            survey.consecutive("image", first, stop)
+    with pytest.raises(StoreError, match=r"no field named 'imag'"):
+        survey.consecutive("imag", 0, 1)
     with pytest.raises(StoreError, match="no split 'dev': a store has train, val, test"):
         survey.split("dev")
     with pytest.raises(StoreError, match=r"has no column 'widht'. Did you mean 'width'"):
@@ -154,8 +192,8 @@ def test_a_store_travels_without_what_it_has_read(survey: Store) -> None:
     assert survey.ids
     raw = pickle.dumps(survey)
     there = pickle.loads(raw)
-    assert set(there.__dict__) == {"path", "header", "_windows", "_tables"}
-    assert there._windows.nbytes == 0
+    assert set(there.__dict__) == {"path", "header", "_opened", "_tables"}
+    assert there._opened is None
     assert len(raw) == len(pickle.dumps(Store(survey.path)))
     assert there.payloads("image", range(7)) == before
     assert there.digest == survey.digest

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from zarr.core.attributes import Attributes
 
@@ -16,7 +15,7 @@ from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store import seal as sealing
 from sciencessl.store.reader import Store
-from sciencessl.store.seal import index_arrays, read_columns, read_receipt, read_sidecar, required_receipt, seal
+from sciencessl.store.seal import read_columns, read_receipt, read_sidecar, required_receipt, seal
 from sciencessl.store.verify import verify
 from sciencessl.store.writer import PreparedSample, Refusal, create_store, write_row
 
@@ -174,22 +173,3 @@ def test_the_manifest_knows_everything_else(tmp_path: Path, header: Any, sample:
     changed = header(settings={"size": 5})
     digests.append(seal(lay(tmp_path / "settings", changed, {0: samples[:1]}), changed).manifest_digest)
     assert len(set(digests)) == len(samples) + 1
-
-
-def test_index_arrays_of_a_worked_example(header: Any) -> None:
-    def sidecar(splits: list[str], sizes: list[int]) -> pa.Table:
-        starts = np.cumsum([0, *sizes])[:-1].astype("u8")
-        return pa.table({
-            "id": pa.array([""] * len(splits), pa.string()), "split": pa.array(splits, pa.string()),
-            "key": pa.array([bytes([i] * 16) for i in range(len(splits))], pa.binary(16)),
-            "image.offset": starts, "image.size": pa.array(sizes, pa.uint64()),
-        })
-
-    tables = [sidecar(["train", "train", "test"], [5, 0, 7]), sidecar([], []), sidecar(["val"], [9])]
-    found = index_arrays(tables, header())
-    assert {name: values.tolist() for name, values in found.items() if name != "key"} == {
-        "row_first": [0, 3, 3, 4],
-        "split_first": [[0, 2, 2, 3], [3, 3, 3, 3], [3, 3, 4, 4]],
-        "image.offset": [0, 5, 5, 12, 0, 0, 9],
-    }
-    assert found["key"].tolist() == [[0] * 16, [1] * 16, [2] * 16, [0] * 16]

@@ -1,0 +1,153 @@
+"""Reading a shuffled order at the speed of a sequential one: whole runs are read once and kept while they are in use.
+
+A read costs about as much as two megabytes of data, and a checksum covers a chunk of up to four: sample by sample, a
+shuffled epoch would take several times as long to read as to decode. An order deals runs of consecutive samples
+(`SampleOrder.run_of`), a bounded number of which is in use at a time, so each is read in one piece.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sciencessl.data.order import Int64, Order, cut_batch
+from sciencessl.store.joined import JoinedStores
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import required_receipt
+from sciencessl.store.split import SplitIndex
+
+IN_USE_BYTES = 384 * 2**20
+"""Payloads of all runs that an order has in use at a time, over all ranks, as its runs are sized."""
+KEPT_BYTES = 512 * 2**20
+"""Most payload bytes that a process keeps: what is in use, and some for runs of unequal size."""
+RUN_BYTES = 8 * 2**20
+"""Longest run: twice as long reads no faster."""
+GAP_BYTES = 2 * 2**20
+"""Samples that nobody asked for are read along where they are fewer bytes than a read costs."""
+ROWS = 16
+"""Rows that are asked for the size of a sample."""
+
+
+def sample_bytes(store: Store | JoinedStores) -> int:
+    """Mean payload bytes of a sample, 1 or more, from the receipts of a few rows; the largest of joined stores."""
+    if isinstance(store, JoinedStores):
+        return max(sample_bytes(one) for one in store.stores)
+    rows = np.unique(np.linspace(0, store.header.rows - 1, ROWS).astype(int))
+    receipts = [required_receipt(store.path, int(row)) for row in rows]
+    samples = sum(receipt.samples for receipt in receipts)
+    return max(1, sum(receipt.payload_bytes for receipt in receipts) // max(samples, 1))
+
+
+def longest_run(store: Store | JoinedStores, batch: int, slots: int | None = None) -> int:
+    """Samples of the longest run that an order over a store should deal: what is in use then fits `IN_USE_BYTES`.
+
+    Args:
+        store: One store, or several joined.
+        batch: Global batch size.
+        slots: As in `Order`: more slots are more streams, and shorter runs.
+
+    Raises:
+        ConfigError: For slots that do not divide the batch.
+        StoreError: When a receipt is missing or damaged.
+    """
+    streams = cut_batch("longest_run", batch, slots) * Order.streams_per_slot
+    most = min(RUN_BYTES, IN_USE_BYTES // (streams * (Order.mix_units + 1)))
+    return max(1, most // sample_bytes(store))
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Samples as they were read.
+
+    Attributes:
+        index: (K,) int64 store indices.
+        keys: (K, 16) uint8 keys.
+        payloads: Field -> K payloads.
+    """
+
+    index: Int64
+    keys: np.ndarray
+    payloads: Mapping[str, list[bytes | np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes."""
+        return sum(len(p) if isinstance(p, bytes) else p.nbytes for values in self.payloads.values() for p in values)
+
+
+class RunCache:
+    """Samples of a split by position, read run by run; the runs used last are kept, up to `KEPT_BYTES` and one.
+
+    Args:
+        store: Where they lie.
+        split: Which they are.
+    """
+
+    def __init__(self, store: Store | JoinedStores, split: SplitIndex) -> None:
+        self._store = store
+        self._split = split
+        self._gap = max(1, GAP_BYTES // sample_bytes(store))
+        self._kept: OrderedDict[int, Read] = OrderedDict()
+        self.nbytes = 0
+
+    def __call__(self, positions: Int64, first: Int64, stop: Int64) -> Read:
+        """The samples at positions, in the order asked for. Arrays are the caller's own.
+
+        Args:
+            positions: (K,) positions in the split.
+            first: (K,) first position of the run that each lies in.
+            stop: (K,) one after its last.
+
+        Raises:
+            StoreError: When a row is damaged.
+        """
+        order = np.argsort(first, kind="stable")
+        starts = np.flatnonzero(np.diff(first[order], prepend=-1))
+        payloads: dict[str, list[bytes | np.ndarray]] = {
+            name: [b""] * len(positions) for name in self._store.header.fields
+        }
+        index = np.empty(len(positions), np.int64)
+        keys = np.empty((len(positions), 16), np.uint8)
+        for where in np.split(order, starts[1:]) if len(order) else []:
+            run = self._run(int(first[where[0]]), int(stop[where[0]]))
+            local = positions[where] - first[where]
+            index[where], keys[where] = run.index[local], run.keys[local]
+            for name, values in run.payloads.items():
+                for place, at in zip(where.tolist(), local.tolist(), strict=True):
+                    value = values[at]
+                    payloads[name][place] = value if isinstance(value, bytes) else value.copy()
+        return Read(index, keys, payloads)
+
+    def _run(self, first: int, stop: int) -> Read:
+        if first in self._kept:
+            self._kept.move_to_end(first)
+            return self._kept[first]
+        run = self._read(self._split.to_store(np.arange(first, stop)))
+        self._kept[first] = run
+        self.nbytes += run.nbytes
+        while len(self._kept) > 1 and self.nbytes > KEPT_BYTES:
+            self.nbytes -= self._kept.popitem(last=False)[1].nbytes
+        return run
+
+    def _read(self, index: Int64) -> Read:
+        """Samples at store indices, in one read for all that lie close together."""
+        order = np.argsort(index, kind="stable")
+        ascending, back = index[order], np.argsort(order).tolist()
+        payloads: dict[str, list[bytes | np.ndarray]] = {name: [] for name in self._store.header.fields}
+        for piece in np.split(ascending, np.flatnonzero(np.diff(ascending) > self._gap) + 1):
+            first, stop = int(piece[0]), int(piece[-1]) + 1
+            places = (piece - first).tolist()
+            for name, values in payloads.items():
+                found = self._store.consecutive(name, first, stop)
+                # Arrays of one read are views of one: of a few among many, copies let the others go.
+                few = len(places) < len(found)
+                values += [_own(found[place]) if few else found[place] for place in places]
+        given = {name: [values[place] for place in back] for name, values in payloads.items()}
+        return Read(index, self._store.keys(index), given)
+
+
+def _own(payload: bytes | np.ndarray) -> bytes | np.ndarray:
+    return payload if isinstance(payload, bytes) else payload.copy()
