@@ -34,8 +34,8 @@ from sciencessl.store.audit_record import (
     Audit,
     Evidence,
     Pair,
-    against_part,
     judged_digest,
+    report_folder,
     write_audit,
 )
 from sciencessl.store.audit_report import write_report
@@ -52,7 +52,7 @@ from sciencessl.store.copies import (
 )
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import beside, local_path
+from sciencessl.store.remote import local_path
 from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
@@ -100,7 +100,7 @@ def audit(
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
     notes = _notes(groups, compared, pixels, found)
     every = (*evidence, *found.evidence)
-    folder = local_path(out) if str(out) else beside(store, f"{against_part(against)}.audit")
+    folder = local_path(out) if str(out) else report_folder(store, against)
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
