@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from sciencessl.data_prep.plan import Plan, inputs_digest
-from sciencessl.data_prep.source import Input, Source, Task
+from sciencessl.data_prep.source import CRASHED, Input, Source, Task
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import read_header
 from sciencessl.store.seal import read_receipt, read_sidecar
 from sciencessl.store.writer import Refusal, create_store
-
-
-@contextmanager
-def clear_os_errors(out: Path) -> Iterator[None]:
-    """Turn an error of the file system into a `StoreError` that says what is kept and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {out}: {error}. Rows with a receipt are complete and stay; make room or "
-            "fix permissions and run the same command again to go on."
-        ) from error
 
 
 def is_store(path: Path) -> bool:
@@ -52,6 +38,26 @@ def begin(out: Path, plan: Plan, overwrite: bool) -> zpack.StoreHeader:
         The header found or made; its `sealed` says whether the store is finished.
 
     Raises:
+        StoreError: As `find_begun`.
+    """
+    header = find_begun(out, plan, overwrite)
+    if header is not None and (header.sealed or any((out / "receipts").glob("*.json"))):
+        return header
+    # Laid beside and renamed: a kill never leaves half a header, and what is deleted here is always a store.
+    fresh = out.with_name(f".{out.name}.begin")
+    shutil.rmtree(fresh, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    create_store(fresh, plan.header, plan.row_bytes)
+    if out.exists():
+        shutil.rmtree(out)
+    fresh.rename(out)
+    return plan.header
+
+
+def find_begun(out: Path, plan: Plan, overwrite: bool = False) -> zpack.StoreHeader | None:
+    """The header of the store that this plan began, finished or not; None where there is none to go on with.
+
+    Raises:
         StoreError: For a folder that is no store, or a store of another plan; says what differs.
     """
     occupied = out.exists() and not (out.is_dir() and not any(out.iterdir()))
@@ -59,25 +65,16 @@ def begin(out: Path, plan: Plan, overwrite: bool) -> zpack.StoreHeader:
         raise StoreError(
             f"{out} exists and is no store, so it is left alone. Choose another --out; --overwrite deletes stores only."
         )
-    if occupied and not overwrite:
-        header = read_header(out)
-        differing = differences(out, header, plan)
-        if differing:
-            raise StoreError(
-                f"{out} was prepared from something else: {'; '.join(differing)}. Choose another --out, or pass "
-                "--overwrite to delete it and start anew."
-            )
-        if header.sealed or any((out / "receipts").glob("*.json")):
-            return header
-    # Laid beside and renamed: a kill never leaves half a header, and what is deleted here is always a store.
-    fresh = out.with_name(f".{out.name}.begin")
-    shutil.rmtree(fresh, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    create_store(fresh, plan.header, plan.row_bytes)
-    if occupied:
-        shutil.rmtree(out)
-    fresh.rename(out)
-    return plan.header
+    if not occupied or overwrite:
+        return None
+    header = read_header(out)
+    differing = differences(out, header, plan)
+    if differing:
+        raise StoreError(
+            f"{out} was prepared from something else: {'; '.join(differing)}. Choose another --out, or pass "
+            "--overwrite to delete it and start anew."
+        )
+    return header
 
 
 def differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
@@ -144,17 +141,20 @@ def _same_content(out: Path, receipt: zpack.Receipt, task: Task, source: Source)
 
 
 def _refused_again(source: Source, entry: Input, refused: dict[str, str]) -> bool:
+    if refused.get(entry.id) == CRASHED:
+        return True  # read here, it would end this process
     items = list(source.read(Task(0, (entry,))))
     return bool(items) and all(isinstance(i, Refusal) and refused.get(i.id) == i.reason for i in items)
 
 
-def require_unchanged(out: Path, plan: Plan, done: Callable[[Task], bool], verify_inputs: bool) -> None:
+def require_unchanged(out: Path, plan: Plan, source: Source, verify_inputs: bool) -> None:
     """Refuse to call a sealed store up to date when its inputs are not what they were.
 
     Raises:
         StoreError: Naming how many rows and an input of the first.
     """
-    changed = [task for task in plan.tasks if not done(task)]
+    config = plan.header.config_digest
+    changed = [task for task in plan.tasks if not is_done(out, task, config, source, verify_inputs)]
     if changed:
         how = "other contents" if verify_inputs else "another size or modification time"
         hint = "" if verify_inputs else " If only times changed, --verify-inputs compares contents."

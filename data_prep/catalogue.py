@@ -70,6 +70,19 @@ def find_catalogue(listing: Listing, reader: Reader, explicit: str) -> Catalogue
     return None if beside is None else _from_disk(beside, listing)
 
 
+def read_catalogue(path: str | Path) -> Catalogue:
+    """Read one table that belongs to no source.
+
+    Raises:
+        ConfigError: When there is no such file, or it is neither CSV, Parquet nor FITS.
+        DataError: When it cannot be read, repeats a column name or has no rows.
+    """
+    whole = absolute(path)
+    if not whole.is_file():
+        raise ConfigError(f"table {str(path)!r} does not exist; expected a .csv, .parquet or .fits file.")
+    return _catalogue(whole, str(path), whole.parent, "")
+
+
 def _preference(name: str) -> tuple[int, str]:
     base = posixpath.basename(name).lower()
     # A table that was given as a source by its own name comes before those that were merely found.

@@ -54,10 +54,10 @@ def choose_columns(catalogue: Catalogue, spec: DomainSpec, settings: PrepareSett
     for flag in ("id", "file", "group", "split"):
         require_columns([getattr(settings, flag)] if getattr(settings, flag) else [], flag, catalogue)
     require_columns(settings.label, "label", catalogue)
-    file = settings.file or _first(FILE_NAMES, known)
+    file = settings.file or first_name(FILE_NAMES, known)
     # "name" is an identifier only where it is not all the catalogue has of files.
-    identifier = settings.id or _first((*ID_NAMES, "name"), known)
-    group = settings.group or _first((spec.group, *GROUP_NAMES) if spec.group else GROUP_NAMES, known)
+    identifier = settings.id or first_name((*ID_NAMES, "name"), known)
+    group = settings.group or first_name((spec.group, *GROUP_NAMES) if spec.group else GROUP_NAMES, known)
     split = settings.split or _guess_split(catalogue)
     classes = settings.label or _guess_classes(spec, known, {file, identifier, group, split})
     if not identifier and not file:
@@ -84,13 +84,14 @@ def require_columns(names: Sequence[str], flag: str, catalogue: Catalogue) -> No
             )
 
 
-def _first(names: Sequence[str], known: Sequence[str]) -> str:
+def first_name(names: Sequence[str], known: Sequence[str]) -> str:
+    """The first of the names that is known, in any case and as it is spelt there; empty when none is."""
     lower = {name.lower(): name for name in reversed(known)}
     return next((lower[name.lower()] for name in names if name.lower() in lower), "")
 
 
 def _guess_split(catalogue: Catalogue) -> str:
-    name = _first(SPLIT_COLUMNS, catalogue.data.column_names)
+    name = first_name(SPLIT_COLUMNS, catalogue.data.column_names)
     if not name:
         return ""
     values = {(value or "").lower() for value in as_text(catalogue.data, name)}
@@ -102,7 +103,7 @@ def _guess_classes(spec: DomainSpec, known: Sequence[str], taken: set[str]) -> l
     by_role = [column.name for column in spec.columns if column.role == "label"]
     wanted = dict.fromkeys([*by_task, *by_role])
     named = [name for name in wanted if name in known and name not in taken]
-    usual = _first(CLASS_NAMES, [name for name in known if name not in taken])
+    usual = first_name(CLASS_NAMES, [name for name in known if name not in taken])
     return list(dict.fromkeys([*named, usual] if usual else named))
 
 

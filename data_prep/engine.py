@@ -5,37 +5,41 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sciencessl.data_prep.begin import begin, clear_os_errors, is_done, require_unchanged
-from sciencessl.data_prep.lock import only_writer
+from sciencessl.data_prep.begin import begin, find_begun, require_unchanged
+from sciencessl.data_prep.estimate import PrepareEstimate, estimate
+from sciencessl.data_prep.labels import with_schema
+from sciencessl.data_prep.parts import PartReport, prepare_part, write_missing
 from sciencessl.data_prep.plan import Plan, make_plan
 from sciencessl.data_prep.settings import PrepareSettings
-from sciencessl.data_prep.source import Labels, Source, Task
-from sciencessl.data_prep.write import Progress, write_rows
+from sciencessl.data_prep.slurm import ArrayScript, plain_command, write_array
+from sciencessl.data_prep.source import Labels, Source
+from sciencessl.data_prep.write import Progress
 from sciencessl.errors import ConfigError, SciencesslError
 from sciencessl.spec import DomainSpec, LabelSchema
-from sciencessl.store.files import write_atomic
+from sciencessl.store.files import clear_os_errors, write_atomic
 from sciencessl.store.format import SPLITS
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import read_receipt, seal
 from sciencessl.store.tables import read_table, write_table
-from sciencessl.store.writer import PreparedSample, Refusal
 
-__all__ = ["PrepareEstimate", "PrepareReport", "PrepareSettings", "prepare"]
+__all__ = ["ArrayScript", "PartReport", "PrepareEstimate", "PrepareReport", "PrepareSettings", "prepare"]
 
 LABELS = "labels"
 """Name of the table that holds classes and votes."""
 REFUSALS_FILE = "refused.csv"
-ESTIMATE_INPUTS = 32
 
 
 @dataclass(frozen=True)
@@ -74,31 +78,6 @@ class PrepareReport:
         return self.rows_written == 0
 
 
-@dataclass(frozen=True)
-class PrepareEstimate:
-    """What `prepare` would do, from preparing a few inputs drawn by key.
-
-    Attributes:
-        n_samples: Samples planned, refused ones included.
-        bytes: Payload bytes, estimated.
-        seconds: Time, estimated for the threads of the settings.
-        scratch_bytes: Disk space for rows in hand, beside `bytes`: each is written under a temporary name first.
-        refused: Reason -> refusals among the inputs tried.
-        tried: Inputs tried.
-        rows: Rows of the store.
-        guessed: Sentences on what columns and folders were taken for.
-    """
-
-    n_samples: int
-    bytes: int
-    seconds: float
-    scratch_bytes: int
-    refused: Mapping[str, int]
-    tried: int
-    rows: int
-    guessed: tuple[str, ...]
-
-
 def prepare(
     spec: DomainSpec,
     sources: Sequence[str | Path],
@@ -108,7 +87,7 @@ def prepare(
     schema_loader: Callable[[str], LabelSchema] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-) -> PrepareReport | PrepareEstimate:
+) -> PrepareReport | PrepareEstimate | PartReport | ArrayScript:
     """Turn files into a sealed store, or say what that would take.
 
     A second call with the same inputs and settings writes nothing; after a kill it goes on, to the same digest. Labels
@@ -124,40 +103,38 @@ def prepare(
         dry_run: Estimate from a few inputs and write nothing.
         progress: Called with (samples done, samples in all).
 
+    Returns:
+        A report of the finished store; an estimate with `dry_run`; what was done of a part; or the script to submit,
+        with the engine `slurm` and a store that is not finished.
+
     Raises:
         ConfigError: For settings, columns or schemas that do not exist.
         DataError: For inputs that cannot be used at all; single bad files are refused and counted instead.
         StoreError: For an output that is no store or another one, or that cannot be written.
     """
-    started = time.monotonic()
-    spec, settings = _with_schema(spec, settings, schema_loader)
+    started, out = time.monotonic(), Path(out)
+    command = plain_command(spec, sources, out, settings, domain_options) if settings.engine == "slurm" else []
+    spec, settings = with_schema(spec, settings, schema_loader)
     source = _open_source(spec, sources, settings)
     try:
         plan = make_plan(spec.name, source)
         if dry_run:
-            return _estimate(plan, source, settings.threads)
-        with only_writer(Path(out)):
-            written = _fill(Path(out), plan, source, settings, progress)
-            with clear_os_errors(Path(out)):
-                _update_labels(Path(out), source.labels)
-            if spec.after_prepare is not None:
-                spec.after_prepare(Path(out), domain_options)
-            with clear_os_errors(Path(out)):
-                return _report(Path(out), source, written, started)
+            return estimate(plan, source, settings)
+        if settings.part:
+            return prepare_part(out, plan, source, settings, progress)
+        finished = _is_finished(out, plan, source.labels, settings.overwrite)
+        with _lock(out, finished, domain_options):
+            if settings.engine == "slurm" and (array := _lay_array(out, plan, source, settings, command)) is not None:
+                return array
+            written = _fill(out, plan, source, settings, progress)
+            with clear_os_errors(out):
+                if not finished:
+                    _update_labels(out, source.labels)
+                if spec.after_prepare is not None:
+                    spec.after_prepare(out, domain_options)
+                return _report(out, source, written, started)
     finally:
         source.close()
-
-
-def _with_schema(
-    spec: DomainSpec, settings: PrepareSettings, loader: Callable[[str], LabelSchema] | None
-) -> tuple[DomainSpec, PrepareSettings]:
-    """Load a schema that was given as a file, so that it has a name like the domain's own."""
-    if not settings.schema or settings.schema in spec.labels or not settings.schema.endswith((".yaml", ".yml")):
-        return spec, settings
-    if loader is None:
-        raise ConfigError(f"--schema {settings.schema}: domain {spec.name!r} reads no schema files.")
-    schema = loader(settings.schema)
-    return replace(spec, labels={**spec.labels, schema.name: schema}), replace(settings, schema=schema.name)
 
 
 def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
@@ -175,56 +152,58 @@ def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, prog
     """Write the rows that are missing, seal, and return how many were written."""
     with clear_os_errors(out):
         header = begin(out, plan, settings.overwrite)
-
-    def done(task: Task) -> bool:
-        return is_done(out, task, header.config_digest, source, settings.verify_inputs)
-
     if header.sealed:
-        require_unchanged(out, plan, done, settings.verify_inputs)
+        require_unchanged(out, plan, source, settings.verify_inputs)
         return 0
-    missing = [task for task in plan.tasks if not done(task)]
-    left = sum(entry.samples for task in missing for entry in task.inputs)
-    write_rows(out, header, missing, source, settings.threads, progress, plan.samples - left, plan.samples)
+    written = write_missing(out, header, plan.tasks, source, settings, progress)
     with clear_os_errors(out):
         seal(out, header)
-    return len(missing)
+    return written
 
 
-def _estimate(plan: Plan, source: Source, threads: int) -> PrepareEstimate:
-    inputs = [entry for task in plan.tasks for entry in task.inputs][:ESTIMATE_INPUTS]
-    # The first file pays for loading decoders, which says nothing of the rest.
-    list(source.read(Task(0, inputs[:1])))
-    started = time.monotonic()
-    items = list(source.read(Task(0, inputs)))
-    share = sum(entry.samples for entry in inputs) / plan.samples
-    seconds = (time.monotonic() - started) / share / min(threads, len(plan.tasks))
-    stored = sum(_payload_bytes(item) for item in items if isinstance(item, PreparedSample))
-    rows = len(plan.tasks)
-    return PrepareEstimate(
-        n_samples=plan.samples, bytes=round(stored / share), seconds=seconds,
-        scratch_bytes=round(stored / share / rows * min(threads, rows)),
-        refused=dict(Counter(item.reason for item in items if isinstance(item, Refusal))),
-        tried=len(inputs), rows=rows, guessed=source.guessed,
-    )
+def _is_finished(out: Path, plan: Plan, labels: Labels | None, overwrite: bool) -> bool:
+    """Whether the store is sealed and its labels are as they should be."""
+    header = find_begun(out, plan, overwrite)
+    return header is not None and header.sealed and (labels is None or _missing_labels(out, labels) is None)
 
 
-def _payload_bytes(sample: PreparedSample) -> int:
-    return sum(len(v) if isinstance(v, bytes) else int(v.nbytes) for v in sample.payload.values())
+def _lock(out: Path, finished: bool, options: object | None) -> AbstractContextManager[None]:
+    """None where nothing will be written: several may find out at once that a store is finished, in any folder."""
+    nothing_asked = options is None or options == type(options)()
+    if finished and (nothing_asked or not os.access(out.parent, os.W_OK)):
+        return nullcontext()
+    return only_writer(out)
+
+
+def _lay_array(
+    out: Path, plan: Plan, source: Source, settings: PrepareSettings, command: Sequence[str]
+) -> ArrayScript | None:
+    """Begin the store and write the script of an array; None where the store is finished."""
+    with clear_os_errors(out):
+        if begin(out, plan, settings.overwrite).sealed:
+            return None
+        expected = estimate(plan, source, settings)
+        return write_array(
+            out, command, settings.slurm_options, expected.array_tasks, expected.rows, expected.seconds
+        )
 
 
 def _update_labels(out: Path, labels: Labels | None) -> None:
     """Write the table of labels for the samples that were stored, unless it is there already as it should be."""
-    if labels is None:
-        return
-    ids = Store(out).ids
-    data = labels.data.filter(pc.is_in(labels.data["id"], value_set=pa.array(ids, pa.string())))
+    data = None if labels is None else _missing_labels(out, labels)
+    if labels is not None and data is not None:
+        write_table(out, LABELS, data, labels.schema, note=labels.note)
+
+
+def _missing_labels(out: Path, labels: Labels) -> pa.Table | None:
+    """The labels of the samples that were stored; None where the store has them already."""
+    data = labels.data.filter(pc.is_in(labels.data["id"], value_set=pa.array(Store(out).ids, pa.string())))
     try:
         old = read_table(out, LABELS)
-        if old.data.equals(data) and old.schema == labels.schema and old.note == labels.note:
-            return
     except SciencesslError:
-        pass  # none yet, or damaged: written below
-    write_table(out, LABELS, data, labels.schema, note=labels.note)
+        return data  # none yet, or damaged
+    same = old.data.equals(data) and old.schema == labels.schema and old.note == labels.note
+    return None if same else data
 
 
 def _report(out: Path, source: Source, written: int, started: float) -> PrepareReport:
@@ -234,7 +213,7 @@ def _report(out: Path, source: Source, written: int, started: float) -> PrepareR
     for receipt in receipts:
         refused.update(receipt.refused)
     return PrepareReport(
-        out=out, n_samples=len(store), refused=dict(sorted(refused.items())),
+        out=out, n_samples=len(store.present), refused=dict(sorted(refused.items())),
         splits={name: len(store.split(name)) for name in SPLITS}, guessed=source.guessed, rows_written=written,
         rows_kept=store.header.rows - written, manifest_digest=store.digest, seconds=time.monotonic() - started,
         bytes=sum(receipt.payload_bytes for receipt in receipts),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,22 @@ def _spelling(schema: LabelSchema, column: str, present: set[str]) -> str:
     bare = question.rpartition("-")[0] + column[len(question) :] if len(campaigns) == 1 else column
     aliases = [name for name, ours in schema.aliases.items() if ours == column]
     return next((name for name in (column, *aliases, bare) if name in present), "")
+
+
+def with_schema(
+    spec: DomainSpec, settings: PrepareSettings, loader: Callable[[str], LabelSchema] | None
+) -> tuple[DomainSpec, PrepareSettings]:
+    """Load a schema that was given as a file, so that it has a name like the domain's own.
+
+    Raises:
+        ConfigError: When the domain reads no schema files.
+    """
+    if not settings.schema or settings.schema in spec.labels or not settings.schema.endswith((".yaml", ".yml")):
+        return spec, settings
+    if loader is None:
+        raise ConfigError(f"--schema {settings.schema}: domain {spec.name!r} reads no schema files.")
+    schema = loader(settings.schema)
+    return replace(spec, labels={**spec.labels, schema.name: schema}), replace(settings, schema=schema.name)
 
 
 def make_labels(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
-import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -226,10 +225,9 @@ def _add_archive(found: _Found, path: Path, prefix: str) -> None:
 
 
 class Reader:
-    """Reads files and archive members, from any number of threads; an archive is opened once."""
+    """Reads files and archive members; an archive is opened once. Pickled, it is a reader with nothing open."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._archives: dict[str, zipfile.ZipFile] = {}
 
     def read(self, ref: FileRef) -> bytes:
@@ -240,14 +238,15 @@ class Reader:
         """
         if not ref.member:
             return Path(ref.path).read_bytes()
-        with self._lock:
-            if ref.path not in self._archives:
-                self._archives[ref.path] = zipfile.ZipFile(ref.path)
+        if ref.path not in self._archives:
+            self._archives[ref.path] = zipfile.ZipFile(ref.path)
         return self._archives[ref.path].read(ref.member)
 
     def close(self) -> None:
         """Close all archives."""
-        with self._lock:
-            for archive in self._archives.values():
-                archive.close()
-            self._archives.clear()
+        for archive in self._archives.values():
+            archive.close()
+        self._archives.clear()
+
+    def __reduce__(self) -> tuple[type[Reader], tuple[()]]:
+        return Reader, ()

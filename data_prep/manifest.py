@@ -70,7 +70,7 @@ def read_manifest(
     catalogue, said = _select(catalogue, located, selected, listing)
     said += [f"{deeper[0]} lies below the source and is not used; pass --catalogue to use it"] if deeper else []
     located = [located[i] for i in selected]
-    ids = _identifiers(catalogue, columns, [name for name, _ in located])
+    ids = identifiers(catalogue, columns, [name for name, _ in located])
     groups = _groups(catalogue, columns, ids)
     splits = _splits(catalogue, columns, groups, settings)
     labels, votes, vote_words = make_labels(catalogue, ids, columns.classes, spec, settings)
@@ -149,7 +149,17 @@ def _select(
     return catalogue, said
 
 
-def _identifiers(catalogue: Catalogue, columns: Columns, names: Sequence[str]) -> list[str]:
+def identifiers(catalogue: Catalogue, columns: Columns, names: Sequence[str]) -> list[str]:
+    """The identifier of each row: from its column, or else the file name without suffix, where that is unique.
+
+    Args:
+        catalogue: The table.
+        columns: Which column is what.
+        names: File name of each row; read only where no column holds identifiers.
+
+    Raises:
+        DataError: When one is empty or occurs more than once.
+    """
     if not columns.id:
         stems = [stem(name) for name in names]
         ids = stems if len(set(stems)) == len(stems) else list(names)

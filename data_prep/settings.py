@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sciencessl.errors import ConfigError
+
+ENGINES = ("local", "slurm", "ray")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ class PrepareSettings:
         resize_px: Short side after shrinking, in pixels; smaller images stay as they are. None shrinks nothing.
         jpeg_quality: Of JPEG files that have to be encoded again, 1 to 100.
         min_px: Images with a shorter side than this many pixels are refused.
-        threads: Rows prepared at a time.
+        engine: Who prepares: `local` processes, `ray`, or `slurm`: lay the store and write the script of a job array.
+        workers: Processes that prepare rows side by side; when not given one for each core, fewer for a small store. An
+            input that crashes its process is refused like any bad one. 0 prepares in this process, row after row.
+        slurm_tasks: Tasks of the array; when not given, so many that each has ten minutes of work, 1,000 at most.
+        slurm_options: Options for sbatch, such as `--slurm-options="--partition=cpu --time=1:00:00"`.
+        part: `I/N` writes rows I, I + N, I + 2 N... of a store that is begun, beside other parts, and seals nothing:
+            what the tasks of a job array do.
         verify_inputs: Compare contents of inputs with what was stored instead of sizes and times.
         overwrite: Delete a store that lies at the output first.
 
@@ -51,7 +58,11 @@ class PrepareSettings:
     resize_px: int | None = None
     jpeg_quality: int = 95
     min_px: int = 8
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    engine: str = "local"
+    workers: int | None = None
+    slurm_tasks: int | None = None
+    slurm_options: str = ""
+    part: str = ""
     verify_inputs: bool = False
     overwrite: bool = False
 
@@ -65,9 +76,23 @@ class PrepareSettings:
         _require("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
         _require("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
         _require("min_px", self.min_px, self.min_px >= 1, "1 or more")
-        _require("threads", self.threads, self.threads >= 1, "1 or more")
+        _require("engine", repr(self.engine), self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
+        _require("slurm_tasks", self.slurm_tasks, self.slurm_tasks is None or self.slurm_tasks >= 1, "1 or more")
+        one_line = not self.slurm_options or (self.slurm_options.startswith("-") and self.slurm_options.isprintable())
+        _require("slurm_options", repr(self.slurm_options), one_line, "options in one line, the first starting with -")
+        self._check_part()
+        if self.workers is not None:
+            _require("workers", self.workers, self.workers >= 0, "0 or more")
         if self.resize_px is not None:
             _require("resize_px", self.resize_px, self.resize_px >= self.min_px, f"at least min_px ({self.min_px})")
+
+    def _check_part(self) -> None:
+        if self.part:
+            number, _, parts = self.part.partition("/")
+            holds = number.isdecimal() and parts.isdecimal() and int(number) < int(parts)
+            _require("part", repr(self.part), holds, "I/N with I from 0 to N - 1")
+            _require("part", repr(self.part), not self.overwrite, "without --overwrite, which other parts would suffer")
+            _require("part", repr(self.part), self.engine != "slurm", "without --engine slurm, whose array gives it")
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:

@@ -7,7 +7,7 @@ A domain names its sources in `DomainSpec.sources` as `module:function`. The eng
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ from sciencessl.spec import FieldSpec, LabelSchema
 from sciencessl.store.writer import PreparedSample, Refusal
 
 Item = PreparedSample | Refusal
+CRASHED = "crashed"
+"""Reason of an input that was refused because reading it ends the process that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Source:
         fields: The fields as they are stored, narrowed from the domain's where needed.
         inputs: All inputs, in any order.
         settings: What changes pixels, ids or splits: enters the digests.
-        read: A task -> its samples and refusals. Never raises for one bad input. Called from several threads.
+        read: A task -> its samples and refusals. Never raises for one bad input. Pickles, as other processes call it: a
+            function of a module, or a method of an object that opens its files where it is used.
         fingerprint: An input -> digest of its contents, equal to the row column `content_hash` of its samples.
         labels: What becomes the table `labels`, or None.
         guessed: Sentences that say which columns and folders were taken for what.
@@ -91,3 +94,7 @@ class Source:
     labels: Labels | None = None
     guessed: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=_nothing)
+
+    def for_tasks(self) -> Source:
+        """The same source without inputs and labels: all that a task needs, and small to send to another process."""
+        return replace(self, inputs=(), labels=None, guessed=())

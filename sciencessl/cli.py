@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from sciencessl import __version__
 from sciencessl.config import RunConfig, leaf_names
-from sciencessl.errors import ConfigError, RegistryError, SciencesslError, did_you_mean
+from sciencessl.errors import ConfigError, LeakError, RegistryError, SciencesslError, did_you_mean
 from sciencessl.flags import split_settings
 from sciencessl.verbs import data, evaluation, listing, start, training
-from sciencessl.verbs.output import DONE, FAILED, USAGE
+from sciencessl.verbs.output import DONE, FAILED, LEAK, USAGE
 
 EXAMPLES = """examples:
   sciencessl demo                                       the whole path on a synthetic survey, minutes on two cores
@@ -61,7 +61,7 @@ VERBS: dict[str, Verb] = {
                       listing.fill_backbones, listing.run_backbones),
     "prepare": Verb("turn files into a store", "sciencessl prepare galaxy stamps/ --out gz.zarr --resize-px 128",
                     data.fill_prepare, data.run_prepare),
-    "store": Verb("look into a store: what it holds, whether it is sound, what it looks like, what its splits share",
+    "store": Verb("look into a store: what it holds, whether it is sound, what its splits share; give it labels",
                   "sciencessl store show gz.zarr --column class", data.fill_store, data.run_store),
     "pretrain": Verb("pretrain an encoder on a store",
                      "sciencessl pretrain --data gz.zarr --out runs/hybrid --minutes 10 --labels smooth-or-featured "
@@ -119,6 +119,8 @@ def run(arguments: list[str]) -> int:
         return DONE
     except (ConfigError, RegistryError) as error:
         return _complain(error, USAGE)
+    except LeakError as error:
+        return _complain(error, LEAK)
     except (SciencesslError, OSError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
@@ -151,10 +153,16 @@ def _dispatch(arguments: list[str]) -> int:
 def _refuse(verb: _Parser, extra: Sequence[str]) -> NoReturn:
     """Words that are no argument of a verb; those without dashes were most likely meant to stand beside others."""
     if extra[0].startswith("-"):
-        flags = [flag for action in verb._actions for flag in action.option_strings]
-        verb.error(f"there is no option {extra[0]}.{did_you_mean(extra[0].partition('=')[0], flags)}")
+        verb.error(f"there is no option {extra[0]}.{did_you_mean(extra[0].partition('=')[0], _flags(verb))}")
     words = "Give all words without -- together, before the options; settings are written --name value"
     verb.error(f"unexpected {' '.join(extra)!r}. {words}")
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """All options of a verb, and of its actions where it has some."""
+    nested = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    deeper = [flag for parsers in nested for each in parsers for flag in _flags(each)]
+    return [flag for action in parser._actions for flag in action.option_strings] + deeper
 
 
 def _parsers(arguments: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:

@@ -94,7 +94,8 @@ def demo(
     task = spec.tasks[0].name
     chosen = ("--labels", *budgets, "--subsets", SUBSETS, "--random-encoders", RANDOM_ENCODERS)
     tell(f"4/5 {typed('transfer', run, '--data', store, '--task', task, *chosen, '--out', few)}")
-    result = transfer([run], store, few, task, budgets, subsets=SUBSETS, random_encoders=RANDOM_ENCODERS)
+    result = transfer([run], store, few, task, budgets, subsets=SUBSETS, random_encoders=RANDOM_ENCODERS,
+                      tell=lambda line: tell(_indented(line)))
     table = table_text(result) if isinstance(result, TransferResult) else ""
     tell(f"\n{table}\n")
     tell(f"5/5 {typed('report', run)}")

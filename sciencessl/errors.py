@@ -18,6 +18,10 @@ class DataError(SciencesslError, ValueError):
     """Input data (files, a catalogue, labels) cannot be used as given."""
 
 
+class LeakError(DataError):
+    """What is tested on shares samples with what is learned from; the command line exits with a code of its own."""
+
+
 class StoreError(SciencesslError, RuntimeError):
     """A store is missing, unsealed, of another format, or its bytes do not match its digests."""
 

@@ -33,7 +33,8 @@ def prepare(
         dry_run: Estimate from a few inputs; write nothing.
 
     Returns:
-        A report with `n_samples`, `refused`, `manifest_digest`...; an estimate with `dry_run`.
+        A report with `n_samples`, `refused`, `manifest_digest`...; an estimate with `dry_run`; what was done of a
+        `part`; or, with the engine `slurm`, the script to submit.
 
     Raises:
         RegistryError: For an unknown domain.
@@ -98,6 +99,8 @@ def _parsed(kind: type, values: Mapping[str, Any]) -> Any:
 
 def report_text(result: Any) -> str:
     """What `prepare` did, for people: what was guessed, what is stored, and the first of what was refused."""
+    if hasattr(result, "summary"):  # no store was finished
+        return str(result.summary)
     lines = list(result.guessed)
     if result.nothing_to_do:
         lines.append(f"nothing to do: {result.out} holds all {result.rows_kept} rows")
@@ -124,9 +127,16 @@ def estimate_text(result: Any) -> str:
     return "\n".join([
         *result.guessed,
         f"would store {result.n_samples:,} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
-        f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.0f} s",
+        f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.1f} s {_by_whom(result)}",
         f"of {result.tried} inputs tried, refused: {_counts(result.refused)}",
     ])
+
+
+def _by_whom(result: Any) -> str:
+    workers = f"{result.workers} process{'es' if result.workers > 1 else ''}" if result.workers else "this process"
+    if result.engine == "slurm":
+        return f"for each of {result.array_tasks} SLURM array tasks with {workers}"
+    return f"on Ray with {workers}" if result.engine == "ray" else f"in {workers}"
 
 
 def _counts(refused: Mapping[str, int]) -> str:

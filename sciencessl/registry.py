@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PREPARER = "sciencessl.data_prep.engine:prepare"
 PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
+LABEL_READER = "sciencessl.data_prep.label_table:read_label_table"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
 DEMO_DOMAIN = "galaxy"
@@ -186,6 +187,12 @@ def method_source_digest(name: str) -> str:
 def preparer() -> Callable[..., Any]:
     """The function that turns files into a store."""
     function: Callable[..., Any] = resolve(PREPARER)
+    return function
+
+
+def label_reader() -> Callable[..., Any]:
+    """The function that reads a table of labels for a store that is there already."""
+    function: Callable[..., Any] = resolve(LABEL_READER)
     return function
 
 

@@ -30,7 +30,8 @@ ViewRandom = Callable[[int], np.random.Generator]
 """View number -> the Philox generator of that view of this sample in this epoch; the same number, the same draws."""
 
 View = Callable[["Sample", ViewRandom], "list[Sample]"]
-"""A sample and its generators -> one or more views of it, each drawing from its own generator."""
+"""A sample and its generators -> one or more views of it, each drawing from its own generator. Its `least_px`, if any,
+is field -> shorter side in pixels from which on no view has to enlarge an image: `decode` may then reduce it."""
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,7 @@ class DomainSpec:
         columns: Per-sample columns that a preparer may fill.
         group: Name of the column whose values must not straddle splits, or empty.
         labels: Schema name -> `LabelSchema`. Empty where the domain has only classes.
-        decode: `module:function`, stored bytes or array and its `FieldSpec` -> (H, W, C) array.
+        decode: `module:function`, stored bytes or array and its `FieldSpec` -> (H, W, C) array; may take `least_px`.
         to_input: `module:function`, (B, C, H, W) stored dtype and `InputStats` -> float model input.
         label_loss: `module:function`, `LabelSchema` (None for classes) -> the loss of the label head.
         views: Settings -> (train views, evaluation view), run in loader workers on decoded samples.

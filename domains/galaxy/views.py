@@ -61,10 +61,14 @@ class GalaxyViews:
 def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
     """Two training views from the same distribution, and the centred window for evaluation."""
     from sciencessl.views.affine import centre_window
-    from sciencessl.views.pair import evaluation_views, train_views
+    from sciencessl.views.pair import crop_least_px, evaluation_views, train_views
 
-    train = train_views(FIELD, [_Pipeline(settings), _Pipeline(settings)])
-    evaluate = evaluation_views(FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size))
+    least_px = crop_least_px(settings.size, settings.area, settings.aspect)
+    train = train_views(FIELD, [_Pipeline(settings), _Pipeline(settings)], least_px)
+    evaluate = evaluation_views(
+        FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size),
+        settings.size / settings.evaluation_window,
+    )
     return train, evaluate
 
 

@@ -47,7 +47,7 @@ def pathology_views(settings: PathologyViews) -> tuple[View, View]:
     """Two training views from the same distribution, and the centred window for evaluation."""
     from sciencessl.views import operations as op
     from sciencessl.views.affine import RotatedCrop, centre_window
-    from sciencessl.views.pair import evaluation_views, train_views
+    from sciencessl.views.pair import crop_least_px, evaluation_views, train_views
     from sciencessl.views.pipeline import Pipeline
 
     def pipeline() -> Pipeline:
@@ -58,5 +58,8 @@ def pathology_views(settings: PathologyViews) -> tuple[View, View]:
             op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 2.0), p=settings.blur),
         ])
 
-    evaluate = evaluation_views(FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size))
-    return train_views(FIELD, [pipeline(), pipeline()]), evaluate
+    evaluate = evaluation_views(
+        FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size),
+        settings.size / settings.evaluation_window,
+    )
+    return train_views(FIELD, [pipeline(), pipeline()], crop_least_px(settings.size, settings.area)), evaluate

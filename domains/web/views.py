@@ -30,10 +30,12 @@ class WebViews:
 
 def web_views(settings: WebViews) -> tuple[View, View]:
     """BYOL's two views, and the resized centre crop for evaluation."""
-    from sciencessl.views.byol import CropSettings, byol_views, evaluation_view
-    from sciencessl.views.pair import evaluation_views, train_views
+    from sciencessl.views.byol import CropSettings, byol_views, evaluated_side, evaluation_view
+    from sciencessl.views.pair import crop_least_px, evaluation_views, train_views
 
     centre = evaluation_view(settings.size)
     unused = np.random.default_rng(0)
-    evaluate = evaluation_views(FIELD, lambda image: centre(image, unused))
-    return train_views(FIELD, byol_views(settings.size, crop=CropSettings(area=settings.area))), evaluate
+    crop = CropSettings(area=settings.area)
+    least_px = crop_least_px(settings.size, crop.area, crop.aspect)
+    evaluate = evaluation_views(FIELD, lambda image: centre(image, unused), evaluated_side(settings.size))
+    return train_views(FIELD, byol_views(settings.size, crop=crop), least_px), evaluate

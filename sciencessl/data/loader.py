@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Any
@@ -21,18 +21,29 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from sciencessl.data.decode import takes_least_px
 from sciencessl.data.order import SampleOrder, augmentation_rng
 from sciencessl.data.runs import RunCache
-from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, SciencesslError, StoreError
+from sciencessl.errors import (
+    DataError,
+    MissingExtraError,
+    OutOfReachError,
+    RunError,
+    SciencesslError,
+    StoreError,
+)
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
-from sciencessl.spec import FieldSpec, View, ViewRandom
+from sciencessl.spec import View, ViewRandom
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.split import SplitIndex
 
 FORKSERVER_PRELOAD = ["sciencessl.data.loader", "sciencessl.views.operations"]
 """Imported once by the server that loader processes are forked from, instead of by each of them."""
+
+Payloads = Mapping[str, Sequence[bytes | np.ndarray]]
+"""Field -> what the store holds of it, one payload a sample."""
 
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
 
@@ -50,27 +61,37 @@ class Decoder:
         self._target = decode
 
     @functools.cached_property
-    def _decode(self) -> Callable[[bytes | np.ndarray, FieldSpec], np.ndarray]:
-        function: Callable[[bytes | np.ndarray, FieldSpec], np.ndarray] = resolve(self._target)
+    def _decode(self) -> Callable[..., np.ndarray]:
+        function: Callable[..., np.ndarray] = resolve(self._target)
         return function
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "_target": self._target}
 
-    def __call__(self, index: np.ndarray) -> list[Sample]:
-        """Decoded samples, in the order asked for."""
-        return self.decode(index, {name: self.store.payloads(name, index) for name in self.store.header.fields})
+    def __call__(self, index: np.ndarray, view: View | None = None) -> list[Sample]:
+        """Decoded samples, in the order asked for; arguments as in `decode`."""
+        return list(self.decode(index, self.read(index), view))
 
-    def decode(self, index: np.ndarray, payloads: Mapping[str, Sequence[bytes | np.ndarray]]) -> list[Sample]:
-        """Samples from what was read of them: field -> one payload each."""
-        fields = self.store.header.fields
-        return [
-            Sample(
-                fields={name: self._decode(payloads[name][i], spec) for name, spec in fields.items()},
+    def read(self, index: np.ndarray) -> dict[str, list[bytes | np.ndarray]]:
+        """What the store holds of samples: field -> one payload each."""
+        return {name: self.store.payloads(name, index) for name in self.store.header.fields}
+
+    def decode(self, index: np.ndarray, payloads: Payloads, view: View | None = None) -> Iterator[Sample]:
+        """Samples from what was read of them, each decoded when its turn comes, once for all its views.
+
+        Args:
+            index: Store indices.
+            payloads: What was read.
+            view: What they are for: a large JPEG is decoded no larger than its `least_px` asks. None decodes in full.
+        """
+        least = getattr(view, "least_px", {}) if takes_least_px(self._decode) else {}
+        told = {name: {"least_px": px} for name, px in least.items()}
+        fields = self.store.header.fields.items()
+        for i, position in enumerate(index):
+            yield Sample(
+                fields={name: self._decode(payloads[name][i], spec, **told.get(name, {})) for name, spec in fields},
                 index=int(position),
             )
-            for i, position in enumerate(index)
-        ]
 
 
 @dataclass(frozen=True)
@@ -94,16 +115,33 @@ def apply_view(view: View, sample: Sample, random: ViewRandom) -> list[Sample]:
         raise
 
 
-def collate(views: list[list[Sample]], names: list[str]) -> list[dict[str, torch.Tensor]]:
-    """B lists of V views -> V dictionaries of (B, C, H, W) tensors in the stored dtype."""
-    count = len(views[0])
-    return [
-        {name: _stack([sample[number].fields[name] for sample in views]) for name in names} for number in range(count)
-    ]
+def collate(samples: Iterable[Sequence[Sample]], count: int, names: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+    """`count` lists of V views -> V dictionaries of (B, C, H, W) tensors in the stored dtype, channels last in memory.
+
+    Each sample is copied into its place as it comes, while the processor still has it at hand.
+
+    Raises:
+        DataError: When the views of one number differ in shape or dtype.
+    """
+    arrays: list[dict[str, np.ndarray]] = []
+    for row, views in enumerate(samples):
+        if not arrays:
+            arrays = [{name: _room(count, view.fields[name]) for name in names} for view in views]
+        for number, (view, places) in enumerate(zip(views, arrays, strict=True)):
+            for name, place in places.items():
+                image = view.fields[name]
+                if image.shape != place.shape[1:] or image.dtype != place.dtype:
+                    raise DataError(
+                        f"view {number} of field {name!r} is {image.dtype} {image.shape} for the sample at index "
+                        f"{view.index} and {place.dtype} {place.shape[1:]} for the first of its batch; views of one "
+                        "number have one shape. Resize or crop in `views`."
+                    )
+                place[row] = image
+    return [{name: torch.from_numpy(place).permute(0, 3, 1, 2) for name, place in places.items()} for places in arrays]
 
 
-def _stack(images: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+def _room(count: int, image: np.ndarray) -> np.ndarray:
+    return np.empty((count, *image.shape), image.dtype)
 
 
 class BatchStream(IterableDataset[Batch]):
@@ -170,7 +208,7 @@ class BatchStream(IterableDataset[Batch]):
         """The rank's part of the global batch of a step."""
         turns, positions = self.order.rank_part(step, self.rank, self.world)
         read = self._runs(positions, *self.order.run_of(positions))
-        return self._batch(read.index, turns, read.keys, self.decoder.decode(read.index, read.payloads))
+        return self._batch(read.index, turns, read.keys, read.payloads)
 
     def make(self, index: np.ndarray, turns: np.ndarray) -> Batch:
         """The batch of given samples.
@@ -179,15 +217,16 @@ class BatchStream(IterableDataset[Batch]):
             index: (B,) int64 store indices.
             turns: (B,) int64, which enter the augmentation: in an `Order` the epochs.
         """
-        return self._batch(index, turns, self.decoder.store.keys(index), self.decoder(index))
+        return self._batch(index, turns, self.decoder.store.keys(index), self.decoder.read(index))
 
-    def _batch(self, index: np.ndarray, turns: np.ndarray, keys: np.ndarray, samples: list[Sample]) -> Batch:
-        views = [
-            apply_view(self._train_view, sample, ViewRandomness(self.order.seed, int(turn), _as_int(key)))
-            for sample, turn, key in zip(samples, turns, keys, strict=True)
-        ]
+    def _batch(self, index: np.ndarray, turns: np.ndarray, keys: np.ndarray, payloads: Payloads) -> Batch:
+        samples = zip(self.decoder.decode(index, payloads, self._train_view), turns.tolist(), keys, strict=True)
+        views = (
+            apply_view(self._train_view, sample, ViewRandomness(self.order.seed, turn, _as_int(key)))
+            for sample, turn, key in samples
+        )
         return Batch(
-            views=collate(views, self.fields),
+            views=collate(views, len(index), self.fields),
             labels={name: torch.from_numpy(values[index]) for name, values in self.labels.items()},
             ids=[key.tobytes().hex() for key in keys],
             index=index,
@@ -318,8 +357,7 @@ class EvaluationStream(IterableDataset[Batch]):
 
     def _batch(self, index: np.ndarray) -> Batch:
         keys = self.decoder.store.keys(index)
-        views = [
-            apply_view(self._view, sample, ViewRandomness(0, 0, _as_int(key)))
-            for sample, key in zip(self.decoder(index), keys, strict=True)
-        ]
-        return Batch(collate(views, self.fields), {}, [key.tobytes().hex() for key in keys], index)
+        samples = zip(self.decoder.decode(index, self.decoder.read(index), self._view), keys, strict=True)
+        views = (apply_view(self._view, sample, ViewRandomness(0, 0, _as_int(key))) for sample, key in samples)
+        ids = [key.tobytes().hex() for key in keys]
+        return Batch(collate(views, len(index), self.fields), {}, ids, index)

@@ -82,7 +82,7 @@ def embed(
     check_input(encoder, store)
     samples, features = len(shards.index), encoder.card.features
     shards.claim({"encoder": encoder.digest, "store": store.digest, "split": split, "dtype": dtype, "shard": SHARD,
-                  "samples": samples, "features": features}, overwrite)
+                  "withdrawn": store.removals_digest, "samples": samples, "features": features}, overwrite)
 
     def compute(part: np.ndarray, advance: Callable[[int, int], None]) -> dict[str, pa.Array]:
         values = _cast(compute_embeddings(encoder, store, part, workers, advance), dtype)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 
+from sciencessl.data.decode import WORTH_PIXELS
+from sciencessl.evaluate.encoders import view_settings
 from sciencessl.flags import attribute_docs
 from sciencessl.spec import DomainSpec
+from sciencessl.store.audited import ACCEPTED
 from sciencessl.train.folder import ModelCard
 
+STANDARD_DECODE = "sciencessl.data.decode:decode"
 STANDARD_INPUT = "sciencessl.views.to_input:standardise"
 EVALUATED = ("size", "evaluation_window")
 """View settings that shape an image that is evaluated; all others are of training views."""
@@ -57,6 +62,12 @@ def _view_words(card: ModelCard, domain: DomainSpec) -> str:
     views = f' "{told}"' if told and inspect.isfunction(domain.views) else ""
     start = f"1. The evaluation view of domain {domain.name}, as `sciencessl embed` makes it.{views}"
     used = [name for name in EVALUATED if name in card.views]
+    least = getattr(domain.views(view_settings(card))[1], "least_px", {}).get(card.field, math.inf)
+    if domain.decode == STANDARD_DECODE and math.isfinite(least):
+        start += (
+            f" JPEGs of {WORTH_PIXELS:,} pixels or more are decoded at the smallest of 1/2, 1/4 and 1/8 of their size "
+            f"that leaves the shorter side {least:.4g} pixels or more (scaling in the decoder, as Pillow's `draft`)."
+        )
     return "\n".join([start, *(f"   - `{name}` = {card.views[name]}: {documented.get(name, '')}" for name in used)])
 
 
@@ -94,6 +105,8 @@ def card_sentences(card: ModelCard) -> list[str]:
         f"{card.images:,} images, repeats counted, in {card.steps:,} steps, from split=train of {card.store}{digest}.",
         f"Labels: {named}.{note}" if named else "No labels.",
     ]
+    if card.leak:
+        sentences.append(f"{ACCEPTED}: {card.leak}.")
     if card.init_from:
         sentences.append(f"Weights to start from: {card.init_from}; what those saw is not told here.")
     return sentences

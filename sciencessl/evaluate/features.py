@@ -78,6 +78,8 @@ class FeatureCache:
         parts = [encoder.digest, self.store.digest]
         if encoder.statistics and self.statistics is not self.store:
             parts.append(self.statistics.digest)
+        if encoder.statistics and self.statistics.removals_digest:
+            parts.append(self.statistics.removals_digest)
         return self.folder / f"{digest(*(part.encode() for part in parts))}.npz"
 
     def _read(self, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ from sciencessl.losses.classification import softmax_nll
 from sciencessl.optim.groups import adapts
 from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain
-from sciencessl.spec import UNLABELLED
+from sciencessl.spec import UNLABELLED, View
 from sciencessl.store.reader import Store
 from sciencessl.store.split import SplitIndex
 from sciencessl.train.folder import ModelCard
@@ -365,16 +366,22 @@ class _Start:
             yield
 
     def _stream(self, rows: Labelled, target: np.ndarray) -> BatchStream:
-        """Training views of the rows and no others, every row once an epoch."""
+        """The first training view of the rows and no others, every row once an epoch."""
         domain = load_domain(self.card.domain)
         labels = np.full(len(rows.store), UNLABELLED, np.int64)
         labels[rows.index] = target
         return BatchStream(
             Decoder(rows.store, domain.decode),
             Order(len(rows.index), self.seed, BATCH, longest_run(rows.store, BATCH)),
-            SplitIndex(rows.index, rows.index + 1), domain.views, view_settings(self.card), {LABELS: labels},
-            [self.card.field],
+            SplitIndex(rows.index, rows.index + 1), partial(_first_view, domain.views), view_settings(self.card),
+            {LABELS: labels}, [self.card.field],
         )
+
+
+def _first_view(views: Callable[[Any], tuple[View, View]], settings: Any) -> tuple[View, View]:
+    """A domain's views without the second training view, where they can do without making it."""
+    train, evaluate = views(settings)
+    return getattr(train, "first", train), evaluate
 
 
 @torch.inference_mode()

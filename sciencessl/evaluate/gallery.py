@@ -104,7 +104,7 @@ def view_strips(
     index = split.to_store(np.sort(positions))
     make = domain.views(domain.train_options(**_typed(settings)))[0]
     strips, sheet, captions = [], [], []
-    for sample, key in zip(Decoder(store, domain.decode)(index), store.keys(index), strict=True):
+    for sample, key in zip(Decoder(store, domain.decode)(index, make), store.keys(index), strict=True):
         views = apply_view(make, sample, ViewRandomness(seed, 0, int.from_bytes(key.tobytes(), "little")))
         images = [domain.display(shown) for shown in (sample, *views)]
         name = store.ids[sample.index]

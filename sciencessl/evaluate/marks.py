@@ -6,17 +6,24 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
+from sciencessl.store.audited import ACCEPTED, copied_ids
+from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side, same_contents
+from sciencessl.store.tables import REMOVALS
 from sciencessl.train.folder import ModelCard, read_model
 
 
-def mark_encoder(encoder: Encoder, store: Store, data: TaskData, test_store: Store | None = None) -> Mark:
-    """Mark an encoder against a task: labels by name and origin, test samples by key and recorded contents.
+def mark_encoder(
+    encoder: Encoder, store: Store, data: TaskData, test_store: Store | None = None, leak: str = ""
+) -> Mark:
+    """Mark an encoder against a task: labels by name and origin, test samples by key, contents and an audit's copies.
 
     Runs that the encoder started from count as its own pretraining. Where one of them, or a training store, is out of
     reach, the mark is `unknown` unless labels that are on record already say more.
@@ -27,6 +34,7 @@ def mark_encoder(encoder: Encoder, store: Store, data: TaskData, test_store: Sto
         data: The task. Its test samples are looked up one by one: with folds, or where a value of a column is held out,
             they may be of split=train.
         test_store: That it is tested on, where that is another store.
+        leak: What label pool and test share, in words, where that was accepted.
     """
     tested = store if test_store is None else test_store
     cards, complete = _ancestry(encoder.card)
@@ -47,6 +55,9 @@ def mark_encoder(encoder: Encoder, store: Store, data: TaskData, test_store: Sto
         mark = _unreachable(mark, cards[overlaps.index(None)])
     notes = {card.label_note.partition(":")[0] for card in cards if card.label_note} if mark.columns else set()
     said = [mark.sentence, *(f"They are {note}." for note in sorted(notes))]
+    trained = dict.fromkeys(card.leak for card in cards if card.leak)
+    said += [f"{ACCEPTED}{', in pretraining too' if leak in trained else ''}: {leak}."] if leak else []
+    said += [f"{ACCEPTED} in pretraining: {words}." for words in trained if words != leak]
     return dataclasses.replace(mark, sentence=" ".join(said))
 
 
@@ -90,7 +101,7 @@ def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
 def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskData) -> bool | None:
     """Whether a test sample, or its double, was in the run's split=train; None where that store is out of reach.
 
-    In another store it is the same sample by its key, or by the contents that preparation recorded of both.
+    It is the same sample by its key, by the contents that preparation recorded of both, or because an audit says so.
 
     Args:
         card: Of the run.
@@ -102,11 +113,20 @@ def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskDa
     trained = found[0] if found else _store_of(card)
     if trained is None:
         return None
-    seen = {key.tobytes() for key in trained.keys(trained.split("train").all())}
+    pool, test = _learned_from(trained, card), Side(tested, data.test, "test")
+    seen = {key.tobytes() for key in trained.keys(pool.index)}
     if any(key.tobytes() in seen for key in tested.keys(data.test)):
         return True
-    pool, test = Side.of_splits(trained, "train"), Side(tested, data.test, "test")
-    return any((match >= 0).any() for _, match in same_contents(pool, test))
+    if any((match >= 0).any() for _, match in same_contents(pool, test)):
+        return True
+    return not copied_ids(trained, tested).isdisjoint(test.texts("id"))
+
+
+def _learned_from(store: Store, card: ModelCard) -> Side:
+    """split=train of the store as the run saw it; with all withdrawn samples, where others were withdrawn since."""
+    if card.table_digests.get(REMOVALS, "") == store.removals_digest:
+        return Side.of_splits(store, "train")
+    return Side(store, np.flatnonzero(store.split_codes() == SPLITS.index("train")), "split=train")
 
 
 def _unreachable(mark: Mark, card: ModelCard) -> Mark:

@@ -31,6 +31,7 @@ from sciencessl.evaluate.tasks import OBJECT, TaskData, find_task, load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.registry import load_domain
 from sciencessl.spec import TransferTask
+from sciencessl.store.audited import ACCEPTED, Standing, check_audit
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import is_remote
@@ -98,6 +99,7 @@ class Plan:
         training: Of the arm `finetune`.
         tested: What it is tested on, in words, where that is not split=test.
         draw: How label subsets are drawn.
+        standing: What is known of samples that pool and test share.
     """
 
     store: Store
@@ -114,6 +116,7 @@ class Plan:
     training: Training
     tested: str = ""
     draw: Draw = "stratified"
+    standing: Standing = field(default_factory=Standing)
 
     @property
     def subsets(self) -> tuple[dict[Budget, Subset], ...]:
@@ -198,6 +201,7 @@ class Request:
     folds: int = 0
     repeats: int = 1
     test: str = ""
+    accept_leak: bool = False
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("subsets", "random_encoders", "finetune_subsets", "repeats")}
@@ -224,6 +228,7 @@ def make_plan(request: Request) -> Plan:
     store = Store(request.data)
     task = find_task(load_domain(store.header.domain).tasks, request.task)
     other, data, folds, tested = _tested_on(store, task, request)
+    standing = _standing(store, other, folds, request)
     encoders = _encoders(request.runs, store)
     check_arms(encoders, task, request.arms, request.training)
     smallest = min(folds, key=lambda fold: len(fold.train))
@@ -234,7 +239,7 @@ def make_plan(request: Request) -> Plan:
     curves = make_curves(methods, request.arms or default_arms(task), request.random_encoders)
     plan = Plan(store, other, data, parts, budgets, encoders, methods, curves, request.out,
                 _trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested,
-                request.draw)
+                request.draw, standing)
     _check_inputs(plan)
     return plan
 
@@ -256,10 +261,25 @@ def _tested_on(
     if request.test:
         other = Store(request.test)
         data = load_across(store, task, other)
-        check_leak(store, data, other)
         return other, data, [data], f"all {len(data.test):,} labelled samples of {other.path}"
     data = load_task(store, task)
     return store, data, [data], ""
+
+
+def _standing(store: Store, other: Store, folds: Sequence[TaskData], request: Request) -> Standing:
+    """What the audit says of this test, and whether names and contents are on both sides.
+
+    An audit speaks of splits or of another store: of folds, and of a value that is held out, it says nothing. The first
+    deal of the folds stands for the others.
+    """
+    known = Standing()
+    if other is not store or not (request.folds or request.test):
+        known = check_audit(store, None if other is store else other, accept=request.accept_leak)
+    shared = [check_leak(store, fold, other, accept=request.accept_leak) for fold in folds[: max(request.folds, 1)]]
+    words = next(filter(None, shared), "")
+    if known.leak or not words:
+        return known
+    return Standing(words, (*known.lines, f"warning: {ACCEPTED.lower()}: {words}."))
 
 
 def _check_inputs(plan: Plan) -> None:
@@ -297,7 +317,7 @@ def _part(
 def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
     task = data.task
     parts = (store.digest, other.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
-             data.train_units.tolist())
+             data.train_units.tolist(), *filter(None, [store.removals_digest]))
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)
 

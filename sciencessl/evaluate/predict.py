@@ -203,6 +203,7 @@ def _card(classifier: SavedClassifier, shards: ShardFolder, split: str, keep: li
                          + " ".join(card_sentences(encoder.card)),
                 *([_PRIOR[head.kind]] if head.kind in _PRIOR else [])],
         "store": store.digest,
+        "withdrawn": store.removals_digest,
         "tables": {known[name]: store.table(known[name]).digest for name in keep if known[name] != "rows"},
         "split": split,
         "keep": keep,

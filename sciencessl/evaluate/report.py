@@ -193,7 +193,8 @@ def _words(record: RunRecord, results: Sequence[FewLabels], data: str | Path) ->
         words.length_sentence(config, record.cost, train, taken, finished),
         words.cost_sentence(record.cost),
     ]
-    saw = words.seen_sentence(config, note, [found.result for found in results], record.name)
+    leak = record.card.leak if record.card else ""
+    saw = words.seen_sentence(config, note, [found.result for found in results], record.name, leak)
     summary = [" ".join(filter(None, run)), saw]
     return {"domain": domain, "method_title": title, "finished": finished, "summary": summary}
 
@@ -266,7 +267,7 @@ def _store_facts(store: Store, record: RunRecord) -> dict[str, Any]:
         "digest": store.digest,
         "same": same,
         "splits": {name: len(store.split(name)) for name in SPLITS},
-        "total": len(store),
+        "total": len(store.present),
         "refused": Counter(store.refusals()["reason"].to_pylist()).most_common(),
         "fields": store.header.fields,
         "tables": [store.table(name) for name in store.tables],

@@ -9,6 +9,7 @@ from typing import Any
 from sciencessl.evaluate.results import NEVER_LEARNED, Row, TransferResult
 from sciencessl.evaluate.tables import endpoint_text, resolution_text
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
+from sciencessl.store.audited import ACCEPTED
 
 ARMS = {
     "frozen": "a logistic regression on frozen features",
@@ -130,16 +131,20 @@ def cost_sentence(cost: Mapping[str, Any]) -> str:
     )
 
 
-def seen_sentence(config: Mapping[str, Any], note: str, transfers: Sequence[TransferResult], name: str) -> str:
+def seen_sentence(
+    config: Mapping[str, Any], note: str, transfers: Sequence[TransferResult], name: str, leak: str = ""
+) -> str:
     """What pretraining saw: the marks of the transfers where there are any, else the labels that it read."""
     marks = [f"What pretraining saw of task {t.task}{f', tested on {t.tested}' if t.tested else ''}: {t.marks[name]}"
              for t in transfers if name in t.marks]
     if marks:
         return " ".join(marks)
     labels = [str(label) for label in config.get("labels") or ()]
+    shared = f" {ACCEPTED}: {leak}." if leak else ""
     if not labels:
-        return "Pretraining read the images of split=train and no labels."
-    return f"Pretraining read the images of split=train and labels of {listed(labels)}{f' ({note})' if note else ''}."
+        return f"Pretraining read the images of split=train and no labels.{shared}"
+    noted = f" ({note})" if note else ""
+    return f"Pretraining read the images of split=train and labels of {listed(labels)}{noted}.{shared}"
 
 
 def few_label_sentences(result: TransferResult) -> list[str]:

@@ -39,7 +39,7 @@ def chosen_samples(store: Store, split: str, verb: str) -> np.ndarray:
         StoreError: For another split.
         DataError: When the split is empty.
     """
-    index = np.arange(len(store)) if split == "all" else store.split(split).all()
+    index = (store.present if split == "all" else store.split(split)).all()
     if not len(index):
         raise DataError(f"{store.path}: split={split} holds no samples, so there is nothing to {verb}.")
     return index

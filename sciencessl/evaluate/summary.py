@@ -68,7 +68,7 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
         low=score.low, high=score.high, difference=None if difference is None else difference.mean,
         difference_low=None if difference is None else difference.low,
         difference_high=None if difference is None else difference.high,
-        trials=own.trials, saw=max(marks, key=STRENGTH.index),
+        trials=own.trials, saw=max(marks, key=STRENGTH.index) + (", leak" if plan.standing.leak else ""),
         note=class_names(plan.subsets[0][budget].note, plan.data.strata), metrics=own.metrics, baseline=curve.baseline,
         seeds=len(own.scores), each=_means(plan, each), parts=_parts(score),
     )

@@ -111,7 +111,7 @@ def load_sides(task: TransferTask, pool: Side, test: Side) -> TaskData:
     Raises:
         StoreError: When a column of the task is not in a store.
         ConfigError: For a kind of task whose labels cannot be read.
-        DataError: When a side has too few labelled samples, classes or units, a unit is on both sides, only one store
+        DataError: When a side has too few labelled samples, classes or units, only one store
             has the unit, or a value of a label or count cannot be one.
     """
     if task.kind not in KINDS:
@@ -304,25 +304,14 @@ def _check_spread(task: TransferTask, tested: _Labels, units: np.ndarray) -> Non
 
 
 def _check_units(task: TransferTask, found: Sequence[_Labels], units: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Refuse units that are on both sides of one store, and two stores of which one has no units."""
+    """Refuse two stores of which one has no units."""
     if len(found) == 1:
         return
-    (unit, train), (other, test) = units
+    (unit, _), (other, _) = units
     stores = [labels.side.store for labels in found]
     if unit != other:
         lacks = stores[unit != OBJECT].path
         raise DataError(
             f"task {task.name!r}: its unit is {task.unit!r}, which {lacks} does not record, and the other store does; "
             "prepare it with --group, or give the task another unit in a FILE.yaml."
-        )
-    if stores[0].digest != stores[1].digest:
-        return
-    if unit == OBJECT and "group" in stores[0].columns():
-        unit, (train, test) = "group", (labels.texts("group") for labels in found)
-    both = sorted(({*train} & {*test}) - {""})
-    if both:
-        names = " and ".join(labels.side.name for labels in found)
-        raise DataError(
-            f"{stores[0].path}: {len(both)} values of {unit!r} are in both {names}, such as {both[:3]}: the test would "
-            "leak. Prepare the store with --group so that a group stays in one split, or test on something else."
         )

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from sciencessl.errors import ConfigError, DataError
+from sciencessl.errors import ConfigError, LeakError
 from sciencessl.evaluate.tasks import TaskData, load_sides
+from sciencessl.registry import load_domain
 from sciencessl.spec import TransferTask
+from sciencessl.store.audited import ACCEPT
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side, same_things
 
@@ -32,7 +34,7 @@ def load_held_out(store: Store, task: TransferTask, column: str, value: str) -> 
     Raises:
         StoreError: When the store has no such column.
         ConfigError: When no sample has the value; lists those that occur.
-        And as `load_sides`: a group with samples on both sides would leak.
+        And as `load_sides`. Ask `check_leak` too.
     """
     everything = Side.of_splits(store, "train", "val", "test")
     texts = everything.texts(column)
@@ -47,7 +49,8 @@ def load_held_out(store: Store, task: TransferTask, column: str, value: str) -> 
             f"{', '.join(named[:NAMED])}{more}."
         )
     train = Side.of_splits(store, "train")
-    pool = train.index[~held[train.index] & (texts[train.index] != "")]
+    others = train.texts(column)
+    pool = train.index[(others != value) & (others != "")]
     return load_sides(task, replace(train, index=pool, name=f"split=train without {column}={value}"),
                       replace(everything, index=everything.index[held], name=f"{column}={value}"))
 
@@ -65,30 +68,41 @@ def load_across(store: Store, task: TransferTask, other: Store) -> TaskData:
     return load_sides(task, Side.of_splits(store, "train"), replace(everywhere, name="all samples"))
 
 
-def check_leak(store: Store, data: TaskData, other: Store) -> None:
+def check_leak(store: Store, data: TaskData, other: Store, *, accept: bool = False) -> str:
     """Refuse a test whose samples, or others of the same group, are in the label pool too.
 
-    What makes two samples the same thing: `sciencessl.store.sides.same_things`. Copies that were turned, resized or
-    encoded again are for `sciencessl store audit` to find.
+    What makes two samples the same thing: `sciencessl.store.sides.same_things`; groups are the unit of the task, the
+    recorded group and the domain's identity. Copies that were turned, resized or encoded again are for `sciencessl
+    store audit` to find.
 
     Args:
         store: Of the pool.
         data: The task.
         other: Of the test samples; may be the same store.
+        accept: Do not refuse.
+
+    Returns:
+        What is shared, in words; empty for nothing.
 
     Raises:
-        DataError: With how many test samples, by what, and examples.
+        LeakError: With how many test samples, by what, and examples.
     """
     pool, test = Side(store, data.train, "pool"), Side(other, data.test, "test")
-    found = {name: match >= 0 for name, match in same_things(pool, test)}
+    groups = dict.fromkeys([data.task.unit, "group", *load_domain(store.header.domain).identity])
+    found = {name: match >= 0 for name, match in same_things(pool, test, tuple(groups))}
     leaking = np.logical_or.reduce([*found.values(), np.zeros(len(test.index), dtype=bool)])
     if not leaking.any():
-        return
+        return ""
     ids = test.texts("id")
     said = [f"{rows.sum():,} by {name} (such as {', '.join(ids[rows][:3])})" for name, rows in found.items()
             if rows.any()]
-    raise DataError(
-        f"{leaking.sum():,} of {len(leaking):,} test samples of {other.path} are the same thing as samples of the "
-        f"label pool of {store.path}: {'; '.join(said)}. The test would leak. Prepare one store without them; where "
-        "they only share a name, prepare one with ids and groups of its own."
-    )
+    same = store.digest == other.digest
+    words = (f"{leaking.sum():,} of {len(leaking):,} test samples of {other.path} are the same thing as samples of the "
+             f"label pool{'' if same else f' of {store.path}'}: {'; '.join(said)}")
+    if accept:
+        return words
+    fix = "Prepare one store without them; where they only share a name, prepare one with ids and groups of its own."
+    if same:
+        fix = ("Prepare it with --group COLUMN, which keeps what belongs together in one split, or withdraw samples "
+               "with `sciencessl store remove`.")
+    raise LeakError(f"{words}. The test would leak. {fix} {ACCEPT}")

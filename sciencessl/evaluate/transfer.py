@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ def transfer(
     repeats: int = 1,
     test: str = "",
     jobs: int = 1,
+    accept_leak: bool = False,
+    tell: Callable[[str], None] = print,
 ) -> TransferResult | TransferEstimate:
     """Draw few-label curves of runs and of what never learned, on a task of the store's domain.
 
@@ -92,6 +94,8 @@ def transfer(
             (those with it, which no label is drawn from).
         jobs: Processes that train networks side by side, each with its share of the cores: faster for small networks on
             a CPU (a RegNetY-002 at 64 px learned 1.7 times as fast with two on two cores). Frozen arms take no part.
+        accept_leak: Go on where pool and test share samples, or an audit says so; every mark and row then tells.
+        tell: Receives lines for people before the work begins.
         by: Column of the store that is tested on; the score in each of its categories or bins is given too.
 
     Raises:
@@ -100,8 +104,9 @@ def transfer(
             than an encoder has.
         StoreError: When the store was never sealed or the task's column is absent.
         RunError: When a run is not finished or damaged, or `out` holds the table of another task or store.
-        DataError: When classes or units are too few, a group is in both splits, a run's weights are damaged, it reads
-            other channels, or a table lacks a sample.
+        DataError: When classes or units are too few, a run's weights are damaged, it reads other channels, or a table
+            lacks a sample.
+        LeakError: When an id, a group or contents are in pool and test, or the audit of the store found a leak.
     """
     started = time.perf_counter()
     if jobs < 1:
@@ -109,11 +114,9 @@ def transfer(
     request = Request(
         tuple(runs), data, local_path(out), task, tuple(labels), tuple(arms), subsets, random_encoders, draw,
         tuple(finetune_labels), finetune_subsets, Training(max_steps, stages), folds, repeats, test,
+        accept_leak,
     )
-    plan = make_plan(request)
-    _check_out(plan)
-    if by:
-        _check_by(plan, by)
+    plan = _settled(request, by, tell)
     features = Features(plan, workers)
     if dry_run:
         return _estimate(plan, features)
@@ -121,7 +124,8 @@ def transfer(
     _fill(plan, features)
     ahead = train_side_by_side(request, plan, jobs) if jobs > 1 else 0
     outcomes, details, choices, done = _all_fits(plan, features, by)
-    marks = {run.name: mark_encoder(run, plan.store, plan.data, plan.test_store) for run in plan.runs}
+    marks = {run.name: mark_encoder(run, plan.store, plan.data, plan.test_store, plan.standing.leak)
+             for run in plan.runs}
     result = TransferResult(
         out=plan.out, task=plan.data.task.name, unit=plan.data.task.unit, classes=plan.data.classes,
         n_pool=len(plan.data.train), n_test=len(plan.data.test), resolution=resolution(plan),
@@ -138,6 +142,16 @@ def transfer(
     )
     _write(result)
     return result
+
+
+def _settled(request: Request, by: str, tell: Callable[[str], None]) -> Plan:
+    plan = make_plan(request)
+    for line in plan.standing.lines:
+        tell(line)
+    _check_out(plan)
+    if by:
+        _check_by(plan, by)
+    return plan
 
 
 def _check_out(plan: Plan) -> None:

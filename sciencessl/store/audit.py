@@ -7,10 +7,10 @@ expected of less than `FALSE_CONFIRMED` pairs of all that were compared, by a nu
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -19,8 +19,26 @@ import numpy as np
 from sciencessl.data.loader import Decoder
 from sciencessl.errors import StoreError
 from sciencessl.monitor.throughput import Progress
-from sciencessl.plain import plain
 from sciencessl.registry import load_domain
+from sciencessl.store.audit_record import (
+    CLEAN,
+    CONTENTS,
+    COPY,
+    IDENTITY,
+    LEAK,
+    LISTED,
+    LOOK_ALIKE,
+    NOTHING,
+    PIXELS,
+    SUSPECT,
+    Audit,
+    Evidence,
+    Pair,
+    against_part,
+    judged_digest,
+    write_audit,
+)
+from sciencessl.store.audit_report import write_report
 from sciencessl.store.copies import (
     FALSE_CONFIRMED,
     FALSE_SUSPECTED,
@@ -32,111 +50,16 @@ from sciencessl.store.copies import (
     null_pairs,
     score_pairs,
 )
-from sciencessl.store.files import write_atomic
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import beside, local_path, store_path
+from sciencessl.store.remote import beside, local_path
 from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
-LEAK, SUSPECT, CLEAN, NOTHING = "leak", "suspect", "clean", "nothing found"
-"""Verdicts. Without a group column, or with images that could not be compared, nothing found is not clean."""
-IDENTITY, CONTENTS, COPY, LOOK_ALIKE = "identity", "contents", "copy", "look-alike"
-"""Kinds of evidence; all but the last make a leak."""
-PIXELS = "pixels"
-LISTED = 1000
-"""Pairs that are kept of each piece of evidence."""
 HIGHEST = 0.9
 """Threshold above which an ordinary copy is not confirmed any more (the score of equal images is 0.95)."""
 SEED = 0
 """Of the pairs that measure the null."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A test sample and the sample of the pool that it equals or resembles most.
-
-    Attributes:
-        test: Id of the test sample.
-        pool: Id of the other.
-        test_index: Its index in its store.
-        pool_index: Likewise.
-        value: The name that both share, for evidence by names.
-        score: Correlation of pixels, for copies and look-alikes.
-        turn_deg: By which angle the test image is turned counterclockwise against the other.
-        zoom: Its scale against the other.
-        mirrored: Whether it is mirrored (top to bottom, before it is turned).
-    """
-
-    test: str
-    pool: str
-    test_index: int
-    pool_index: int
-    value: str = ""
-    score: float | None = None
-    turn_deg: float | None = None
-    zoom: float | None = None
-    mirrored: bool | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What two sides share, by one means.
-
-    Attributes:
-        kind: `IDENTITY`, `CONTENTS`, `COPY` or `LOOK_ALIKE`.
-        by: `id`, a column, `stored bytes` or `pixels`.
-        pool: Name of the side that is learned from.
-        test: Name of the side that is judged on.
-        samples: Test samples concerned.
-        values: Different values that both sides have, such as straddling groups; 0 for pixels.
-        pairs: The first `LISTED`, for pixels those with the largest scores.
-    """
-
-    kind: str
-    by: str
-    pool: str
-    test: str
-    samples: int
-    values: int
-    pairs: tuple[Pair, ...]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What an audit found.
-
-    Attributes:
-        store: Path of the store.
-        manifest_digest: Of the store: an audit of another state of it says nothing.
-        against: Path of the other store, or empty.
-        against_digest: Of the other store, or empty.
-        verdict: `LEAK`, `SUSPECT`, `CLEAN` or `NOTHING`.
-        groups: Columns whose values must not be on both sides.
-        samples: Name of each side -> samples.
-        pairs: Pairs of images that were looked at.
-        evidence: One entry for each means and pair of sides that share something.
-        null: How alike images are that are no copies; None where too few could be read.
-        confirmed_above: Score of pixels above which a pair is a copy.
-        suspected_above: Score above which it is reported as a look-alike.
-        unreadable: Ids of samples whose pixels could not be read.
-        notes: What the verdict does not cover, as sentences.
-    """
-
-    store: str
-    manifest_digest: str
-    against: str
-    against_digest: str
-    verdict: str
-    groups: tuple[str, ...]
-    samples: dict[str, int]
-    pairs: int
-    evidence: tuple[Evidence, ...]
-    null: Null | None
-    confirmed_above: float | None
-    suspected_above: float | None
-    unreadable: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 def audit(
@@ -145,8 +68,12 @@ def audit(
     """Look for samples that splits share, or for what a test on another store would share with this one.
 
     Splits of one store are compared in pairs; `against` compares train and val of the store with all samples of
-    another. The result is written beside the store (`audit_file`); what was found is shown in `report.html` and
-    `pairs.png`.
+    another; withdrawn samples are left out. The result is written beside the store (`audit_file`), where `pretrain` and
+    `transfer` look for it; what was found is shown in `report.html` and `pairs.png`, and the ids of the test side of a
+    leak are listed in `remove.txt`.
+
+    Every pair of images is looked at, so time grows with the square of their number: about 0.1 microseconds a pair on
+    one core, after a millisecond an image; memory does not grow but for ids and columns.
 
     Args:
         store: A sealed store.
@@ -160,11 +87,10 @@ def audit(
     Raises:
         StoreError: When a store is missing or unsealed, lacks the column, or recorded no hashes and is damaged.
     """
-    from sciencessl.store.audit_report import write_report  # which imports this module
-
     opened = Store(store)
     other = Store(against) if str(against) else None
-    groups = _group_columns([opened, *([other] if other else [])], group)
+    stores = [opened, *([other] if other else [])]
+    groups = _group_columns(stores, group)
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
     evidence = [found for pool, test in compared for found in _by_names(pool, test, groups)]
@@ -174,27 +100,17 @@ def audit(
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
     notes = _notes(groups, compared, pixels, found)
     every = (*evidence, *found.evidence)
+    folder = local_path(out) if str(out) else beside(store, f"{against_part(against)}.audit")
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
-        found.confirmed, found.suspected, found.unreadable, notes,
+        found.confirmed, found.suspected, found.unreadable, notes, group, str(folder) if every else "",
+        judged_digest(stores, groups),
     )
-    if every:
-        folder = local_path(out) if str(out) else beside(store, f"{_against(against)}.audit")
-        write_report(result, [opened, other or opened], folder)
+    write_report(result, [opened, other or opened], folder)
     # Last: beside a remote store one may not be allowed to write.
-    write_atomic(audit_file(store, against), json.dumps(plain(result), indent=1).encode())
+    write_audit(result)
     return result
-
-
-def audit_file(store: str | Path, against: str | Path = "") -> Path:
-    """Where the result of an audit lies: `NAME.audit.json` beside the store, `NAME.against-OTHER.audit.json`."""
-    path = store_path(store)
-    return path.with_name(f"{path.stem}{_against(against)}.audit.json")
-
-
-def _against(other: str | Path) -> str:
-    return f".against-{store_path(other).stem}" if str(other) else ""
 
 
 def _group_columns(stores: Sequence[Store], group: str) -> tuple[str, ...]:
@@ -209,7 +125,7 @@ def _group_columns(stores: Sequence[Store], group: str) -> tuple[str, ...]:
         # Preparation writes each sample's own id where it was given no groups.
         recorded = str(store.header.settings.get("group") or "group")
         recorded = recorded if recorded in known else "group"
-        values = Side(store, np.arange(len(store)), "").texts(recorded).tolist() if recorded in known else []
+        values = Side(store, store.present.all(), "").texts(recorded).tolist() if recorded in known else []
         names += [recorded] if len({*values}) < len(values) else []
     return tuple(dict.fromkeys(names))
 
@@ -218,7 +134,7 @@ def _comparisons(store: Store, other: Store | None) -> list[tuple[Side, Side]]:
     sides = [side for side in (Side.of_splits(store, name) for name in SPLITS) if len(side.index)]
     if other is None:
         return list(combinations(sides, 2))
-    test = Side(other, np.arange(len(other)), f"all of {other.path.name}")
+    test = Side(other, other.present.all(), f"all of {other.path.name}")
     return [(side, test) for side in sides if side.name != "split=test" and len(test.index)]
 
 
@@ -234,7 +150,11 @@ def _by_names(pool: Side, test: Side, groups: Sequence[str]) -> Iterator[Evidenc
             Pair(test.store.ids[i], pool.store.ids[j], int(i), int(j), text if kind == IDENTITY else "")
             for i, j, text in zip(test.index[rows[:LISTED]], pool.index[match[rows[:LISTED]]], texts, strict=False)
         )
-        yield Evidence(kind, by, pool.name, test.name, len(rows), values, pairs)
+        yield Evidence(kind, by, pool.name, test.name, _ids(test, rows), values, pairs)
+
+
+def _ids(side: Side, rows: np.ndarray) -> tuple[str, ...]:
+    return tuple(side.store.ids[i] for i in side.index[rows])
 
 
 @dataclass(frozen=True)
@@ -259,16 +179,25 @@ def _by_pixels(compared: Sequence[tuple[Side, Side]], groups: Sequence[str]) -> 
         if null is None:
             return _Pixels(pairs=pairs, unreadable=unreadable)
         confirmed, suspected = (null.threshold(rate, pairs) for rate in (FALSE_CONFIRMED, FALSE_SUSPECTED))
-        found = [evidence for pool, test in compared
-                 for evidence in _copies(pool, test, maps, confirmed, suspected)]
+        progress = Progress(pairs, unit="pair", title="audit: compare")
+        found, done = [], 0
+        for pool, test in compared:
+            tick = partial(_advance, progress, done)
+            found += list(_copies(pool, test, maps, confirmed, suspected, tick))
+            done += len(pool.index) * len(test.index)
+        progress.close()
     return _Pixels(tuple(found), pairs, null, confirmed, suspected, unreadable)
+
+
+def _advance(progress: Progress, before: int, done: int) -> None:
+    progress.update(before + done)
 
 
 def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The polar map of every image of each side on disk; zeros, which resemble nothing, for those that are damaged."""
     total = sum(len(side.index) for side in sides)
     every = np.memmap(scratch, dtype=np.float16, mode="w+", shape=(total, RINGS, ANGLES))  # type: ignore[call-overload]
-    progress = Progress(total, unit="image", title="audit")
+    progress = Progress(total, unit="image", title="audit: read")
     maps, unreadable, done = {}, [], 0
     for side in sides:
         maps[side.name] = every[done : done + len(side.index)]
@@ -313,10 +242,11 @@ def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[s
 
 
 def _copies(
-    pool: Side, test: Side, maps: dict[str, np.ndarray], confirmed: float, suspected: float
+    pool: Side, test: Side, maps: dict[str, np.ndarray], confirmed: float, suspected: float,
+    tick: Callable[[int], None],
 ) -> Iterator[Evidence]:
     first, second = maps[pool.name], maps[test.name]
-    near = candidates(first, second)
+    near = candidates(first, second, tick=tick)
     k = near.shape[1]
     found = score_pairs(first, second, near.ravel(), np.repeat(np.arange(len(second)), k))
     # One candidate a test image, the best: who has one copy in the pool often has many.
@@ -330,7 +260,7 @@ def _copies(
             pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, "", round(float(found.score[n]), 4),
                               float(found.turn_deg[n]), round(float(found.zoom[n]), 3), bool(found.mirrored[n])))
         if rows:
-            yield Evidence(kind, PIXELS, pool.name, test.name, len(rows), 0, tuple(pairs))
+            yield Evidence(kind, PIXELS, pool.name, test.name, _ids(test, np.array(rows) // k), 0, tuple(pairs))
 
 
 def _notes(

@@ -11,14 +11,14 @@ import numpy as np
 from sciencessl.data.loader import Decoder
 from sciencessl.errors import StoreError
 from sciencessl.registry import load_domain
-from sciencessl.store.audit import CLEAN, COPY, IDENTITY, LEAK, LOOK_ALIKE, SUSPECT, Audit, Evidence, Pair
+from sciencessl.store.audit_record import CLEAN, COPY, IDENTITY, LEAK, LOOK_ALIKE, SUSPECT, Audit, Evidence, Pair
 from sciencessl.store.copies import FALSE_CONFIRMED
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
 from sciencessl.views.pictures import Picture, save_pixels, tile_picture
 from sciencessl.views.sheet import contact_sheet
 
-PAGE, SHEET = "report.html", "pairs.png"
+PAGE, SHEET, REMOVE = "report.html", "pairs.png", "remove.txt"
 SHOWN = 24
 """Pairs of each piece of evidence on the page; the sheet has as many in all."""
 TILE = 128
@@ -92,17 +92,27 @@ class ShownPair:
     words: str
 
 
-def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> Path:
-    """Write `report.html` (self-contained) and `pairs.png`, test samples on the left.
+def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> None:
+    """Write `report.html` (self-contained), `pairs.png` (test samples on the left) and, of a leak, `remove.txt`.
+
+    What an earlier audit left in the folder is deleted, also where nothing was found and nothing is written.
 
     Args:
-        found: With at least one piece of evidence.
+        found: What is shown.
         stores: The store of the pool, and that of the test samples.
-        folder: Made if it is not there; older files of these names are replaced.
-
-    Returns:
-        The page.
+        folder: Made if it is needed.
     """
+    for name in (PAGE, SHEET, REMOVE):
+        (folder / name).unlink(missing_ok=True)
+    if not found.evidence:
+        return
+    _write_pages(found, stores, folder)
+    ids = dict.fromkeys(name for entry in found.confirmed for name in entry.ids)
+    if ids:
+        write_atomic(folder / REMOVE, "".join(f"{name}\n" for name in ids).encode())
+
+
+def _write_pages(found: Audit, stores: Sequence[Store], folder: Path) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     import sciencessl
@@ -121,7 +131,6 @@ def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> Path:
         verdict=_verdict_words(found), version=sciencessl.__version__,
     )
     write_atomic(folder / PAGE, page.encode())
-    return folder / PAGE
 
 
 def _captions(pair: Pair) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sciencessl.errors import StoreError
 from sciencessl.store.remote import client, is_remote, reached
 
 
@@ -143,3 +144,15 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
+
+
+@contextmanager
+def clear_os_errors(out: Path) -> Iterator[None]:
+    """Turn an error of the file system into a `StoreError` that says what is kept and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error}. Rows with a receipt are complete and stay; make room or "
+            "fix permissions and run the same command again to go on."
+        ) from error

@@ -16,6 +16,8 @@ from sciencessl.plain import plain
 from sciencessl.store import format as zpack
 from sciencessl.store.files import sized_files
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import removal_reasons
+from sciencessl.store.tables import REMOVALS
 
 MOST_VALUES = 20
 """A text column with more different values than this is an identifier, not a label."""
@@ -35,11 +37,12 @@ def info(path: str | Path) -> dict[str, Any]:
         "path": str(path),
         "format": zpack.FORMAT,
         "domain": header.domain,
-        "n_samples": len(store),
+        "n_samples": len(store.present),
         "splits": {name: len(store.split(name)) for name in zpack.SPLITS},
         "fields": {name: plain(spec) for name, spec in header.fields.items()},
         "columns": columns,
         "tables": {name: _table(store, name) for name in store.tables},
+        "removed": removal_reasons(store.table(REMOVALS)) if REMOVALS in store.tables else {},
         "mixing": _mixing(store, columns),
         "refused": dict(refused),
         "rows": header.rows,
@@ -50,7 +53,7 @@ def info(path: str | Path) -> dict[str, Any]:
 
 
 def _column(store: Store, name: str, where: str) -> dict[str, Any]:
-    values = store.column(name)
+    values = np.delete(store.column(name), store.removed)
     described: dict[str, Any] = {"in": where, "dtype": str(values.dtype)}
     if values.dtype == object:
         present = [str(value) for value in values if value is not None]
@@ -74,8 +77,7 @@ def _mixing(store: Store, columns: Mapping[str, Mapping[str, Any]]) -> dict[str,
     if batch < 2:
         return {}
     order, index = Order(len(split), 0, batch, longest_run(store, batch)), split.all()
-    first, stop = split.ranges
-    codes = {"row": np.repeat(np.arange(len(first)), stop - first)}
+    codes = {"row": np.searchsorted(store.row_first, index, side="right")}
     for name, described in columns.items():
         if name == "group" or (name != "split" and len(described.get("values", ())) > 1):
             codes[name] = np.unique(store.column(name)[index].astype(str), return_inverse=True)[1]
@@ -105,6 +107,9 @@ def info_text(found: dict[str, Any]) -> str:
         "splits:  " + ", ".join(f"{name} {count:,}" for name, count in found["splits"].items() if count),
         f"refused: {refused}",
     ]
+    if found["removed"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found["removed"].items())
+        lines.append(f"withdrawn: {reasons}; their pixels are still in the store")
     if found["mixing"]:
         scores = [f"{name} {x['score']:.2f} ±{x['error']:.2f}" for name, x in found["mixing"]["scores"].items()]
         lines.append(f"mixing:  {', '.join(scores)} in batches of {found['mixing']['batch']} of split=train "

@@ -20,8 +20,9 @@ from sciencessl.store.index import VERIFY, Index
 from sciencessl.store.kept import Kept
 from sciencessl.store.remote import first_line, is_remote, read_each, store_path, unreadable, zarr_root
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
+from sciencessl.store.shards import Shards
 from sciencessl.store.split import SplitIndex
-from sciencessl.store.tables import Table, current_digest, list_tables, read_table, to_numpy
+from sciencessl.store.tables import REMOVALS, Table, current_digest, list_tables, read_table, to_numpy
 from sciencessl.store.writer import array_chunk, padded_places
 
 WINDOW_BYTES = 8 * 2**20
@@ -62,9 +63,9 @@ def _lack(path: Path, error: FileNotFoundError) -> str:
 class _Opened:
     """What one process has opened and keeps. A fork would take along locks that nobody frees, so it opens anew."""
 
-    def __init__(self, path: Path, open_array: Callable[[str], zarr.Array[Any]]) -> None:
+    def __init__(self, path: Path, open_array: Callable[[str], Shards]) -> None:
         self.pid = os.getpid()
-        self.arrays: dict[str, zarr.Array[Any]] = {}
+        self.arrays: dict[str, Shards] = {}
         self.index = Index(path, open_array)
         self.windows = Kept(CACHE_BYTES)
 
@@ -113,7 +114,7 @@ class Store:
     def _index(self) -> Index:
         return self._own.index
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def _array(self, name: str) -> Shards:
         arrays = self._own.arrays
         if name not in arrays:
             try:
@@ -125,8 +126,12 @@ class Store:
             if found != self._layout(name):
                 # Checksums cover chunks only: a changed shape would give the wrong pixels without a word.
                 raise StoreError(f"{self.path}: {name} is {found}, expected {self._layout(name)}. {VERIFY}")
-            arrays[name] = array
+            arrays[name] = Shards(self.path / name, array, self._is_packed(name))
         return arrays[name]
+
+    def _is_packed(self, name: str) -> bool:
+        folder, _, what = name.partition("/")
+        return folder == "fields" and self.header.fields[what].kind == "bytes"
 
     def _layout(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype that an array must have, as follows from the header and the samples stored."""
@@ -148,6 +153,11 @@ class Store:
         return int(self._index.whole("row_first")[-1])
 
     @property
+    def row_first(self) -> np.ndarray:
+        """(R + 1,) int64 store index of each row's first sample, and N."""
+        return self._index.whole("row_first").astype(np.int64)
+
+    @property
     def digest(self) -> str:
         """The manifest digest: what runs record of the store."""
         return self.header.manifest_digest
@@ -158,7 +168,7 @@ class Store:
         return next(name for name, spec in self.header.fields.items() if spec.primary)
 
     def split(self, name: str) -> SplitIndex:
-        """The samples of one split.
+        """The samples of one split, without withdrawn ones.
 
         Raises:
             StoreError: For a name other than train, val or test.
@@ -167,10 +177,26 @@ class Store:
             raise StoreError(f"no split {name!r}: a store has {', '.join(zpack.SPLITS)}.")
         bounds = self._index.whole("split_first")
         at = zpack.SPLITS.index(name)
-        return SplitIndex(bounds[:, at], bounds[:, at + 1])
+        return SplitIndex(bounds[:, at], bounds[:, at + 1]).without(self.removed)
+
+    @property
+    def present(self) -> SplitIndex:
+        """The samples of all splits."""
+        bounds = self.row_first
+        return SplitIndex(bounds[:-1], bounds[1:]).without(self.removed)
+
+    @cached_property
+    def removed(self) -> np.ndarray:
+        """(m,) int64 store indices of withdrawn samples, ascending: they are in no split, nor in `present`.
+
+        As they were when first asked for: an order of samples must not change while it is in use.
+        """
+        if REMOVALS not in self.tables:
+            return np.zeros(0, np.int64)
+        return np.unique(self.table(REMOVALS).data["index"].to_numpy().astype(np.int64))
 
     def split_codes(self) -> np.ndarray:
-        """(N,) uint8, the position of each sample's split in `SPLITS`."""
+        """(N,) uint8, the position of each sample's split in `SPLITS`; withdrawn samples have theirs."""
         bounds = self._index.whole("split_first").astype(np.int64)
         sizes = np.diff(bounds, axis=1)
         return np.repeat(np.tile(np.arange(sizes.shape[1], dtype=np.uint8), len(sizes)), sizes.ravel())
@@ -195,21 +221,14 @@ class Store:
         Raises:
             StoreError: When a checksum does not match or the row's file is gone; names the row.
         """
-        array = self._array(f"fields/{name}")
-        spec = self.header.fields[name]
+        shards = self._array(f"fields/{name}")
         try:
-            if spec.kind == "bytes":
-                window = np.asarray(array[row, lo:hi])
-            else:
-                first = row * padded_places(self.header.places, spec)
-                window = np.asarray(array[first + lo : first + hi])
+            return shards.read(row, lo, hi)
+        except FileNotFoundError:
+            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}") from None
         except Exception as error:  # decoding damaged bytes can raise anything
             sentence = f"{self.path}: row {row} of field {name!r} is damaged ({first_line(error)}). {VERIFY}"
             raise unreadable(self.path, error, sentence) from error
-        # zarr reads a missing shard as zeros; the writer leaves none out. Asked only then, as it may be a request.
-        if window.size and not window.any() and not self.has_shard(name, row):
-            raise StoreError(f"{self.path}: row {row} of field {name!r} is missing. {VERIFY}")
-        return window
 
     def has_shard(self, name: str, row: int) -> bool:
         """Whether the file with the payloads of one field of a row is there."""
@@ -315,7 +334,7 @@ class Store:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The N identifiers in store order."""
+        """The N identifiers in store order, withdrawn samples included."""
         return cast(list[str], self.rows["id"].to_pylist())
 
     @property
@@ -342,7 +361,8 @@ class Store:
         own = zpack.user_columns(self.rows.column_names, self.header.fields)
         found = dict.fromkeys(["id", "split", *own], "rows")
         for name in self.tables:
-            found.update(dict.fromkeys(self.table(name).columns, name))
+            if name != REMOVALS:
+                found.update(dict.fromkeys(self.table(name).columns, name))
         return found
 
     def column(self, name: str) -> np.ndarray:
@@ -359,6 +379,11 @@ class Store:
         if known[name] == "rows":
             return to_numpy(self.rows[name])
         return self.table(known[name]).aligned(name, self.ids)
+
+    @property
+    def removals_digest(self) -> str:
+        """Digest of the table of withdrawn samples; empty while there is none."""
+        return current_digest(self.path, REMOVALS) if REMOVALS in self.tables else ""
 
     def derived_from(self) -> dict[str, tuple[str, ...]]:
         """Column -> columns it was derived from, as the tables declare."""

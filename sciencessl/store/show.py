@@ -41,7 +41,7 @@ def show(
     opened = Store(store)
     if n < 1:
         raise ConfigError(f"n is {n}; a contact sheet needs 1 sample or more.")
-    pool = np.arange(len(opened)) if split is None else opened.split(split).all()
+    pool = (opened.present if split is None else opened.split(split)).all()
     if not len(pool):
         raise StoreError(f"{store} has no samples{f' in split={split}' if split else ''}: there is nothing to show.")
     chosen = np.sort(np.random.default_rng(seed).choice(pool, min(n, len(pool)), replace=False))

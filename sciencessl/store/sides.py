@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sciencessl.store.format import SPLITS, digest
+from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 
 HASHES = ("pixel_hash", "content_hash")
@@ -53,7 +53,7 @@ class Side:
     @classmethod
     def of_splits(cls, store: Store, *splits: str) -> Side:
         """All samples of one split or several."""
-        index = np.flatnonzero(np.isin(store.split_codes(), [SPLITS.index(split) for split in splits]))
+        index = np.sort(np.concatenate([store.split(split).all() for split in splits]))
         return cls(store, index, f"split={' and '.join(splits)}")
 
 

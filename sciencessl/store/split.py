@@ -12,14 +12,31 @@ from sciencessl.errors import StoreError
 class SplitIndex:
     """The samples of one split as ranges, one a row: position in the split <-> index in the store.
 
-    Memory is O(rows): no list of samples is ever made.
+    Memory is O(rows): no list of samples is ever made. Samples that were withdrawn cut ranges in two.
     """
 
     def __init__(self, first: np.ndarray, stop: np.ndarray) -> None:
-        """`first` and `stop` are (R,) store indices."""
+        """`first` and `stop` are (R,) store indices, ascending."""
         self._first = first.astype(np.int64)
         counts = stop.astype(np.int64) - self._first
         self._start = np.concatenate([[0], np.cumsum(counts)])
+
+    def without(self, removed: np.ndarray) -> SplitIndex:
+        """The same without some samples, in O(rows + removed) memory.
+
+        Args:
+            removed: (m,) store indices, ascending and each once; those outside the split are passed over.
+        """
+        first, stop = self.ranges
+        row = np.searchsorted(stop, removed, side="right")
+        inside = row < len(first)
+        cut = removed[inside][first[row[inside]] <= removed[inside]].astype(np.int64)
+        if not len(cut):
+            return self
+        # Ranges are ascending, so that the ends around each cut find each other by sorting.
+        first, stop = np.sort(np.concatenate([first, cut + 1])), np.sort(np.concatenate([stop, cut]))
+        kept = first < stop
+        return SplitIndex(first[kept], stop[kept])
 
     def __len__(self) -> int:
         return int(self._start[-1])

@@ -18,6 +18,9 @@ from sciencessl.spec import LabelSchema
 from sciencessl.store.files import parquet_bytes, read_file, remove_file, sized_files, write_atomic
 from sciencessl.store.format import canonical_json, digest
 
+REMOVALS = "removals"
+"""Table of withdrawn samples: `id`, `index` in the store, `reason`. Its columns are none of the samples'."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -88,6 +91,7 @@ def write_table(
     schema: LabelSchema | None = None,
     derived_from: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
+    overwrite: bool = True,
 ) -> Table:
     """Write or replace one table. The pixels and the sealed rows stay as they are.
 
@@ -100,8 +104,10 @@ def write_table(
         schema: Label schema of the answer columns, if they are votes.
         derived_from: Column -> the columns it was computed from.
         note: Where the values come from, in words.
+        overwrite: Replace another table of that name; a damaged one is replaced anyway.
 
     Raises:
+        StoreError: When there is another table of that name, without `overwrite`.
         DataError: When ids are missing or repeated, columns repeat, no column belongs to the schema, or counts are
             negative or not finite.
     """
@@ -115,7 +121,11 @@ def write_table(
         "data": digest(raw),
     }
     description = canonical_json({**described, "self": digest(canonical_json(described))})
-    if not _is_written(store, name, digest(description)):
+    old = _sound(store, name)
+    if old is None or old.digest != digest(description):
+        if old is not None and not overwrite:
+            raise StoreError(f"{store} has another table {name!r} ({old.data.num_rows:,} rows: "
+                             f"{some_names(old.columns)}). Choose another name, or overwrite it.")
         # The data file carries its digest in its name: an old table.json never meets new data.
         write_atomic(store / "tables" / name / f"{described['data']}.parquet", raw)
         write_atomic(store / "tables" / name / "table.json", description)
@@ -125,11 +135,17 @@ def write_table(
     return read_table(store, name)
 
 
-def _is_written(store: Path, name: str, expected: str) -> bool:
+def some_names(names: Sequence[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left:,} more" if left > 0 else "")
+
+
+def _sound(store: Path, name: str) -> Table | None:
     try:
-        return read_table(store, name).digest == expected
+        return read_table(store, name)
     except StoreError:
-        return False
+        return None
 
 
 def read_table(store: Path, name: str) -> Table:

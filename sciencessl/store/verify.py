@@ -17,8 +17,9 @@ from sciencessl.store.files import read_file, visible_files
 from sciencessl.store.index import row_index
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import read_each
+from sciencessl.store.removals import removals_fault
 from sciencessl.store.seal import FILES, fixed_files, read_sidecar, required_receipt
-from sciencessl.store.tables import list_tables, read_table, table_files
+from sciencessl.store.tables import REMOVALS, list_tables, read_table, table_files
 
 UNSOUND = (StoreError, ConfigError, DataError)
 """What damaged files raise. Whatever else comes up, such as an object store out of reach, is no damage."""
@@ -183,5 +184,15 @@ def _check_tables(store: Store) -> Iterator[Damage]:
         except UNSOUND as error:
             yield Damage(f"tables/{name}", str(error))
             known |= set(visible_files(store.path, [f"tables/{name}"]))
+    yield from _check_removals(store)
     for found in sorted(set(visible_files(store.path, ["tables"])) - known):
         yield Damage(found, "belongs to no table: one was not written to its end, or lost its table.json")
+
+
+def _check_removals(store: Store) -> Iterator[Damage]:
+    try:
+        fault = removals_fault(store)
+    except UNSOUND:
+        return  # the table, or a row, is named already
+    if fault:
+        yield Damage(f"tables/{REMOVALS}", fault)

@@ -193,6 +193,10 @@ def _some(spec: DomainSpec, store: Store) -> list[Sample]:
 
 def _views(spec: DomainSpec, store: Store) -> None:
     train, evaluate = spec.views(spec.train_options())
+    for made in (train, evaluate):
+        least = getattr(made, "least_px", {})
+        fits = all(name in spec.fields and px > 0 for name, px in least.items())
+        require(fits, f"least_px of a view is {least}, expected field -> pixels above 0.")
     shapes = set()
     for sample in _some(spec, store):
         before = sample.fields[spec.primary].copy()

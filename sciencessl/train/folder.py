@@ -58,6 +58,7 @@ class ModelCard:
         label_note: Where those labels come from, in words.
         init_from: Where the encoder started from; empty for a fresh one.
         label_rows: Question or class column -> rows of split=train that it labelled.
+        leak: What an audit found the splits of the training store to share, where that was accepted; else empty.
     """
 
     domain: str
@@ -78,6 +79,7 @@ class ModelCard:
     label_note: str = ""
     init_from: str = ""
     label_rows: Mapping[str, int] = attribute(default_factory=dict)
+    leak: str = ""
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:

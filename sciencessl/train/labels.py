@@ -9,7 +9,6 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.spec import UNLABELLED, LabelSchema
-from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import Table
 
@@ -107,7 +106,9 @@ def _unknown(store: Store, tables: Sequence[Table], name: str) -> str:
 
 
 def _in_train(store: Store) -> np.ndarray:
-    found: np.ndarray = store.split_codes() == SPLITS.index("train")
+    """(N,) whether a sample may be learned from."""
+    found = np.zeros(len(store), dtype=bool)
+    found[store.split("train").all()] = True
     return found
 
 

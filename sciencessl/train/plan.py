@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sciencessl.config import FullConfig, OptimConfig, RunConfig
+from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import Order, derive_key
 from sciencessl.data.runs import longest_run
@@ -26,6 +27,7 @@ from sciencessl.samples import Batch
 from sciencessl.spec import DomainSpec, InputStats
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
+from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
 from sciencessl.train.labels import LabelSet, find_labels
 from sciencessl.train.step import LabelTerm, Recipe
@@ -50,6 +52,7 @@ class Plan:
         terms: Label terms, initialised, on the CPU.
         order: Of the samples of split=train.
         device: Where it is trained.
+        leak: What an audit found the splits of the store to share, where that was accepted.
     """
 
     config: FullConfig
@@ -62,6 +65,7 @@ class Plan:
     terms: list[LabelTerm]
     order: Order
     device: torch.device
+    leak: str = ""
 
 
 def make_plan(full: FullConfig, continued: bool = False) -> Plan:
@@ -145,7 +149,7 @@ def input_stats(store: Store, domain: DomainSpec, settings: Any) -> InputStats:
     split = store.split("train")
     positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATS_SAMPLES)).astype(np.int64))
     decoder, view = Decoder(store, domain.decode), domain.views(settings)[1]
-    samples = (sample for i in split.to_store(positions) for sample in decoder(np.array([i])))
+    samples = (sample for i in split.to_store(positions) for sample in decoder(np.array([i]), view))
     images = (apply_view(view, sample, ViewRandomness(0, 0, sample.index))[0].fields[name] for sample in samples)
     return fit_stats(images, len(spec.channels), domain.stretch, spec.dtype)
 
@@ -163,7 +167,8 @@ def make_recipe(plan: Plan) -> Recipe:
         batch=run.batch,
         accumulate=run.accumulate,
         learning_rate=lambda step: warmup_cosine(step, warmup, total, peak),
-        to_input=lambda x: function(x, plan.stats).contiguous(memory_format=layout),
+        # Laid out twice: first while a value is a byte, then in case the function changed it.
+        to_input=lambda x: function(x.contiguous(memory_format=layout), plan.stats).contiguous(memory_format=layout),
         field=plan.store.primary,
         label_weight=run.label_weight,
         seed=run.seed,
@@ -209,12 +214,14 @@ def make_identity(plan: Plan) -> dict[str, str]:
     return {
         "store": plan.store.digest,
         "label tables": json.dumps({name: plan.tables[name] for name in sorted(used)}),
+        "withdrawn samples": plan.tables.get(REMOVALS, "none"),
         "labels": ", ".join(run.labels),
         "backbone": run.backbone,
         "method": run.method,
         "method source": method_source_digest(run.method),
         "options": repr(plan.config.options),
         "views": repr(plan.config.views),
+        "decoding": _decoding(plan),
         "input statistics": repr(plan.stats),
         "optimiser": repr(run.optim),
         "label weight": repr(run.label_weight),
@@ -224,6 +231,14 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",
     }
+
+
+def _decoding(plan: Plan) -> str:
+    least = [getattr(view, "least_px", {}) for view in plan.domain.views(plan.config.views)]
+    return (
+        f"{plan.domain.decode}, JPEGs from {WORTH_PIXELS} pixels on for {least[0]} px in training and {least[1]} px in "
+        "evaluation"
+    )
 
 
 def make_card(plan: Plan, steps: int) -> folder.ModelCard:
@@ -249,4 +264,5 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         label_note="; ".join(labels.note for labels in plan.labels if labels.note),
         label_rows={name: count for labels in plan.labels for name, count in labels.rows_of().items()},
         init_from=run.init_from,
+        leak=plan.leak,
     )

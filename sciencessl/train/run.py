@@ -20,6 +20,7 @@ from sciencessl.data.loader import start_server
 from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
+from sciencessl.store.audited import ACCEPTED, check_audit
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
@@ -73,6 +74,7 @@ def pretrain(
     overwrite: bool = False,
     dry_run: bool = False,
     tell: Callable[[str], None] = print,
+    accept_leak: bool = False,
 ) -> RunResult | RunEstimate:
     """Pretrain an encoder on split=train of a store.
 
@@ -87,6 +89,8 @@ def pretrain(
         overwrite: Delete the run in `out` first.
         dry_run: Measure and estimate; write nothing.
         tell: Receives lines for people.
+        accept_leak: Train on a store whose audit found that its splits share samples, and say so in the run; a run that
+            has begun goes on without it.
 
     Returns:
         A `RunResult`, or a `RunEstimate` with `dry_run`.
@@ -95,6 +99,7 @@ def pretrain(
         ConfigError: For a setting that does not exist or breaks its rule.
         StoreError: When the store is missing, unsealed or damaged.
         DataError: When the weights to start from do not fit.
+        LeakError: When the store's audit found a leak.
         RunError: When the folder is in use, a checkpoint does not fit, the loss is no number, or a loader process died.
     """
     run = local_path(out)
@@ -107,13 +112,15 @@ def pretrain(
         check_length(full.run)
     if full.run.compute.workers:
         start_server()
+    standing = check_audit(Store(full.run.data), accept=accept_leak or resume)
+    for line in standing.lines:
+        tell(line)
     with _threads(full.run.compute.threads):
-        if dry_run:
-            plan = make_plan(full)
-            return estimate(plan, settle(plan, tell))
         if resume:
-            return _continue(run, full, tell)
-        plan = make_plan(full)
+            return _continue(run, full, standing.leak, tell)
+        plan = dataclasses.replace(make_plan(full), leak=standing.leak)
+        if dry_run:
+            return estimate(plan, settle(plan, tell))
         folder.begin(run, overwrite)
         settle(plan, tell)
         _write_start(run, plan, settings or {})
@@ -210,9 +217,9 @@ def _write_start(run: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
     save_config(plan.config, run / folder.CONFIG)
 
 
-def _continue(run: Path, full: FullConfig, tell: Callable[[str], None]) -> RunResult:
+def _continue(run: Path, full: FullConfig, leak: str, tell: Callable[[str], None]) -> RunResult:
     found = ckpt.latest_checkpoint(run, tell)
-    plan = make_plan(full, continued=found is not None)
+    plan = dataclasses.replace(make_plan(full, continued=found is not None), leak=leak)
     if found is None:
         tell("no checkpoint yet: starting over")
     else:
@@ -235,6 +242,8 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
             log.warning(text)
             tell(f"warning: {text}")
 
+        if plan.leak:
+            log.warning(f"{ACCEPTED}: {plan.leak}")
         module = Pretraining(plan.method, plan.terms, make_recipe(plan), settings.optim, settings.log, run,
                              make_identity(plan), warn)
         taken = ckpt.steps_taken(found[1]) if found else 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import NamedTuple
 
+from sciencessl.errors import ConfigError
 from sciencessl.flags import add_settings, given
 from sciencessl.registry import domains, load_domain, prepare_settings
 from sciencessl.verbs.output import DONE, FAILED, LEAK, REFUSED, add_json, emit
@@ -31,29 +34,39 @@ def run_prepare(args: argparse.Namespace) -> int:
     settings = given(args, prepare_settings()) | given(args, load_domain(args.domain).prepare_options)
     result = prepare(args.domain, args.sources, args.out, settings, dry_run=args.dry_run)
     emit(result, args.json, estimate_text(result) if args.dry_run else report_text(result))
-    return REFUSED if result.refused and not args.dry_run else DONE
+    # A task of an array that did its part has not failed: whoever finishes the store tells of what was refused.
+    return REFUSED if getattr(result, "manifest_digest", "") and result.refused else DONE
+
+
+class Action(NamedTuple):
+    """One action of `store`.
+
+    Attributes:
+        summary: One line.
+        run: Does it; returns the exit code.
+        fill: Adds its own arguments to a parser.
+    """
+
+    summary: str
+    run: Callable[[argparse.Namespace], int]
+    fill: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
 def fill_store(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `store`."""
-    parser.add_argument("action", choices=sorted(_ACTIONS),
-                        help="what splits share; counts and columns; contact sheet; digests")
-    parser.add_argument("store", metavar="STORE", help="folder of a store, or its URL (s3://...)")
-    parser.add_argument("--out", default="", metavar="PATH",
-                        help="show: PNG to write; audit: folder of its report (default: beside the store; the current "
-                        "folder if that is remote)")
-    parser.add_argument("--against", default="", metavar="STORE2",
-                        help="audit: a store to be tested on, compared with train and val of this one")
-    parser.add_argument("--group", default="", metavar="COLUMN",
-                        help="audit: column whose values must not straddle splits (patient, source photograph)")
-    parser.add_argument("--column", default="", help="show: column to write under each image")
-    parser.add_argument("-n", type=int, default=36, help="show: number of images (default: 36)")
-    add_json(parser)
+    """Arguments of `store`: each action has its own."""
+    group = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, action in ACTIONS.items():
+        described = f"{action.summary[0].upper()}{action.summary[1:]}."
+        each = group.add_parser(name, help=action.summary, description=described,
+                                formatter_class=parser.formatter_class, allow_abbrev=False)
+        each.add_argument("store", metavar="STORE", help="folder of a store, or its URL (s3://...)")
+        action.fill(each)
+        add_json(each)
 
 
 def run_store(args: argparse.Namespace) -> int:
     """One of the actions on a store."""
-    return _ACTIONS[args.action](args)
+    return ACTIONS[args.action].run(args)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -62,6 +75,12 @@ def _info(args: argparse.Namespace) -> int:
     found = info(args.store)
     emit(found, args.json, info_text(found))
     return DONE
+
+
+def _fill_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: beside the store)")
+    parser.add_argument("--column", default="", help="column to write under each image")
+    parser.add_argument("-n", type=int, default=36, help="number of images (default: 36)")
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -82,13 +101,71 @@ def _verify(args: argparse.Namespace) -> int:
     return FAILED if damage else DONE
 
 
+def _fill_audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="", metavar="PATH", help="folder of its report (default: beside the store)")
+    parser.add_argument("--against", default="", metavar="STORE2",
+                        help="a store to be tested on, compared with train and val of this one")
+    parser.add_argument("--group", default="", metavar="COLUMN",
+                        help="column whose values must not straddle splits (patient, source photograph)")
+
+
 def _audit(args: argparse.Namespace) -> int:
-    from sciencessl.store import audit as auditing
+    from sciencessl.store import audit_record
+    from sciencessl.store.audit import audit
     from sciencessl.store.audit_report import audit_text
 
-    found = auditing.audit(args.store, args.against, args.group, args.out)
+    found = audit(args.store, args.against, args.group, args.out)
     emit(found, args.json, audit_text(found))
-    return LEAK if found.verdict == auditing.LEAK else DONE
+    return LEAK if found.verdict == audit_record.LEAK else DONE
 
 
-_ACTIONS = {"audit": _audit, "info": _info, "show": _show, "verify": _verify}
+def _fill_label(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet or FITS file whose rows name samples")
+    parser.add_argument("--name", default="labels", help="of the table in the store (default: labels)")
+    parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
+    parser.add_argument("--schema", default="", metavar="NAME|FILE", help="label schema of vote counts")
+    parser.add_argument("--derived-from", nargs="+", default=(), metavar="COL=A,B",
+                        help="columns that a column was computed from, for what evaluation says of leaks")
+    parser.add_argument("--note", default="", metavar="TEXT", help="where the values come from, in words")
+    parser.add_argument("--columns", nargs="+", default=(), metavar="COLUMN",
+                        help="columns to take (default: all that the rows of the store do not have)")
+    parser.add_argument("--overwrite", action="store_true", help="replace another table of that name")
+
+
+def _label(args: argparse.Namespace) -> int:
+    from sciencessl.store.label import label, label_text
+
+    parents = {}
+    for word in args.derived_from:
+        column, _, names = word.rpartition("=")
+        if not column or not names:
+            raise ConfigError(f"--derived-from {word}: expected COLUMN=PARENT or COLUMN=PARENT,PARENT.")
+        parents[column] = names.split(",")
+    found = label(args.store, args.table, args.name, args.id, args.schema, parents, args.note, args.columns,
+                  args.overwrite)
+    emit(found, args.json, label_text(found))
+    return DONE
+
+
+def _fill_remove(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="ids of samples")
+    parser.add_argument("--ids", dest="file", default="", metavar="FILE", help="text file with one id a line")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why, in words; it stays beside the ids")
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from sciencessl.store.removals import remove, remove_text
+
+    found = remove(args.store, args.ids, args.reason, args.file)
+    emit(found, args.json, remove_text(found))
+    return DONE
+
+
+ACTIONS: dict[str, Action] = {
+    "audit": Action("look for samples that splits share, or another store", _audit, _fill_audit),
+    "info": Action("counts, columns, tables and how well samples are mixed", _info),
+    "label": Action("put a table of labels that came later beside the pixels", _label, _fill_label),
+    "remove": Action("withdraw samples: no reader gives them from then on", _remove, _fill_remove),
+    "show": Action("draw a contact sheet of random samples", _show, _fill_show),
+    "verify": Action("read every byte and name what is not as it was sealed", _verify),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sciencessl.verbs.output import DONE, add_json, emit
+from sciencessl.verbs.output import DONE, add_accept_leak, add_json, emit, teller
 
 
 def fill_embed(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +64,7 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
                         help="test on another store, or on the samples with a value that no label is drawn from")
     parser.add_argument("--by", default="", metavar="COLUMN", help="also score groups of test samples by this column")
     parser.add_argument("--dry-run", action="store_true", help="count fits and images, estimate hours; write nothing")
+    add_accept_leak(parser)
     add_json(parser)
 
 
@@ -78,7 +79,7 @@ def run_transfer(args: argparse.Namespace) -> int:
         random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
         finetune_labels=args.finetune_labels, finetune_subsets=args.finetune_subsets,
         max_steps=args.max_steps, by=args.by, folds=args.folds, repeats=args.repeats, test=args.test,
-        jobs=args.jobs,
+        jobs=args.jobs, accept_leak=args.accept_leak, tell=teller(args),
     )
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from typing import Any
 
 from sciencessl.config import RunConfig, scales
 from sciencessl.errors import ConfigError
 from sciencessl.flags import add_settings, deeper_settings, given, scale_settings
-from sciencessl.verbs.output import DONE, REQUEUE, add_json, emit
+from sciencessl.verbs.output import DONE, REQUEUE, add_accept_leak, add_json, emit, teller
 
 SCALE = "laptop"
 
@@ -24,6 +22,7 @@ def fill_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     parser.add_argument("--dry-run", action="store_true", help="estimate memory, steps and time; write nothing")
+    add_accept_leak(parser)
     add_json(parser)
     preset = scale_settings(SCALE)
     add_settings(parser, RunConfig, "settings", ("data", "method"), preset, f"scale {SCALE}")
@@ -49,10 +48,10 @@ def run_pretrain(args: argparse.Namespace) -> int:
 
     if not (args.data or args.resume):
         raise ConfigError("--data is missing: name the store to train on, such as one made by `sciencessl prepare`.")
-    tell: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if args.json else print
+    tell = teller(args)
     result = pretrain(
         args.data, args.out, args.method, args.scale, args.config, _settings(args), resume=args.resume,
-        overwrite=args.overwrite, dry_run=args.dry_run, tell=tell,
+        overwrite=args.overwrite, dry_run=args.dry_run, tell=tell, accept_leak=args.accept_leak,
     )
     if isinstance(result, RunEstimate):
         emit(result, args.json, _estimate_text(result))

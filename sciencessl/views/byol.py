@@ -132,6 +132,11 @@ def _view(size: int, photometric: PhotometricSettings, crop: CropSettings, flip:
     )
 
 
+def evaluated_side(size: int) -> int:
+    """Shorter side in pixels that an image is resized to before its centre is evaluated: size * 256 / 224, rounded."""
+    return round(size * 256 / 224)
+
+
 def evaluation_view(size: int, shorter_side: int | None = None) -> Pipeline:
     """The whole image, as evaluated: shorter side resized, then the centre cropped to a square.
 
@@ -139,12 +144,12 @@ def evaluation_view(size: int, shorter_side: int | None = None) -> Pipeline:
 
     Args:
         size: Side of the crop in pixels.
-        shorter_side: What the shorter side is resized to; size * 256 / 224 rounded by default.
+        shorter_side: What the shorter side is resized to; `evaluated_side(size)` by default.
 
     Raises:
         ConfigError: For a size below 1 or a shorter side below the size.
     """
-    shorter = round(size * 256 / 224) if shorter_side is None else shorter_side
+    shorter = evaluated_side(size) if shorter_side is None else shorter_side
     if not 1 <= size <= shorter:
         raise ConfigError(f"evaluation view: size={size} must be at least 1 and at most shorter_side={shorter}.")
     import albumentations

@@ -2,37 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from sciencessl.samples import Sample
-from sciencessl.spec import View, ViewRandom
+from sciencessl.spec import ViewRandom
 
 ImageView = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def train_views(field: str, pipelines: Sequence[ImageView]) -> View:
-    """View number v of a sample is pipeline v on its field, drawing from generator v."""
+@dataclass(frozen=True)
+class TrainViews:
+    """View number v of a sample is pipeline v on its field, drawing from generator v.
 
-    def make(sample: Sample, random: ViewRandom) -> list[Sample]:
-        image = sample.fields[field]
+    Attributes:
+        field: The field that they are views of.
+        pipelines: One a view.
+        least_px: As `spec.View` has it; what is not named is decoded in full.
+    """
+
+    field: str
+    pipelines: tuple[ImageView, ...]
+    least_px: Mapping[str, float]
+
+    def __call__(self, sample: Sample, random: ViewRandom) -> list[Sample]:
+        """The views of a sample."""
+        image = sample.fields[self.field]
         return [
-            Sample({field: pipeline(image, random(number))}, sample.meta, sample.id, sample.index)
-            for number, pipeline in enumerate(pipelines)
+            Sample({self.field: pipeline(image, random(number))}, sample.meta, sample.id, sample.index)
+            for number, pipeline in enumerate(self.pipelines)
         ]
 
-    return make
+    @property
+    def first(self) -> TrainViews:
+        """The first view alone, the same as among the others."""
+        return replace(self, pipelines=self.pipelines[:1])
 
 
-def evaluation_views(field: str, pipeline: Callable[[np.ndarray], np.ndarray]) -> View:
-    """One view without randomness."""
+@dataclass(frozen=True)
+class EvaluationView:
+    """One view without randomness; attributes as in `TrainViews`."""
 
-    def make(sample: Sample, random: ViewRandom) -> list[Sample]:
-        return [Sample({field: pipeline(sample.fields[field])}, sample.meta, sample.id, sample.index)]
+    field: str
+    pipeline: Callable[[np.ndarray], np.ndarray]
+    least_px: Mapping[str, float]
 
-    return make
+    def __call__(self, sample: Sample, random: ViewRandom) -> list[Sample]:
+        """The view of a sample."""
+        return [Sample({self.field: self.pipeline(sample.fields[self.field])}, sample.meta, sample.id, sample.index)]
+
+
+def train_views(field: str, pipelines: Sequence[ImageView], least_px: float = math.inf) -> TrainViews:
+    """Pipelines on one field as the training views of a domain.
+
+    Args:
+        field: Name of the field.
+        pipelines: One a view.
+        least_px: Shorter side in pixels that an image needs so that no view has to enlarge it (`crop_least_px`). Large
+            JPEGs are decoded no larger than that asks; inf decodes in full, as views that count in pixels of the
+            stored image need.
+    """
+    return TrainViews(field, tuple(pipelines), {field: least_px})
+
+
+def evaluation_views(
+    field: str, pipeline: Callable[[np.ndarray], np.ndarray], least_px: float = math.inf
+) -> EvaluationView:
+    """A pipeline without randomness on one field as a domain's evaluation view; arguments as in `train_views`."""
+    return EvaluationView(field, pipeline, {field: least_px})
+
+
+def crop_least_px(size: int, area: tuple[float, float], aspect: tuple[float, float] = (1.0, 1.0)) -> float:
+    """Shorter side in pixels of an image whose smallest random crop has `size` pixels along both sides. Source: ours.
+
+    A crop of share a and width over height r has a shorter side of sqrt(a H W / max(r, 1 / r)); where none fits in ten
+    draws, the largest one of allowed aspect in the middle is taken.
+
+    Args:
+        size: Side of the view in pixels.
+        area: Smallest and largest crop area over image area.
+        aspect: Smallest and largest width over height of the crop.
+    """
+    longest = max(aspect[1], 1 / aspect[0])
+    return size / min(math.sqrt(area[0] / longest), 1 / longest)
 
 
 def display_rgb(field: str) -> Callable[[Sample], np.ndarray]:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from sciencessl.data.decode import decode
 from sciencessl.data.loader import (
     BatchStream,
     Decoder,
@@ -191,11 +192,75 @@ def test_evaluation_views_come_once_in_order_for_any_number_of_workers(tiny_stor
         assert torch.equal(next(iter(alone)).views[0]["image"][0], batches[1].views[0]["image"][0])
 
 
+def _uneven(settings: GalaxyViews) -> tuple[View, View]:
+    def cut(sample: Sample, random: ViewRandom) -> list[Sample]:
+        side = 4 + sample.index % 2
+        return [Sample(fields={"image": sample.fields["image"][:side, :side]}, index=sample.index)]
+
+    return cut, cut
+
+
+def test_views_of_unequal_shape_are_refused_by_name(tiny_store: Path) -> None:
+    with pytest.raises(DataError, match=r"view 0 of field 'image' is uint8 \(\d, \d, 3\) for the sample at index \d+"):
+        stream(tiny_store, views=_uneven).batch(0)
+
+
 def _failing(settings: GalaxyViews) -> tuple[View, View]:
     def fail(sample: Sample, random: ViewRandom) -> list[Sample]:
         raise DataError("no such view. Try another.")
 
     return fail, fail
+
+
+def decoder_of(monkeypatch: pytest.MonkeyPatch, path: Path, function: Callable[..., np.ndarray]) -> Decoder:
+    """A decoder of a domain with a `decode` of its own."""
+    monkeypatch.setattr("sciencessl.data.decode.of_the_test", function, raising=False)
+    return Decoder(Store(path), "sciencessl.data.decode:of_the_test")
+
+
+def test_each_sample_is_decoded_once_for_all_its_views(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(payload: bytes, field: Any) -> np.ndarray:
+        seen.append(len(payload))
+        return decode(payload, field)
+
+    def four_views(settings: GalaxyViews) -> tuple[View, View]:
+        train, evaluate = galaxy_views(settings)
+        return lambda sample, random: train(sample, random) + train(sample, random), evaluate
+
+    decoder = decoder_of(monkeypatch, tiny_store, counted)
+    for views, count in ((galaxy_views, 2), (four_views, 4)):
+        seen.clear()
+        batch = stream(tiny_store, decoder=decoder, views=views).batch(2)
+        assert (len(batch.views), len(seen), len(set(batch.index))) == (count, 10, 10)
+    seen.clear()
+    list(EvaluationStream(decoder, np.arange(7), galaxy_views, GalaxyViews(size=SIZE), ["image"], 3))
+    assert len(seen) == 7
+
+
+def test_a_decode_is_told_what_the_view_needs_where_it_takes_it(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def newer(payload: bytes, field: Any, least_px: float = np.inf) -> np.ndarray:
+        told.append(least_px)
+        return decode(payload, field)
+
+    def older(stored: bytes, how: Any) -> np.ndarray:
+        return decode(stored, how)
+
+    settings, index = GalaxyViews(size=SIZE), np.arange(2)
+    needs = [view.least_px["image"] for view in galaxy_views(settings)]  # type: ignore[attr-defined]
+    assert needs[0] > needs[1] > SIZE
+    decoder = decoder_of(monkeypatch, tiny_store, newer)
+    expected = stream(tiny_store, decoder=decoder).batch(0)
+    next(iter(EvaluationStream(decoder, index, galaxy_views, settings, ["image"])))
+    decoder(index)
+    decoder(index, lambda sample, random: [sample])
+    assert told == [needs[0]] * 10 + [needs[1]] * 2 + [np.inf] * 4
+    assert_same(expected, stream(tiny_store, decoder=decoder_of(monkeypatch, tiny_store, older)).batch(0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sciencessl.data_prep import engine
-from sciencessl.data_prep import write as writing
+from sciencessl.data_prep import task as tasks
 from sciencessl.data_prep.engine import PrepareEstimate, PrepareReport, PrepareSettings, prepare
 from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.spec import DomainSpec, LabelSchema, Question
@@ -28,7 +28,7 @@ Galaxies = Callable[..., tuple[Path, list[dict[str, Any]]]]
 
 def run(spec: DomainSpec, source: Path | str | list[Path], out: Path, **settings: Any) -> PrepareReport:
     sources = source if isinstance(source, list) else [source]
-    report = prepare(spec, sources, out, PrepareSettings(threads=2, **settings))
+    report = prepare(spec, sources, out, PrepareSettings(**{"workers": 0, **settings}))
     assert isinstance(report, PrepareReport)
     return report
 
@@ -43,7 +43,7 @@ def test_catalogue_to_store(make_spec: Make, galaxies: Galaxies, tmp_path: Path)
     (folder / "images/4.jpg").unlink()
     seen: list[tuple[int, int]] = []
     report = prepare(
-        make_spec(), [folder], tmp_path / "s.zarr", PrepareSettings(keep=("mag",), test_fraction=0.5),
+        make_spec(), [folder], tmp_path / "s.zarr", PrepareSettings(keep=("mag",), test_fraction=0.5, workers=0),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert isinstance(report, PrepareReport)
@@ -83,13 +83,11 @@ def test_second_run_touches_no_file(make_spec: Make, galaxies: Galaxies, tmp_pat
     assert times(tmp_path / "s.zarr") == before
 
 
-def test_digest_does_not_depend_on_threads_or_place(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:
+def test_digest_does_not_depend_on_workers_or_place(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:
     folder, _ = galaxies(20)
     digests = set()
-    for threads in (1, 3):
-        out = tmp_path / str(threads) / "s.zarr"
-        report = prepare(make_spec(), [folder], out, PrepareSettings(threads=threads))
-        digests.add(report.manifest_digest)  # type: ignore[union-attr]
+    for workers in (0, 1, 3):
+        digests.add(run(make_spec(), folder, tmp_path / str(workers) / "s.zarr", workers=workers).manifest_digest)
     moved = folder.rename(tmp_path / "moved")
     digests.add(run(make_spec(), moved, tmp_path / "m.zarr").manifest_digest)
     assert len(digests) == 1
@@ -113,7 +111,7 @@ def dying(path, raw):
     real(path, raw)
 
 writer.write_atomic = dying
-prepare(SPEC, [sys.argv[1]], Path(sys.argv[2]), PrepareSettings(threads=1))
+prepare(SPEC, [sys.argv[1]], Path(sys.argv[2]), PrepareSettings(workers=0))
 """
 
 
@@ -288,7 +286,7 @@ def test_full_disk_keeps_whole_rows_only(
     folder, _ = galaxies(20)
     out = tmp_path / "s.zarr"
     whole = run(make_spec(), folder, tmp_path / "whole.zarr").manifest_digest
-    real, left = writing.write_row, [6]
+    real, left = tasks.write_row, [6]
 
     def full(*arguments: Any) -> Any:
         left[0] -= 1
@@ -296,7 +294,7 @@ def test_full_disk_keeps_whole_rows_only(
             raise OSError(28, "No space left on device")
         return real(*arguments)
 
-    monkeypatch.setattr(writing, "write_row", full)
+    monkeypatch.setattr(tasks, "write_row", full)
     with pytest.raises(StoreError, match=r"No space left on device.*run the same command"):
         run(make_spec(), folder, out)
     monkeypatch.undo()
@@ -316,7 +314,7 @@ def test_nothing_but_bad_files(make_spec: Make, tmp_path: Path) -> None:
 def test_dry_run_estimates_and_writes_nothing(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:
     folder, _ = galaxies(64)
     out = tmp_path / "s.zarr"
-    estimate = prepare(make_spec(), [folder], out, PrepareSettings(threads=2), dry_run=True)
+    estimate = prepare(make_spec(), [folder], out, PrepareSettings(workers=2), dry_run=True)
     assert isinstance(estimate, PrepareEstimate)
     assert (estimate.n_samples, estimate.tried, estimate.rows, estimate.refused) == (64, 32, 16, {})
     assert "id from column 'objid'" in estimate.guessed
@@ -336,7 +334,7 @@ def test_schema_files_go_through_the_loader(make_spec: Make, galaxies: Galaxies,
         asked.append(name)
         return mine
 
-    settings = PrepareSettings(schema="my.yaml")
+    settings = PrepareSettings(schema="my.yaml", workers=0)
     prepare(make_spec(), [folder], tmp_path / "s.zarr", settings, schema_loader=load)
     assert asked == ["my.yaml"]
     assert Store(tmp_path / "s.zarr").table("labels").schema == mine
@@ -348,7 +346,7 @@ def test_domain_adds_its_tables_after_sealing(make_spec: Make, galaxies: Galaxie
     folder, _ = galaxies(5)
     called: list[tuple[bool, object]] = []
     spec = make_spec(after_prepare=lambda path, options: called.append((Store(path).header.sealed, options)))
-    prepare(spec, [folder], tmp_path / "s.zarr", PrepareSettings(), domain_options="options")
+    prepare(spec, [folder], tmp_path / "s.zarr", PrepareSettings(workers=0), domain_options="options")
     assert called == [(True, "options")]
     with pytest.raises(ConfigError, match="names no source"):
         run(make_spec(sources={}), folder, tmp_path / "t.zarr")

@@ -95,7 +95,7 @@ def test_settings_hold_what_changes_pixels_and_splits_only(make_spec: Make, writ
     def settings(**values: Any) -> Any:
         return images(make_spec(), [folder], PrepareSettings(**values)).settings
 
-    assert settings() == settings(threads=7, verify_inputs=True, overwrite=True)
+    assert settings() == settings(workers=7, verify_inputs=True, overwrite=True)
     for change in ({"resize_px": 8}, {"min_px": 9}, {"jpeg_quality": 90}, {"split_seed": 1}, {"test_fraction": 0.3}):
         assert settings() != settings(**change)
 

@@ -14,7 +14,7 @@ def test_defaults() -> None:
     settings = PrepareSettings()
     assert (settings.test_fraction, settings.val_fraction, settings.jpeg_quality, settings.min_px) == (0.2, 0.0, 95, 8)
     assert settings.resize_px is None
-    assert settings.threads >= 1
+    assert settings.workers is None
 
 
 @pytest.mark.parametrize(("values", "message"), [
@@ -24,7 +24,7 @@ def test_defaults() -> None:
     ({"split_seed": -1}, "split_seed"),
     ({"jpeg_quality": 0}, "jpeg_quality is 0; it must be 1 to 100"),
     ({"min_px": 0}, "min_px"),
-    ({"threads": 0}, "threads"),
+    ({"workers": -1}, "workers is -1; it must be 0 or more"),
     ({"resize_px": 4}, r"resize_px is 4; it must be at least min_px \(8\)"),
     ({"label": "class"}, "label is 'class'; it must be a tuple of columns"),
 ])

@@ -31,7 +31,7 @@ def applied() -> Callable[..., tuple[list[str], np.ndarray]]:
     def draw(spec: DomainSpec, settings: Any, image: np.ndarray) -> tuple[list[str], np.ndarray]:
         with pytest.MonkeyPatch.context() as patch:
             # The pipelines themselves, which the view function hides.
-            patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines: pipelines)
+            patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines, least_px: pipelines)
             pipelines: Any = spec.views(settings)[0]
         parts = [getattr(pipeline, "_stamp", pipeline) for pipeline in pipelines]
         names = [type(transform).__name__ for transform in parts[0].transforms]

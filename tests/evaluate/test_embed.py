@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from sciencessl.errors import ConfigError, DataError, RunError, StoreError
 from sciencessl.evaluate import embed as module
 from sciencessl.evaluate.embed import embed, read_embeddings
 from sciencessl.evaluate.encoders import compute_embeddings, run_encoder
+from sciencessl.evaluate.shards import chosen_samples
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import remove
 
 
 def test_shards_hold_every_sample_in_store_order(
@@ -116,3 +119,16 @@ def test_values_that_half_precision_cannot_hold(
     monkeypatch.setattr(module, "compute_embeddings", lambda *a: np.full((len(a[2]), 4), 1e6, np.float32))
     with pytest.raises(DataError, match=r"embeddings reach 1e\+06, which is not a finite float16; use float32"):
         embed(run, survey.path, tmp_path / "out", dtype="float16")
+
+
+def test_withdrawn_samples_are_not_embedded_and_make_another_folder(tmp_path: Path, survey: Store, run: Path) -> None:
+    copy = Path(shutil.copytree(survey.path, tmp_path / "copy.zarr"))
+    embed(run, copy, tmp_path / "out", split="test", workers=0)
+    gone = survey.ids[int(survey.split("test").all()[0])]
+    remove(copy, [gone], "blurred")
+    with pytest.raises(RunError, match="holds embeddings of another encoder, store or split"):
+        embed(run, copy, tmp_path / "out", split="test", workers=0)
+    embed(run, copy, tmp_path / "new", split="test", workers=0)
+    ids, _ = read_embeddings(tmp_path / "new")
+    assert ids == [survey.ids[i] for i in survey.split("test").all()[1:]]
+    assert len(chosen_samples(Store(copy), "all", "embed")) == len(survey) - 1

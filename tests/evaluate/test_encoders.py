@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sciencessl.backbones.timm_backbones import build_backbone, switch_on
+from sciencessl.data import decode as decoding
 from sciencessl.data.decode import decode
+from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness
+from sciencessl.data.order import Order
 from sciencessl.domains.galaxy import SPEC
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError, DataError, RunError
@@ -20,15 +25,20 @@ from sciencessl.evaluate.encoders import (
     check_input,
     compute_embeddings,
     embed_together,
+    evaluation_stream,
     random_encoder,
     run_encoder,
     take_statistics,
 )
 from sciencessl.samples import Sample
-from sciencessl.spec import FieldSpec
+from sciencessl.spec import FieldSpec, View
+from sciencessl.store.format import StoreHeader
 from sciencessl.store.reader import Store
-from sciencessl.train.folder import MODEL, WEIGHTS
-from sciencessl.views.to_input import standardise
+from sciencessl.store.seal import seal
+from sciencessl.store.writer import PreparedSample, create_store, write_row
+from sciencessl.train.folder import MODEL, WEIGHTS, read_model
+from sciencessl.train.plan import input_stats
+from sciencessl.views.to_input import fit_stats, standardise
 
 
 def model_input(encoder: Encoder, store: Store, index: np.ndarray) -> torch.Tensor:
@@ -52,6 +62,52 @@ def test_embeddings_are_a_direct_forward_of_the_evaluation_view(survey: Store, r
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert not np.allclose(found[0], found[2], rtol=1e-3)
     assert compute_embeddings(encoder, survey, index[:0], workers=0).shape == (0, encoder.card.features)
+
+
+def test_large_photos_are_decoded_alike_in_statistics_embeddings_and_training(
+    tmp_path: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stamps of 160 px stand for photos: evaluation at 32 px needs 43 px, training 60 px."""
+    monkeypatch.setattr(decoding, "WORTH_PIXELS", 160 * 160)
+    store, settings, index = noise_store(tmp_path / "photos.zarr"), GalaxyViews(size=32), np.arange(6)
+    train, evaluate = SPEC.views(settings)
+
+    def direct(view: View, least_px: float) -> np.ndarray:
+        """View 0 of each sample, made without the loader."""
+        made = []
+        for payload, key in zip(store.payloads("image", index), store.keys(index), strict=True):
+            image = decode(payload, SPEC.fields["image"], least_px)
+            random = ViewRandomness(0, 0, int.from_bytes(key.tobytes(), "little"))
+            made.append(view(Sample({"image": image}), random)[0].fields["image"])
+        return np.stack(made)
+
+    shown = direct(evaluate, 32 / 0.75)
+    assert not np.array_equal(shown, direct(evaluate, np.inf))
+    assert input_stats(store, SPEC, settings) == fit_stats(shown, 3)
+    card = read_model(make_run(tmp_path / "run", store))
+    batch = next(iter(evaluation_stream(card, store, index)))
+    np.testing.assert_array_equal(batch.views[0]["image"].numpy().transpose(0, 2, 3, 1), shown)
+
+    order = Order(6, 0, 6, slots=1)
+    stream = BatchStream(Decoder(store, SPEC.decode), order, store.split("train"), SPEC.views, settings, {}, ["image"])
+    trained = direct(train, 59.94)
+    assert not np.array_equal(trained, direct(train, np.inf))
+    views = stream.make(index, np.zeros(6, np.int64)).views[0]["image"]
+    np.testing.assert_array_equal(views.numpy().transpose(0, 2, 3, 1), trained)
+
+
+def noise_store(path: Path) -> Store:
+    """Six training samples of blurred noise, as JPEG."""
+    header = StoreHeader("galaxy", "images", SPEC.fields, 1, 6, {}, "plan", "config")
+    create_store(path, header, 60_000)
+    samples = []
+    for number in range(6):
+        noise = np.random.default_rng(number).normal(120, 200, (160, 160, 3)).astype(np.float32)
+        pixels = cv2.GaussianBlur(noise, (0, 0), 1.5).clip(0, 255).astype(np.uint8)
+        samples.append(PreparedSample(f"p{number}", "train", {"image": cv2.imencode(".jpg", pixels)[1].tobytes()}, {}))
+    write_row(path, header, 0, samples, [], "inputs")
+    seal(path, header)
+    return Store(path)
 
 
 def test_together_is_the_same_as_one_by_one(survey: Store, run: Path) -> None:

@@ -76,6 +76,15 @@ def test_the_evaluation_view_is_told_with_its_settings(card: ModelCard) -> None:
     assert "partial" not in readme(card, replace(domain, views=partial(domain.views)), "timm", "x")
 
 
+def test_it_is_told_from_which_size_on_photos_are_reduced(card: ModelCard) -> None:
+    """The window of three quarters of a view of 32 pixels."""
+    domain = load_domain("galaxy")
+    text = readme(card, domain, "timm", "x")
+    assert "JPEGs of 524,288 pixels or more are decoded at the smallest of 1/2, 1/4 and 1/8" in text
+    assert "leaves the shorter side 42.67 pixels or more" in text
+    assert "1/8" not in readme(card, replace(domain, decode="radio.files:decode"), "timm", "x")
+
+
 def test_our_own_format_is_loaded_by_us(card: ModelCard) -> None:
     text = readme(card, load_domain("galaxy"), "sciencessl", "stars")
     assert "sciencessl embed stars --data STORE" in text

@@ -119,6 +119,18 @@ def test_parts_that_are_not_trained_stay_in_evaluation_mode() -> None:
     assert not Network(build_backbone("test_vit", 3, 0), _zeros(3, 64), 0).train().encoder.training
 
 
+def test_only_the_first_training_view_is_made_and_it_is_the_one_among_both(
+    encoder: Encoder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = finetune._Start(encoder.module, encoder.card, Training(1), 4, 0)
+    alone = start._stream(rows(12), np.arange(12) % 3).batch(1)
+    monkeypatch.setattr(finetune, "_first_view", lambda views, settings: views(settings))
+    both = start._stream(rows(12), np.arange(12) % 3).batch(1)
+    assert (len(alone.views), len(both.views)) == (1, 2)
+    assert torch.equal(alone.views[0]["image"], both.views[0]["image"])
+    assert finetune._first_view(lambda _: (len, len), None) == (len, len)  # type: ignore[arg-type, return-value]
+
+
 def test_the_same_arguments_give_the_same_bits(encoder: Encoder, rows: Rows, survey: Store) -> None:
     torch.manual_seed(3)
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
@@ -177,9 +189,9 @@ def test_an_epoch_shows_every_row_once_and_no_other(
     read: list[int] = []
     decode = Decoder.decode
 
-    def recorded(self: Decoder, index: np.ndarray, payloads: Any) -> Any:
+    def recorded(self: Decoder, index: np.ndarray, *others: Any) -> Any:
         read.extend(index.tolist())
-        return decode(self, index, payloads)
+        return decode(self, index, *others)
 
     monkeypatch.setattr(Decoder, "decode", recorded)
     labelled = rows(16)

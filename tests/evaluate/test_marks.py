@@ -17,6 +17,7 @@ from sciencessl.evaluate.tasks import load_task
 from sciencessl.evaluate.tested_on import load_across, load_held_out
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
 
 NAMES = [f"g{i:03d}" for i in range(36)]
@@ -219,3 +220,17 @@ def test_doubles_under_other_ids_count_as_seen(tmp_path: Path, make_store: Any, 
         other = hashed(tmp_path / f"{name}.zarr", "h", change)
         run = make_run(tmp_path / name, other)
         assert mark_encoder(run_encoder(run), survey, data).level == level
+
+
+def test_what_was_withdrawn_after_a_run_was_seen_and_what_was_before_was_not(
+    tmp_path: Path, store: Store, make_store: Any, make_run: Any
+) -> None:
+    # Another store tests on one sample that was in split=train here.
+    shared = make_store(tmp_path / "other.zarr", [NAMES[0], *(f"h{i:03d}" for i in range(35))], side=44)
+    data = load_across(store, MORPHOLOGY, shared)
+    before = run_encoder(make_run(tmp_path / "before", store))
+    remove(store.path, [NAMES[0]], "leaks into the test")
+    left = Store(store.path)
+    after = run_encoder(make_run(tmp_path / "after", left, table_digests=left.table_digests()))
+    assert mark_encoder(before, left, data, shared).level == "transductive"
+    assert mark_encoder(after, left, data, shared).level == "none"

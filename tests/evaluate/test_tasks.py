@@ -113,13 +113,6 @@ def test_without_groups_the_unit_is_the_sample(survey: Store) -> None:
     assert len(set(data.train_units)) == len(data.train)
 
 
-@pytest.mark.parametrize("task", [BY_GROUP, MORPHOLOGY])
-def test_a_group_that_straddles_the_splits_is_refused(tmp_path: Path, make_store: Any, task: TransferTask) -> None:
-    store = _grouped(tmp_path / "s", make_store, {name: f"tile{i // 6}" for i, name in enumerate(NAMES)})
-    with pytest.raises(DataError, match=r"values of 'group' are in both split=train and split=test, such as \['tile1'"):
-        load_task(store, task)
-
-
 def test_samples_without_a_unit(tmp_path: Path, make_store: Any) -> None:
     groups = {name: f"tile{i // 3}" for i, name in enumerate(NAMES)} | {"g000": None}
     store = _grouped(tmp_path / "s", make_store, groups)

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
-from sciencessl.errors import ConfigError, DataError, StoreError
+from sciencessl.errors import ConfigError, DataError, LeakError, StoreError
 from sciencessl.evaluate.tasks import load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
 
 NAMES = [f"g{i:03d}" for i in range(72)]
@@ -77,15 +78,38 @@ def test_a_value_that_does_not_occur_lists_those_that_do(tmp_path: Path, make_st
         load_held_out(store, MORPHOLOGY, "sight", "b")
 
 
-def test_a_site_of_one_class_or_with_a_patient_of_another_site_is_refused(tmp_path: Path, make_store: Any) -> None:
+def test_a_site_of_one_class_is_refused(tmp_path: Path, make_store: Any) -> None:
     store = _sites(tmp_path / "s", make_store)
     with pytest.raises(DataError, match=r"class=spiral of .* has 0 labelled samples of 0 classes .*\(left out by the "
                                         r"task: 24 spiral \(no label in split=train without class=spiral\)"):
         load_held_out(store, MORPHOLOGY, "class", "spiral")
-    shared = _sites(tmp_path / "t", make_store, **{name: {"group": f"p{i // 6}"} for i, name in enumerate(NAMES)})
-    with pytest.raises(DataError, match=r"1 values of 'group' are in both split=train without site=b and site=b, such "
-                                        r"as \['p10'\]"):
-        load_held_out(shared, BY_GROUP, "site", "b")
+
+
+@pytest.mark.parametrize(("task", "by"), [(BY_GROUP, "18 by group"), (MORPHOLOGY, "18 by group"),
+                                          (TransferTask("t", "class", unit="tile"), "18 by tile .*; 18 by group")])
+def test_a_group_with_samples_on_both_sides_is_refused_or_accepted_with_words(
+    tmp_path: Path, make_store: Any, task: TransferTask, by: str
+) -> None:
+    # Splits change every three samples and groups every nine, so that none has test samples alone.
+    groups = {name: {"group": f"p{i // 9}", "tile": f"t{i // 9}"} for i, name in enumerate(NAMES)}
+    store = _sites(tmp_path / "s", make_store, **groups)
+    data = load_task(store, task)
+    with pytest.raises(LeakError, match=rf"18 of 18 test samples of .* as samples of the label pool: {by} \(such as g"
+                                        r".*The test would leak\. Prepare it with --group COLUMN.*--accept-leak"):
+        check_leak(store, data, store)
+    words = check_leak(store, data, store, accept=True)
+    assert words.startswith(f"18 of 18 test samples of {store.path} are the same thing as samples of the label pool: ")
+    tiles = {name: {"group": f"p{i // 6}"} for i, name in enumerate(NAMES)}  # whose borders are not those of sites
+    shared = _sites(tmp_path / "t", make_store, **tiles)
+    with pytest.raises(LeakError, match=r"\d of 27 test samples .*: \d by group \(such as"):
+        check_leak(shared, load_held_out(shared, BY_GROUP, "site", "b"), shared)
+
+
+def test_the_identity_of_the_domain_is_asked_for_too(tmp_path: Path, make_store: Any) -> None:
+    columns = {name: {"patient": f"p{i // 9}"} for i, name in enumerate(NAMES)}
+    store = make_store(tmp_path / "s", NAMES, domain="pathology", columns=columns)
+    with pytest.raises(LeakError, match="by patient"):
+        check_leak(store, load_task(store, MORPHOLOGY), store)
 
 
 def test_another_store_is_the_test(tmp_path: Path, survey: Store, make_store: Any) -> None:
@@ -120,7 +144,7 @@ def _leak(store: Store, other: Store, task: TransferTask = MORPHOLOGY) -> None:
 
 def test_the_same_sample_by_id_in_both_stores(tmp_path: Path, survey: Store, make_store: Any) -> None:
     pool = [survey.ids[i] for i in survey.split("train").all()]
-    with pytest.raises(DataError, match=r"2 of 32 test samples of .* are the same thing as samples of the label pool "
+    with pytest.raises(LeakError, match=r"2 of 32 test samples of .* are the same thing as samples of the label pool "
                                         rf"of .*survey\.zarr: 2 by id \(such as {pool[0]}, {pool[1]}\); 2 by stored"):
         _leak(survey, make_store(tmp_path / "o", [*pool[:2], *OTHERS]))
     # Other pixels under the same id, and samples of split=test, which no fit learns from.
@@ -170,3 +194,12 @@ def test_equal_bytes_are_found_in_one_store(survey: Store) -> None:
     both = replace(data, test=np.append(data.test, data.train[:1]))
     with pytest.raises(DataError, match=r"1 of 49 test samples .* 1 by id .* 1 by stored bytes"):
         check_leak(survey, both, survey)
+
+
+def test_withdrawn_samples_are_on_neither_side(tmp_path: Path, make_store: Any) -> None:
+    whole = load_held_out(_sites(tmp_path / "s", make_store), MORPHOLOGY, "site", "b")
+    gone = [whole.test_ids[0], whole.train_ids[3]]
+    remove(tmp_path / "s", gone, "blurred")
+    data = load_held_out(Store(tmp_path / "s"), MORPHOLOGY, "site", "b")
+    assert data.test_ids.tolist() == [name for name in whole.test_ids if name not in gone]
+    assert data.train_ids.tolist() == [name for name in whole.train_ids if name not in gone]

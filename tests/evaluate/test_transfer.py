@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
-from sciencessl.errors import ConfigError, DataError, RunError
+from sciencessl.errors import ConfigError, LeakError, RunError
 from sciencessl.evaluate import features as features_module
 from sciencessl.evaluate.encoders import compute_embeddings, embed_together, random_encoder, run_encoder
 from sciencessl.evaluate.features import FeatureCache
@@ -391,10 +391,10 @@ def test_another_store_is_tested_on_whole(tmp_path: Path, survey: Store, run: Pa
                       random_encoders=2, test=str(other.path), by="split")
     assert (found.n_test, found.tested) == (30, f"all 30 labelled samples of {other.path}")
     assert [group.group for group in found.details[0].groups] == ["test", "train"]
-    with pytest.raises(DataError, match=r"96 values of 'object' are in both .*: the test would leak\."):
+    with pytest.raises(LeakError, match=r"96 of 144 test samples .* of the label pool: 96 by id .* would leak\."):
         _transfer([run], survey, tmp_path / "leak", test=str(survey.path))
     again = make_store(tmp_path / "again.zarr", names_of(30), side=44)
-    with pytest.raises(DataError, match=r"of 30 test samples of .*again\.zarr are the same thing as samples of the "
+    with pytest.raises(LeakError, match=r"of 30 test samples of .*again\.zarr are the same thing as samples of the "
                                         r"label pool .*by id .*The test would leak\."):
         _transfer([run], survey, tmp_path / "leak", test=str(again.path))
     assert not (tmp_path / "leak").exists()

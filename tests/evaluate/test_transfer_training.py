@@ -135,13 +135,13 @@ def test_images_outside_the_budget_are_never_read(
     tmp_path: Path, survey: Store, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: set[int] = set()
-    decode = Decoder.__call__
+    decode = Decoder.decode
 
-    def recorded(self: Decoder, index: np.ndarray) -> Any:
+    def recorded(self: Decoder, index: np.ndarray, *others: Any) -> Any:
         read.update(index.tolist())
-        return decode(self, index)
+        return decode(self, index, *others)
 
-    monkeypatch.setattr(Decoder, "__call__", recorded)
+    monkeypatch.setattr(Decoder, "decode", recorded)
     found = _transfer([run], survey, tmp_path / "out", labels=("12",), subsets=1, arms=("finetune", "scratch"))
     drawn = {row["id"] for row in pq.read_table(found.out / "subsets.parquet").to_pylist()}
     assert {survey.ids[i] for i in read} == drawn | {survey.ids[i] for i in survey.split("test").all()}

@@ -17,8 +17,10 @@ from sciencessl import cli, prepare
 from sciencessl.errors import StoreError
 from sciencessl.registry import load_domain
 from sciencessl.spec import FieldSpec
-from sciencessl.store.audit import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit, audit_file
+from sciencessl.store.audit import audit
+from sciencessl.store.audit_record import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit_file, read_audit
 from sciencessl.store.audit_report import audit_text
+from sciencessl.store.audited import check_audit, copied_ids
 from sciencessl.store.format import StoreHeader, shard_file
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
@@ -174,6 +176,10 @@ def test_the_result_lies_beside_the_store_with_its_digest(tmp_path: Path) -> Non
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img src=\"data:image/jpeg;base64,") == 5
     assert "copy of s0 | s0" in page
+    removed = (tmp_path / "out" / "remove.txt").read_text().splitlines()
+    assert removed == [pair.test for pair in found.evidence[0].pairs]
+    assert copied_ids(Store(store), Store(store)) == {name for name, *_ in copies(photo)}
+    assert read_audit(store) == found
     sheet = cv2.imread(str(tmp_path / "out" / "pairs.png"))
     assert sheet is not None
     assert sheet.std() > 20
@@ -213,6 +219,11 @@ def test_scores_between_the_thresholds_warn(tmp_path: Path, monkeypatch: pytest.
     found = audit(store, group="site")
     assert (found.verdict, len(of_kind(found, LOOK_ALIKE))) == (SUSPECT, 5)
     assert "warning: 5 samples of split=test look much like samples of split=train" in audit_text(found)
+    (line,) = check_audit(Store(store)).lines
+    assert line.startswith(f"warning: {store}: 5 samples of split=test look much like samples of split=train, such as")
+    assert line.endswith("too little to confirm: look at them. Pairs: " + str(tmp_path / "s.audit" / "report.html"))
+    assert copied_ids(Store(store), Store(store)) == frozenset()
+    assert not (tmp_path / "s.audit" / "remove.txt").exists()
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -243,7 +254,7 @@ def _random_tiles(folder: Path, shared: Path, photographs: int) -> tuple[Path, d
         writer.writerow(["file", "class", "photograph"])
         writer.writerows([row["file"], row["class"], row["source_tile"]] for row in rows if row["source_tile"] in kept)
     prepare("pathology", [shared / "pathology/lc25000_lung"], folder / "tiles.zarr",
-            {"catalogue": str(table), "keep": ("photograph",), "threads": 1})
+            {"catalogue": str(table), "keep": ("photograph",), "workers": 0})
     opened = Store(folder / "tiles.zarr")
     return opened.path, dict(zip(opened.ids, opened.column("photograph").tolist(), strict=True))
 
@@ -267,12 +278,12 @@ def test_lc25000_split_by_tile_leaks_by_name_and_by_pixels(
 @pytest.mark.slow
 def test_lc25000_split_by_photograph_is_clean(tmp_path: Path, shared_data: Path) -> None:
     grouped = tmp_path / "photographs.zarr"
-    prepare("pathology", [shared_data / "pathology/lc25000_lung"], grouped, {"group": "source_tile", "threads": 1})
+    prepare("pathology", [shared_data / "pathology/lc25000_lung"], grouped, {"group": "source_tile", "workers": 0})
     assert audit(grouped).verdict == CLEAN
 
 
 @pytest.mark.slow
 def test_sdss_stamps_are_not_refused(tmp_path: Path, shared_data: Path) -> None:
-    prepare("galaxy", [shared_data / "galaxy/sdss_gz1"], tmp_path / "sdss.zarr", {"threads": 1})
+    prepare("galaxy", [shared_data / "galaxy/sdss_gz1"], tmp_path / "sdss.zarr", {"workers": 0})
     found = audit(tmp_path / "sdss.zarr")
     assert (found.verdict, of_kind(found, COPY)) == (NOTHING, {})

@@ -26,7 +26,8 @@ from sciencessl.preparation import prepare
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
-from sciencessl.store.audit import audit, audit_file
+from sciencessl.store.audit import audit
+from sciencessl.store.audit_record import audit_file
 from sciencessl.store.files import read_file, sized_files, visible_files, write_atomic
 from sciencessl.store.format import rows_file, shard_file
 from sciencessl.store.info import info

@@ -78,6 +78,10 @@ def _in_place(train: View, evaluate: View) -> tuple[View, View]:
     return spoil, evaluate
 
 
+def _sized(train: View, evaluate: View) -> tuple[View, View]:
+    return train, dataclasses.replace(evaluate, least_px={"picture": 64})  # type: ignore[type-var]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -103,6 +107,7 @@ def _in_place(train: View, evaluate: View) -> tuple[View, View]:
         (_wrap(_frozen), "same from different generators"),
         (_wrap(_random_evaluation), "the evaluation view is random"),
         (_wrap(_in_place), "changes the sample"),
+        (_wrap(_sized), "least_px of a view is .'picture': 64., expected field -> pixels"),
     ],
 )
 def test_what_breaks_the_contract_is_named(change: Change, message: str) -> None:

@@ -16,7 +16,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.train import estimate
 from sciencessl.train.estimate import operations_per_image, probe_step, seconds_per_step, settle
-from sciencessl.train.plan import Plan, make_plan, sample_batch
+from sciencessl.train.plan import Plan, make_identity, make_plan, sample_batch
 
 
 @pytest.fixture
@@ -144,3 +144,15 @@ def test_input_statistics_are_those_of_the_evaluation_views_of_train(planned: Pl
     pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255.0
     np.testing.assert_allclose(planned.stats.mean, pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(planned.stats.std, pixels.std(0), rtol=1e-12)
+
+
+def test_a_run_is_told_apart_by_how_it_decodes(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = make_identity(planned)["decoding"]
+    train, evaluate = (view.least_px for view in planned.domain.views(planned.config.views))  # type: ignore[attr-defined]
+    assert decoding.startswith("sciencessl.data.decode:decode, JPEGs from 524288 pixels on ")
+    assert decoding.endswith(f" for {train} px in training and {evaluate} px in evaluation")
+    monkeypatch.setattr("sciencessl.train.plan.WORTH_PIXELS", 2)
+    assert make_identity(planned)["decoding"] != decoding
+    views = dataclasses.replace(planned.config.views, evaluation_window=0.5)
+    planned.config = dataclasses.replace(planned.config, views=views)
+    assert "{'image': 64.0} px in evaluation" in make_identity(planned)["decoding"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from sciencessl.errors import ConfigError
 from sciencessl.store.reader import Store
+from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
 from sciencessl.train.labels import find_labels
 
@@ -85,3 +87,13 @@ def test_numbers_with_gaps_are_classes_too(tmp_path: Path, make_store: Any) -> N
 def test_what_is_no_label_is_refused(names: list[str], message: str, tiny_store: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         find_labels(Store(tiny_store), names)
+
+
+def test_withdrawn_samples_teach_nothing(tiny_store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_store, tmp_path / "copy.zarr"))
+    votes, classes = find_labels(Store(copy), ["smooth", "class"])
+    labelled = int(np.flatnonzero((classes.values >= 0) & (votes.values > 0).any(axis=1))[0])
+    remove(copy, [Store(copy).ids[labelled]], "blurred")
+    later = find_labels(Store(copy), ["smooth", "class"])
+    assert [labels.labelled for labels in later] == [votes.labelled - 1, classes.labelled - 1]
+    assert later[1].values[labelled] == -1

@@ -265,11 +265,12 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(
         tiny_run(out, resume=True)
 
 
-def test_a_checkpoint_of_another_store_or_of_other_labels_is_refused(
+def test_a_checkpoint_of_another_store_or_of_other_labels_or_samples_is_refused(
     tmp_path: Path, tiny_run: Any, make_store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pyarrow as pa
 
+    from sciencessl.store.removals import remove
     from sciencessl.store.tables import write_table
 
     out, other = tmp_path / "run", make_store(tmp_path / "other.zarr", seed=1)
@@ -277,6 +278,9 @@ def test_a_checkpoint_of_another_store_or_of_other_labels_is_refused(
     stop_after(2, out, tiny_run, monkeypatch, data=mine, labels=["class"])
     with pytest.raises(RunError, match="made with store '"):
         tiny_run(out, resume=True, data=other)
+    remove(mine, ["g2"], "blurred")
+    with pytest.raises(RunError, match="made with withdrawn samples 'none', this run has '"):
+        tiny_run(out, resume=True)
     ids = [f"g{i}" for i in range(60)]
     write_table(mine, "later", pa.table({"id": ids, "score": [0.5] * 60}))
     write_table(mine, "labels", pa.table({"id": ids, "class": ["a", "b"] * 30}))

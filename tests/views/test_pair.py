@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import random
+from typing import Any
+
 import numpy as np
 import pytest
 
+from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
-from sciencessl.views.pair import display_rgb, evaluation_views, train_views
+from sciencessl.views.affine import RotatedCrop, centre_window
+from sciencessl.views.operations import CropResize
+from sciencessl.views.pair import crop_least_px, display_rgb, evaluation_views, train_views
 
 
 def sample(image: np.ndarray) -> Sample:
@@ -86,3 +93,90 @@ def test_an_image_of_nothing_is_black() -> None:
     assert display_rgb("image")(sample(nothing)).max() == 0
     nothing[..., 0] = np.arange(4)
     assert display_rgb("image")(sample(nothing)).max(axis=(0, 1)).tolist() == [0, 0, 255]
+
+
+def smallest_crop(crop: Any, height: int, width: int, draws: int = 400) -> float:
+    """Shortest side of the windows that a crop draws from an image of that size, in pixels."""
+    rng = np.random.default_rng(0)
+    crop.set_random_state(rng, random.Random(0))
+    shortest = math.inf
+    for _ in range(draws):
+        drawn = crop.get_params_dependent_on_data({"shape": (height, width, 3)}, {})
+        if "window" in drawn:
+            shortest = min(shortest, *drawn["window"])
+        else:
+            left, top, right, bottom = drawn["crop_coords"]
+            shortest = min(shortest, right - left, bottom - top)
+    return shortest
+
+
+@pytest.mark.parametrize("kind", [CropResize, RotatedCrop])
+@pytest.mark.parametrize(
+    ("area", "aspect"),
+    [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.2, 1.0), (1.0, 1.0)), ((0.3, 0.85), (0.95, 1.05)), ((1.0, 1.0), (0.5, 0.8))],
+)
+def test_no_crop_is_enlarged_from_least_px_on(
+    kind: type, area: tuple[float, float], aspect: tuple[float, float]
+) -> None:
+    size = 64
+    least = crop_least_px(size, area, aspect)
+    crop = kind(size, area, aspect)
+    for longer in (1.0, 1.4, 3.0, 12.0):
+        short = math.ceil(least)
+        long = round(short * longer)
+        assert smallest_crop(crop, short, long) >= size
+        assert smallest_crop(crop, long, short) >= size
+    # And not from much less on: the rule leaves no reduction out that square images could have.
+    if area[0] < 1:
+        assert smallest_crop(crop, round(0.85 * least), round(0.85 * least)) < size
+
+
+def test_the_least_size_is_that_of_the_smallest_crop_of_the_longest_shape() -> None:
+    """BYOL at 224 by hand: a crop of 8 % at 4:3 has a shorter side of sqrt(0.08 * 0.75) of a square image's."""
+    assert crop_least_px(224, (0.08, 1.0), (3 / 4, 4 / 3)) == pytest.approx(224 / 0.2449490, rel=1e-6)
+    assert crop_least_px(64, (0.25, 1.0)) == pytest.approx(128)
+
+
+@pytest.mark.parametrize(
+    ("domain", "settings", "train", "evaluate"),
+    [
+        ("web", {"size": 224}, 914.47, 256), ("web", {"size": 64, "area": (0.25, 1.0)}, 147.80, 73),
+        ("pathology", {"size": 64}, 143.11, 64), ("pathology", {"size": 64, "evaluation_window": 0.5}, 143.11, 128),
+        ("galaxy", {"size": 64}, 119.88, 85.33),
+    ],
+)
+def test_domains_declare_the_least_size_that_their_views_need(
+    domain: str, settings: dict[str, Any], train: float, evaluate: float
+) -> None:
+    spec = load_domain(domain)
+    views = spec.views(spec.train_options(**settings))
+    declared = [view.least_px for view in views]  # type: ignore[attr-defined]
+    assert declared == [pytest.approx({spec.primary: least}, abs=0.01) for least in (train, evaluate)]
+
+
+def test_the_evaluated_window_is_not_enlarged_from_the_declared_size_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("sciencessl.views.affine.resize", lambda image, height, width: seen.append(image.shape[0]))
+    for size in (32, 64, 224):
+        for fraction in (0.3, 0.5, 0.75, 1.0):
+            centre_window(np.zeros((math.ceil(size / fraction), 999, 1)), fraction, size)
+            assert seen[-1] >= size
+
+
+def test_views_that_declare_nothing_need_the_whole_image() -> None:
+    assert train_views("image", []).least_px == evaluation_views("image", lambda x: x).least_px == {"image": math.inf}
+
+
+def test_the_first_view_alone_is_the_same_as_among_others() -> None:
+    def draw(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return image + rng.integers(1000)
+
+    def unwanted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        pytest.fail("made the second view")
+
+    image = sample(np.zeros((2, 2, 1)))
+    alone = train_views("image", [draw, unwanted], 7.0).first
+    both = train_views("image", [draw, draw])(image, np.random.default_rng)
+    (one,) = alone(image, np.random.default_rng)
+    assert np.array_equal(one.fields["image"], both[0].fields["image"])
+    assert alone.least_px == {"image": 7.0}

@@ -63,7 +63,7 @@ def test_crops_have_the_area_that_was_asked_for() -> None:
     gradient[:, :, 0] = np.arange(200)
     gradient[:, :, 1] = np.arange(200)[:, None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines: pipelines)
+        patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines, least_px: pipelines)
         made: Any = web_views(WebViews(size=64, area=(0.25, 0.25)))[0]
     crop = Pipeline(made[0].transforms[:1])
     for seed in range(20):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sciencessl.data_prep.lock import only_writer
 from sciencessl.errors import StoreError
+from sciencessl.store.lock import only_writer
 
 HOLD = """
 import sys
 from pathlib import Path
-from sciencessl.data_prep.lock import only_writer
+from sciencessl.store.lock import only_writer
 with only_writer(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -24,7 +24,7 @@ with only_writer(Path(sys.argv[1])):
 def test_a_second_writer_is_told_so_until_the_first_is_done(tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     with only_writer(out):
-        with pytest.raises(StoreError, match=r"s\.zarr is being written by another prepare\. Wait for it, or stop it"):
+        with pytest.raises(StoreError, match=r"s\.zarr is being written by another process\. Wait for it, or stop it"):
             only_writer(out).__enter__()
         with only_writer(tmp_path / "other.zarr"):
             pass
@@ -38,7 +38,7 @@ def test_a_kill_releases_the_lock_though_its_file_stays(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(StoreError, match="another prepare"):
+    with pytest.raises(StoreError, match="another process"):
         only_writer(out).__enter__()
     holder.kill()
     holder.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -9,16 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from sciencessl.data_prep.begin import clear_os_errors
 from sciencessl.errors import StoreError
+from sciencessl.store.files import clear_os_errors
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What a file system without locks answers, as some of clusters do: two writers are then kept apart by nothing."""
 
 if sys.platform != "win32":  # which has no such locks: two writers are then kept apart by nothing
     import fcntl
 
 
 @contextmanager
-def only_writer(out: Path) -> Iterator[None]:
+def only_writer(out: Path, shared: bool = False) -> Iterator[None]:
     """Hold the lock `.NAME.lock` beside a store while it is written. A kill releases it, whatever file is left.
+
+    Args:
+        out: The store.
+        shared: Let other shared writers in, who write other rows. The file then stays for the next writer alone.
 
     Raises:
         StoreError: When another process is writing the store, or nothing can be written beside it.
@@ -26,26 +34,30 @@ def only_writer(out: Path) -> Iterator[None]:
     path = out.with_name(f".{out.name}.lock")
     with clear_os_errors(out):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = _locked(path, out)
+        stream = _locked(path, out, shared)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if not shared:  # others may hold it
+            path.unlink(missing_ok=True)
         stream.close()
 
 
-def _locked(path: Path, out: Path) -> TextIO:
+def _locked(path: Path, out: Path, shared: bool) -> TextIO:
     while True:
-        stream = path.open("w", encoding="utf-8")
+        stream = path.open("a+", encoding="utf-8")  # NFS wants to read where a lock is shared
         if sys.platform == "win32":
             return stream
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.close()
             raise StoreError(
-                f"{out} is being written by another prepare. Wait for it, or stop it; what it has committed is kept."
+                f"{out} is being written by another process. Wait for it, or stop it; what it has committed is kept."
             ) from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
         if _is_there(stream, path):
             return stream
         stream.close()  # whoever held it before has removed it: a lock on a removed file keeps nobody out

@@ -1,0 +1,186 @@
+"""Worker processes on this machine. One that dies is noticed, and what it was doing is tried again on a new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sciencessl.data_prep.task import Tell, silent
+from sciencessl.data_prep.worker import DONE, TOLD, receive, send
+from sciencessl.errors import ConfigError, StoreError
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from sciencessl.data_prep.worker import serve; serve()"
+)
+
+
+class WorkerDied(Exception):
+    """The process that ran a call ended without an answer, each time; says how the last one ended."""
+
+
+class Stopped(Exception):
+    """The engine was closed while a call was running."""
+
+
+class Engine(Protocol):
+    """Runs pure functions somewhere.
+
+    Attributes:
+        workers: Calls that run at a time.
+    """
+
+    workers: int
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[Any], retries: int, tell: Tell = silent) -> Any:
+        """What `function(*arguments, tell=tell)` returns; called from as many threads as there are workers.
+
+        Raises:
+            WorkerDied: When the process that ran it ended, and those of `retries` further tries.
+            Stopped: When the engine was closed meanwhile.
+            Exception: What the function raised.
+        """
+
+    def close(self) -> None:
+        """End whatever runs, at once."""
+
+
+class InProcess:
+    """Calls run where they are made, one at a time."""
+
+    workers = 1
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[Any], retries: int, tell: Tell = silent) -> Any:
+        """See `Engine`. What ends the process ends this one."""
+        return function(*arguments, tell=tell)
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class Processes:
+    """Fresh interpreters, started when they are first needed, and again when one has died.
+
+    Plain child processes rather than `multiprocessing`: they share no state with this one, never run the caller's
+    script again, and end with it, however it ends, as their stdin does.
+
+    Args:
+        workers: Processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._closed = False
+        self._running: set[_Process] = set()
+        self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        for _ in range(workers):
+            self._idle.put(None)
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[Any], retries: int, tell: Tell = silent) -> Any:
+        """See `Engine`."""
+        for left in range(retries, -1, -1):
+            try:
+                return self._once(function, arguments, tell)
+            except WorkerDied:
+                if self._closed:
+                    raise Stopped from None
+                if not left:
+                    raise
+        raise AssertionError
+
+    def _once(self, function: Callable[..., Any], arguments: Sequence[Any], tell: Tell) -> Any:
+        process = self._idle.get()
+        alive = None
+        try:
+            if self._closed:
+                raise Stopped
+            if process is None:
+                process = _Process()
+                self._running.add(process)
+                if self._closed:  # just now, before this process was known
+                    raise Stopped
+                process.wait_until_ready()
+            answer = process.ask(function, arguments, tell)
+            alive = process
+        finally:
+            if alive is None and process is not None:
+                process.kill()
+                self._running.discard(process)
+            self._idle.put(alive)
+        kind, value = answer
+        if kind == DONE:
+            return value
+        raise value
+
+    def close(self) -> None:
+        """See `Engine`; rows in hand are left without a receipt, so they do not exist."""
+        self._closed = True
+        for process in list(self._running):
+            process.kill()
+
+
+class _Process:
+    def __init__(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
+        )
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._calls: Any = self._child.stdin
+        self._answers: Any = self._child.stdout
+
+    def wait_until_ready(self) -> None:
+        """Separates a worker that cannot start, which is an error, from one that a task ends, which is tried again."""
+        try:
+            pickle.dump(sys.path, self._calls)
+            self._calls.flush()
+            receive(self._answers)
+        except (OSError, EOFError):
+            raise StoreError(
+                f"a worker process could not start: {sys.executable} {self._end()}, and what it said stands above. "
+                "--workers 0 prepares in this process."
+            ) from None
+
+    def ask(self, function: Callable[..., Any], arguments: Sequence[Any], tell: Tell) -> tuple[str, Any]:
+        """Send a call, pass on what is told, and return (kind, value)."""
+        try:
+            send(self._calls, (function, tuple(arguments)))
+            while True:
+                kind, value = pickle.loads(receive(self._answers))
+                if kind != TOLD:
+                    return kind, value
+                tell(value)
+        except (OSError, EOFError):
+            raise WorkerDied(self._end()) from None
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"the source cannot be sent to another process ({error}). Its `read` must be a function of a module, "
+                "or a method of an object that pickles; --workers 0 prepares in this process."
+            ) from error
+
+    def _end(self) -> str:
+        self.kill()
+        code = self._child.returncode
+        if code >= 0:
+            return f"ended with code {code}"
+        try:
+            return f"was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was ended by signal {-code}"
+
+    def kill(self) -> None:
+        """End the process, whatever it does, and collect it."""
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._calls, self._answers):
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()

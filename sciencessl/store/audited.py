@@ -1,0 +1,107 @@
+"""What the last audit of a store means for those who read it: refuse a leak, warn of look-alikes, ask for an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sciencessl.errors import LeakError, StoreError
+from sciencessl.store.audit_record import IDENTITY, LEAK, Audit, Evidence, judged_digest, read_audit
+from sciencessl.store.audit_report import PAGE, REMOVE, sentence
+from sciencessl.store.reader import Store
+
+ACCEPTED = "Leak accepted"
+"""How sentences on a leak begin where a result carries them."""
+ACCEPT = "--accept-leak uses it as it is; whatever comes of it says so."
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an audit says of a store as it is now.
+
+    Attributes:
+        leak: What is shared, in words; empty where no leak is known.
+        lines: What to tell people: a leak that was accepted, look-alikes, or that an audit is missing or out of date.
+    """
+
+    leak: str = ""
+    lines: tuple[str, ...] = ()
+
+
+def check_audit(store: Store, against: Store | None = None, *, accept: bool = False) -> Standing:
+    """Refuse a store whose audit found a leak, if it was of the state that the store is in now.
+
+    Args:
+        store: That is learned from.
+        against: Another store that is tested on; else it is the store's own splits that count.
+        accept: Do not refuse.
+
+    Raises:
+        LeakError: With what is shared, where the pairs are shown, and what to do.
+    """
+    stores = [store, *([against] if against else [])]
+    whom = " against ".join(str(one.path) for one in stores)
+    try:
+        found = read_audit(*(one.path for one in stores))
+    except StoreError as error:
+        return Standing(lines=(f"note: {error} Audit again: `{_command(stores)}`",))
+    if found is None:
+        return Standing(lines=(f"note: {whom} was never audited for leaks: `{_command(stores)}`",))
+    if found.judged != judged_digest(stores, found.groups):
+        return Standing(lines=(f"note: the audit of {whom} is out of date, for samples, groups or removals changed: "
+                               f"`{_command(stores, found.group)}`",))
+    if found.verdict != LEAK:
+        return Standing(lines=tuple(f"warning: {whom}: {sentence(entry)} Pairs: {found.report}/{PAGE}"
+                                    for entry in found.evidence))
+    words = leak_words(found.confirmed)
+    if not accept:
+        raise LeakError(f"the audit of {whom} found a leak: {words}. Pairs: {found.report}/{PAGE}. "
+                        f"{_advice(found, stores)} {ACCEPT}")
+    return Standing(words, (f"warning: {ACCEPTED.lower()}: {words}.",))
+
+
+def leak_words(evidence: Iterable[Evidence]) -> str:
+    """What sides share, a clause for each two of them."""
+    found: dict[tuple[str, str], list[Evidence]] = {}
+    for entry in evidence:
+        found.setdefault((entry.test, entry.pool), []).append(entry)
+    said = []
+    for (test, pool), entries in found.items():
+        ids = {name for entry in entries for name in entry.ids}
+        means = ", ".join(f"{entry.samples:,} by {entry.by}" for entry in entries)
+        said.append(f"{len(ids):,} samples of {test} are the same thing as samples of {pool} ({means})")
+    return "; ".join(said)
+
+
+def copied_ids(store: Store, tested: Store) -> frozenset[str]:
+    """Ids of samples to be tested on that an audit, if it still holds, found in split=train of a store by contents or
+    pixels.
+
+    Args:
+        store: That was learned from.
+        tested: That test samples lie in; may be the same store.
+    """
+    against = None if tested.digest == store.digest else tested
+    stores = [store, *([against] if against else [])]
+    try:
+        found = read_audit(*(one.path for one in stores))
+    except StoreError:
+        return frozenset()
+    if found is None or found.judged != judged_digest(stores, found.groups):
+        return frozenset()
+    return frozenset(name for entry in found.confirmed if entry.kind != IDENTITY and entry.pool == "split=train"
+                     for name in entry.ids)
+
+
+def _command(stores: Sequence[Store], group: str = "") -> str:
+    against = f" --against {stores[1].path}" if len(stores) > 1 else ""
+    return f"sciencessl store audit {stores[0].path}{against}{f' --group {group}' if group else ''}"
+
+
+def _advice(found: Audit, stores: Sequence[Store]) -> str:
+    columns = [entry.by for entry in found.confirmed if entry.kind == IDENTITY and entry.by != "id"]
+    remove = f"withdraw the test side: `sciencessl store remove {stores[-1].path} --ids {found.report}/{REMOVE}`."
+    if len(stores) > 1:
+        return f"To test on the rest, {remove}"
+    return (f"Prepare it again with --group {columns[0] if columns else 'COLUMN'}, which keeps what belongs together "
+            f"in one split, or {remove}")

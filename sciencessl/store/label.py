@@ -1,0 +1,161 @@
+"""`store label`: a table that arrived after sealing becomes a table beside the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sciencessl.errors import ConfigError, did_you_mean
+from sciencessl.preparation import schema_loader
+from sciencessl.registry import label_reader, load_domain
+from sciencessl.store import format as zpack
+from sciencessl.store.reader import Store
+from sciencessl.store.tables import REMOVALS, Table, current_digest, some_names, write_table
+
+DEFAULT_NAME = "labels"
+FIXED = ("id", "key", "split")
+"""Columns that no table may hide: what a sample is called, and where it belongs."""
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What `label` did.
+
+    Attributes:
+        store: The store.
+        name: Of the table.
+        columns: Its columns.
+        schema: Name of the schema of its vote counts; empty without.
+        matched: Rows of the file whose id the store has: these became the table.
+        unknown: Rows of the file whose id it lacks.
+        unknown_ids: The first of these.
+        unlabelled: Samples of the store for which no column of the table has a value.
+        unchanged: Whether the table was there already, just so.
+        digest: Of the table: what runs record.
+        guessed: Sentences on what columns were taken for.
+    """
+
+    store: Path
+    name: str
+    columns: tuple[str, ...]
+    schema: str
+    matched: int
+    unknown: int
+    unknown_ids: tuple[str, ...]
+    unlabelled: int
+    unchanged: bool
+    digest: str
+    guessed: tuple[str, ...]
+
+
+def label(
+    store: str | Path,
+    table: str | Path,
+    name: str = DEFAULT_NAME,
+    id: str = "",
+    schema: str = "",
+    derived_from: Mapping[str, Sequence[str]] | None = None,
+    note: str = "",
+    columns: Sequence[str] = (),
+    overwrite: bool = False,
+) -> LabelReport:
+    """Put a CSV, Parquet or FITS table beside the pixels of a sealed store; rows and pixels stay as they are.
+
+    Rows are kept in the order of the store, so that the same labels have the same digest however the file is sorted.
+    Writing what is there already changes nothing.
+
+    Args:
+        store: A sealed store.
+        table: The file.
+        name: Of the table in the store.
+        id: Column that names the samples; empty guesses it.
+        schema: Label schema of vote counts: a name, or a file; empty takes the one that the columns answer, if any.
+        derived_from: Column -> columns that it was computed from; evaluation follows it to say what pretraining saw.
+        note: Where the values come from, in words.
+        columns: Columns to take; empty takes all but those that the rows of the store have already.
+        overwrite: Replace another table of that name.
+
+    Raises:
+        ConfigError: For a table, column or schema that does not exist, a name or a column that no table may have.
+        DataError: When no id is in the store, ids are empty or repeated, or counts cannot be counts.
+        StoreError: When the store is missing or unsealed, or has another table of that name.
+    """
+    if name == REMOVALS:
+        raise ConfigError(f"table {name!r} is written by `sciencessl store remove`; choose another --name.")
+    opened = Store(store)
+    spec = load_domain(opened.header.domain)
+    known = pa.array(opened.ids, pa.string())
+    read = label_reader()(spec, table, known, id, schema, columns, schema_loader(spec))
+    data, said = _own_columns(opened, name, read.data, columns)
+    parents = _checked_parents(data.column_names, derived_from or {})
+    # Withdrawn samples keep their labels, which nobody reads: the same file then gives the same table as before.
+    place = pc.index_in(known, value_set=data["id"].combine_chunks())
+    kept = data.take(place.drop_null())
+    before = current_digest(opened.path, name) if name in opened.tables else ""
+    written = write_table(opened.path, name, kept, read.schema, parents, note, overwrite)
+    matched = pc.is_valid(place).to_numpy(zero_copy_only=False)
+    strange = data["id"].filter(pc.invert(pc.is_in(data["id"], value_set=known)))
+    return LabelReport(
+        opened.path, name, tuple(written.columns), written.schema.name if written.schema else "", kept.num_rows,
+        len(strange), tuple(strange[:SHOWN].to_pylist()), _unlabelled(opened, written, matched),
+        before == written.digest, written.digest, (*read.guessed, *said),
+    )
+
+
+def _own_columns(store: Store, name: str, data: pa.Table, asked: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """The table without columns that would hide those of the rows, unless they were asked for."""
+    fixed = [column for column in data.column_names if column in FIXED[1:]]
+    if set(fixed) & set(asked):
+        raise ConfigError(f"column {fixed[0]!r} belongs to the store, and no table may hide it; rename it in the file.")
+    rows = zpack.user_columns(store.rows.column_names, store.header.fields)
+    twice = [column for column in data.column_names[1:] if column in fixed or column in rows]
+    left = [column for column in twice if column not in asked]
+    if len(left) == data.num_columns - 1:
+        raise ConfigError(
+            f"the rows of {store.path} have all columns of the table already ({', '.join(left)}); name with --columns "
+            "what is to be taken nevertheless."
+        )
+    said = [f"left out, as the rows have them: {', '.join(left)}"] if left else []
+    said += [f"column {column!r} hides that of the rows" for column in asked if column in rows]
+    for other in store.tables:
+        if other not in (name, REMOVALS):
+            verb = "hides" if name > other else "is hidden by"
+            said += [f"column {column!r} {verb} that of table {other!r}" for column in store.table(other).columns
+                     if column in data.column_names and column not in left]
+    return data.drop_columns(left), said
+
+
+def _checked_parents(
+    columns: Sequence[str], derived_from: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
+    for column in derived_from:
+        if column not in columns[1:]:
+            raise ConfigError(f"derived_from {column}: the table has no such column.{did_you_mean(column, columns)} "
+                              f"Columns: {', '.join(columns[1:])}.")
+    return {column: tuple(parents) for column, parents in derived_from.items()}
+
+
+def _unlabelled(store: Store, table: Table, matched: np.ndarray) -> int:
+    """Samples without a value in any column, withdrawn ones left out."""
+    some = [pc.is_valid(table.data[name]).to_numpy() for name in table.columns]
+    labelled = np.zeros(len(matched), dtype=bool)
+    labelled[np.flatnonzero(matched)] = np.logical_or.reduce(some)
+    return int((~labelled[store.present.all()]).sum())
+
+
+def label_text(found: LabelReport) -> str:
+    """What was done, for people."""
+    votes = f", votes of schema {found.schema!r}" if found.schema else ""
+    lines = [*found.guessed, f"table {found.name!r} of {found.store}: {some_names(found.columns)}{votes}",
+             f"{found.matched:,} ids matched; {found.unlabelled:,} samples stay without a label"]
+    if found.unknown:
+        lines.append(f"{found.unknown:,} rows name no sample of the store, such as "
+                     f"{', '.join(map(repr, found.unknown_ids))}")
+    return "\n".join([*lines, "nothing to do: the table was there already" if found.unchanged else
+                      f"table digest {found.digest}"])

@@ -1,0 +1,151 @@
+"""`store remove`: withdrawn samples are a table beside the pixels; from then on no reader gives them.
+
+Pixels stay where they are until `store compact` writes a store without them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sciencessl.errors import ConfigError, DataError
+from sciencessl.store.format import SPLITS
+from sciencessl.store.lock import only_writer
+from sciencessl.store.reader import Store
+from sciencessl.store.tables import REMOVALS, Table, current_digest, read_table, write_table
+
+SHOWN = 10
+"""Unknown ids that an error names."""
+
+
+@dataclass(frozen=True)
+class RemovalReport:
+    """What `remove` did.
+
+    Attributes:
+        store: The store.
+        removed: Samples withdrawn now.
+        already: Samples among those named that were withdrawn before; their first reason stays.
+        n_removed: Samples withdrawn in all.
+        n_samples: Samples left.
+        splits: Split -> samples left.
+        digest: Of the table `removals`: what runs record.
+    """
+
+    store: Path
+    removed: int
+    already: int
+    n_removed: int
+    n_samples: int
+    splits: Mapping[str, int]
+    digest: str
+
+
+def remove(
+    store: str | Path, ids: Sequence[str] = (), reason: str = "", file: str | Path = ""
+) -> RemovalReport:
+    """Withdraw samples from a sealed store. The table `removals` only grows; what is in it already changes nothing.
+
+    Args:
+        store: A sealed store.
+        ids: Of the samples.
+        reason: Why, in words; written beside each.
+        file: Text file with further ids, one a line; a first line `id` is passed over.
+
+    Raises:
+        ConfigError: Without ids or a reason.
+        DataError: When the store lacks some of the ids: they are named, and nothing is written.
+        StoreError: When the store is missing or unsealed, or another process writes it.
+    """
+    if not reason.strip():
+        raise ConfigError("store remove needs a --reason: it stays beside the ids, for whoever asks why they are gone.")
+    opened = Store(store)
+    wanted = [*ids, *(_read_ids(Path(file), opened) if str(file) else ())]
+    if not wanted:
+        raise ConfigError("store remove was given no ids; name some, or a file of them with --ids.")
+    with only_writer(opened.path):  # two at once would lose what one of them wrote
+        old = read_table(opened.path, REMOVALS).data if REMOVALS in opened.tables else _table([], [], [])
+        index = _index_of(opened, wanted)
+        new = np.setdiff1d(index, old["index"].to_numpy())
+        if len(new):
+            names = pa.array(opened.ids, pa.string()).take(pa.array(new))
+            added = _table(names, new, [reason.strip()] * len(new))
+            write_table(opened.path, REMOVALS, pa.concat_tables([old, added]).sort_by("index"))
+    left = Store(opened.path)
+    return RemovalReport(
+        opened.path, len(new), len(index) - len(new), len(left.removed), len(left.present),
+        {name: len(left.split(name)) for name in SPLITS}, current_digest(opened.path, REMOVALS),
+    )
+
+
+def removal_reasons(table: Table) -> dict[str, int]:
+    """Reason -> withdrawn samples, the most frequent first."""
+    return dict(Counter(table.data["reason"].to_pylist()).most_common())
+
+
+def removals_fault(store: Store) -> str:
+    """Why the table of withdrawn samples does not fit the rows, in words; empty when it does or there is none.
+
+    Raises:
+        StoreError: When the table or a row is damaged.
+    """
+    if REMOVALS not in store.tables:
+        return ""
+    data = store.table(REMOVALS).data
+    index = data["index"].to_numpy().astype(np.int64)
+    if (np.diff(index) <= 0).any() or (index >= len(store)).any():
+        return "its indices are not ascending, or beyond the samples"
+    first = 0
+    for table in store.row_tables():
+        here = np.flatnonzero((index >= first) & (index < first + table.num_rows))
+        if not data["id"].take(here).equals(table["id"].take(index[here] - first)):
+            return "its ids are not those of the samples at its indices"
+        first += table.num_rows
+    return ""
+
+
+def _table(ids: object, index: object, reasons: object) -> pa.Table:
+    return pa.table({"id": pa.array(ids, pa.string()), "index": pa.array(index, pa.uint64()),
+                     "reason": pa.array(reasons, pa.string())})
+
+
+def _read_ids(path: Path, store: Store) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--ids {path} cannot be read ({error}); expected a text file with one id a line.") from error
+    if lines[:1] == ["id"] and "id" not in store.ids:
+        lines = lines[1:]
+    return [line for line in lines if line]
+
+
+def _index_of(store: Store, ids: Sequence[str]) -> np.ndarray:
+    """(k,) int64 store indices of ids, each once, ascending."""
+    wanted = pa.array(dict.fromkeys(ids), pa.string())
+    found = pc.index_in(wanted, value_set=pa.array(store.ids, pa.string()))
+    if found.null_count:
+        unknown = wanted.filter(pc.is_null(found)).to_pylist()
+        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
+        raise DataError(
+            f"{len(unknown):,} of {len(wanted):,} ids are not in {store.path}: "
+            f"{', '.join(map(repr, unknown[:SHOWN]))}{more}. Nothing was removed. Its ids look like "
+            f"{', '.join(map(repr, store.ids[:3]))}; correct the list, one id a line, and try again."
+        )
+    return np.sort(found.to_numpy().astype(np.int64))
+
+
+def remove_text(found: RemovalReport) -> str:
+    """What was done, for people."""
+    again = f" ({found.already:,} of those named were withdrawn before)" if found.already else ""
+    splits = ", ".join(f"{name} {count:,}" for name, count in found.splits.items())
+    return "\n".join([
+        f"{found.removed:,} samples withdrawn from {found.store}{again}, {found.n_removed:,} in all",
+        f"left: {found.n_samples:,} samples ({splits})",
+        f"table digest {found.digest}",
+    ])
