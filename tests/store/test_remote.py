@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import zarr
 
 from sciencessl.cli import run
 from sciencessl.data.loader import BatchStream, Decoder, EvaluationStream, make_loader
@@ -32,7 +33,16 @@ from sciencessl.store.format import rows_file, shard_file
 from sciencessl.store.info import info
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import beside, client, is_remote, local_path, read_each, store_path
+from sciencessl.store.remote import (
+    ZARR_AT_ONCE,
+    beside,
+    client,
+    is_remote,
+    local_path,
+    read_each,
+    store_path,
+    zarr_root,
+)
 from sciencessl.store.tables import read_table, write_table
 from sciencessl.store.verify import verify
 
@@ -155,6 +165,16 @@ def test_a_window_costs_no_request_to_ask_whether_its_shard_is_there(
     store.payloads("image", np.arange(7))
     store.payloads("flux", np.arange(7))
     assert asked == []
+
+
+def test_zarr_asks_for_more_at_once_unless_somebody_chose(survey: Store) -> None:
+    url = store_path(copied(survey.path, "memory://at-once"))
+    for chosen, used in ((10, ZARR_AT_ONCE), (7, 7)):
+        with zarr.config.set({"async.concurrency": chosen}):
+            zarr_root(survey.path)
+            assert zarr.config.get("async.concurrency") == chosen
+            zarr_root(url)
+            assert zarr.config.get("async.concurrency") == used
 
 
 def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path, root: str) -> None:
