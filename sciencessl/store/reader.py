@@ -167,6 +167,12 @@ class Store:
         """Name of the field the encoder sees."""
         return next(name for name, spec in self.header.fields.items() if spec.primary)
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Inner chunk of its bytes fields, which another store needs that shares rows with it."""
+        packed = [name for name, spec in self.header.fields.items() if spec.kind == "bytes"]
+        return self._array(f"fields/{packed[0]}").per_chunk if packed else zpack.MIN_CHUNK_BYTES
+
     def split(self, name: str) -> SplitIndex:
         """The samples of one split, without withdrawn ones.
 
