@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.files import clear_os_errors
+from sciencessl.store.header import read_header
 from sciencessl.store.lock import only_writer
-from sciencessl.store.reader import Store, read_header
+from sciencessl.store.reader import Store
 from sciencessl.store.seal import read_sidecar, required_receipt, seal
 from sciencessl.store.tables import REMOVALS, write_table
 from sciencessl.store.writer import PreparedSample, Refusal, create_store

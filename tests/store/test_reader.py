@@ -23,8 +23,9 @@ from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store import format as zpack
 from sciencessl.store import reader
+from sciencessl.store.header import read_header
 from sciencessl.store.joined import JoinedStores
-from sciencessl.store.reader import Store, read_header
+from sciencessl.store.reader import Store
 from sciencessl.store.split import SplitIndex
 from sciencessl.store.tables import write_table
 from sciencessl.store.verify import verify
