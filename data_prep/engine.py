@@ -157,7 +157,7 @@ def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: Prep
 
 
 def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, progress: Progress | None) -> int | None:
-    """Write the rows that are missing, seal, and return how many these were; None where the store was sealed already."""
+    """Write the rows that are missing, seal, and return how many they were; None where the store was sealed already."""
     with clear_os_errors(out):
         header = begin(out, plan, settings.overwrite)
     if header.sealed:
