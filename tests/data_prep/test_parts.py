@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sciencessl.data_prep.lock import only_writer
 
 from sciencessl.data_prep.engine import ArrayScript, PartReport, PrepareReport, PrepareSettings, prepare
 from sciencessl.errors import ConfigError, StoreError
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.verify import verify
 
@@ -40,7 +40,7 @@ def test_parts_write_their_rows_and_what_is_left_is_written_and_sealed_at_the_en
     assert (again.rows_written, again.rows_kept, again.refused) == (0, 5, done.refused)
     with only_writer(out, shared=True):  # another part
         others = [run(part=part) for part in ("0/3", "2/3")]
-        with pytest.raises(StoreError, match="being written by another prepare"):
+        with pytest.raises(StoreError, match="being written by another process"):
             run()
     assert [part.rows_written for part in others] == [6, 5]
     assert sum(part.refused.get("corrupt", 0) for part in [done, *others]) == 1
@@ -48,7 +48,7 @@ def test_parts_write_their_rows_and_what_is_left_is_written_and_sealed_at_the_en
     with pytest.raises(StoreError, match="never sealed"):
         Store(out)
     (out / "receipts/00000007.json").unlink()  # as if a part had failed
-    with only_writer(out), pytest.raises(StoreError, match="being written by another prepare"):
+    with only_writer(out), pytest.raises(StoreError, match="being written by another process"):
         run(part="0/3")
     report = run()
     assert isinstance(report, PrepareReport)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sciencessl.data_prep.lock import only_writer
 
 from sciencessl.data_prep.engine import PrepareSettings, prepare
 from sciencessl.domains.web import SPEC
 from sciencessl.errors import StoreError
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.verify import verify
 
@@ -91,13 +91,13 @@ def test_folders_that_may_not_be_written_are_named_unless_there_is_nothing_to_wr
 def test_a_store_that_is_finished_is_not_locked(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     settings = PrepareSettings(workers=0)
-    with only_writer(out), pytest.raises(StoreError, match="being written by another prepare"):
+    with only_writer(out), pytest.raises(StoreError, match="being written by another process"):
         prepare(SPEC, [photos], out, settings)
     assert not out.exists()
     prepare(SPEC, [photos], out, settings)
     with only_writer(out):
         assert prepare(SPEC, [photos], out, settings).nothing_to_do  # type: ignore[union-attr]
-        with pytest.raises(StoreError, match="being written by another prepare"):
+        with pytest.raises(StoreError, match="being written by another process"):
             prepare(SPEC, [photos], out, PrepareSettings(workers=0, overwrite=True))
 
 

@@ -65,12 +65,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_shared_writers_keep_one_that_wants_the_store_alone_out_until_the_last_is_done(tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
-    with only_writer(out), pytest.raises(StoreError, match="another prepare"):
+    with only_writer(out), pytest.raises(StoreError, match="another process"):
         only_writer(out, shared=True).__enter__()
     with only_writer(out, shared=True):
         with only_writer(out, shared=True):
             pass
-        with pytest.raises(StoreError, match="another prepare"):
+        with pytest.raises(StoreError, match="another process"):
             only_writer(out).__enter__()
     with only_writer(out):
         pass
