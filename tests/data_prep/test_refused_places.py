@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def test_interrupting_ends_it_and_its_workers_with_a_word(photos: Path, tmp_path
          "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )
     while child.poll() is None and not list((tmp_path / "s.zarr").glob("receipts/*.json")):
-        pass
+        time.sleep(0.01)
     os.killpg(child.pid, signal.SIGINT)
     _, told = child.communicate(timeout=20)
     assert child.returncode == 130
