@@ -19,7 +19,7 @@ from sciencessl.evaluate.results import read_result
 from sciencessl.train.folder import read_model
 from sciencessl.train.run import pretrain
 
-WORDS = "12 samples of split=test are the same thing as samples of split=train (12 by night)"
+WORDS = "12 of 12 samples of split=test are the same thing as samples of split=train (12 by night)"
 SETTINGS = ["--backbone", "test_resnet", "--steps", "1", "--batch", "4", "--views.size", "32", "--compute.workers", "0",
             "--compute.precision", "float32", "--compute.memory_format", "contiguous"]
 

@@ -34,8 +34,8 @@ from sciencessl.store.audit_record import (
     Audit,
     Evidence,
     Pair,
-    against_part,
     judged_digest,
+    report_folder,
     write_audit,
 )
 from sciencessl.store.audit_report import write_report
@@ -52,7 +52,7 @@ from sciencessl.store.copies import (
 )
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import beside, local_path
+from sciencessl.store.remote import local_path
 from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
@@ -90,7 +90,7 @@ def audit(
     opened = Store(store)
     other = Store(against) if str(against) else None
     stores = [opened, *([other] if other else [])]
-    folder = local_path(out) if str(out) else beside(store, f"{against_part(against)}.audit")
+    folder = local_path(out) if str(out) else report_folder(store, against)
     groups = _group_columns(stores, group)
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))

@@ -14,7 +14,7 @@ from sciencessl.store.copies import Null
 from sciencessl.store.files import read_file, write_atomic
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import store_path
+from sciencessl.store.remote import beside, store_path
 from sciencessl.store.tables import REMOVALS
 
 VERSION = 2
@@ -143,6 +143,11 @@ def against_part(against: str | Path) -> str:
     return f".against-{store_path(against).stem}" if str(against) else ""
 
 
+def report_folder(store: str | Path, against: str | Path = "") -> Path:
+    """Where the pairs are shown if nothing else is asked for: `NAME.audit`, as `beside` says."""
+    return beside(store, f"{against_part(against)}.audit")
+
+
 def judged_digest(stores: Sequence[Store], groups: Sequence[str]) -> str:
     """Digest of all that a verdict rests on: samples, group columns, removals, and the version of the audit.
 
@@ -166,7 +171,7 @@ def write_audit(found: Audit) -> None:
 
 
 def read_audit(store: str | Path, against: str | Path = "") -> Audit | None:
-    """The record of the last audit; None where there was none.
+    """The record of the last audit, with paths as the stores are called now; None where there was none.
 
     Raises:
         StoreError: When the file is damaged, or of an earlier version.
@@ -177,7 +182,9 @@ def read_audit(store: str | Path, against: str | Path = "") -> Audit | None:
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         values["null"] = values["null"] and Null(**values["null"])
         values["evidence"] = tuple(_evidence(entry) for entry in values["evidence"])
-        return Audit(**values)
+        if values["report"] == str(report_folder(values["store"], values["against"])):
+            values["report"] = str(report_folder(store, against))
+        return Audit(**{**values, "store": str(store), "against": str(against)})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

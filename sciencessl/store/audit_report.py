@@ -11,7 +11,18 @@ import numpy as np
 from sciencessl.data.loader import Decoder
 from sciencessl.errors import StoreError
 from sciencessl.registry import load_domain
-from sciencessl.store.audit_record import CLEAN, COPY, IDENTITY, LEAK, LOOK_ALIKE, SUSPECT, Audit, Evidence, Pair
+from sciencessl.store.audit_record import (
+    CLEAN,
+    CONTENTS,
+    COPY,
+    IDENTITY,
+    LEAK,
+    LOOK_ALIKE,
+    SUSPECT,
+    Audit,
+    Evidence,
+    Pair,
+)
 from sciencessl.store.copies import FALSE_CONFIRMED
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
@@ -27,26 +38,44 @@ ACROSS = 3
 
 
 def audit_text(found: Audit) -> str:
-    """The result in lines: the verdict, the evidence, the null, and what was not looked at."""
+    """The result in lines: the verdict, the evidence, the null, what was not looked at, and what to do."""
+    told = [f"{found.store}: {_verdict_words(found)}", *_lines(found)]
+    told += [f"pairs: {found.report}/{PAGE}"] if found.report else []
+    return "\n".join([*told, *([f"what to do: {advice(found)}"] if found.confirmed else [])])
+
+
+def _lines(found: Audit) -> list[str]:
     sides = ", ".join(f"{name} {n:,}" for name, n in found.samples.items())
-    lines = [f"{found.store}: {_verdict_words(found)}", f"compared: {sides or 'nothing'}",
-             f"groups: {', '.join(found.groups) or 'none'}"]
+    lines = [f"compared: {sides or 'nothing'}", f"groups: {', '.join(found.groups) or 'none'}"]
     lines += [f"{'warning: ' if entry.kind == LOOK_ALIKE else ''}{sentence(entry)}" for entry in found.evidence]
-    return "\n".join([*lines, null_sentence(found), *(f"note: {note}" for note in found.notes)])
+    return [*lines, null_sentence(found), *(f"note: {note}" for note in found.notes)]
 
 
 def sentence(entry: Evidence) -> str:
     """One piece of evidence in words."""
     first = entry.pairs[0]
+    many = entry.samples != 1
+    whom = f"{entry.samples:,} sample{'s' * many} of {entry.test}"
     example = f"such as {first.test} and {first.pool}"
     if entry.kind == LOOK_ALIKE:
-        return (f"{entry.samples:,} samples of {entry.test} look much like samples of {entry.pool}, {example} "
-                f"({pair_words(first)}); too little to confirm: look at them.")
+        return (f"{whom} look{'' if many else 's'} much like samples of {entry.pool}, {example} ({pair_words(first)}); "
+                "too little to confirm: look at the pairs.")
     if entry.kind == COPY:
-        return (f"{entry.samples:,} samples of {entry.test} are copies of samples of {entry.pool} by their pixels, "
-                f"{example} ({pair_words(first)}).")
-    values = f" ({entry.values:,} values)" if entry.kind == IDENTITY else ""
-    return f"{entry.samples:,} samples of {entry.test} share {entry.by}{values} with {entry.pool}, {example}."
+        return (f"{whom} {'are copies' if many else 'is a copy'} of samples of {entry.pool} by their pixels, {example} "
+                f"({pair_words(first)}).")
+    values = f" ({entry.values:,} value{'s' * (entry.values != 1)})" if entry.kind == IDENTITY else ""
+    return f"{whom} share{'' if many else 's'} {entry.by}{values} with {entry.pool}, {example}."
+
+
+def advice(found: Audit) -> str:
+    """What to do about a leak."""
+    columns = [entry.by for entry in found.confirmed if entry.kind == IDENTITY and entry.by != "id"]
+    tested = found.against or found.store
+    remove = f"withdraw the test side: `sciencessl store remove {tested} --ids {found.report}/{REMOVE} --reason leak`."
+    if found.against:
+        return f"To test on the rest, {remove}"
+    return (f"Prepare the store again with --group {columns[0] if columns else 'COLUMN'}, which keeps what belongs "
+            f"together in one split, or {remove}")
 
 
 def pair_words(pair: Pair) -> str:
@@ -92,6 +121,15 @@ class ShownPair:
     words: str
 
 
+@dataclass(frozen=True)
+class Section:
+    """One piece of evidence on the page."""
+
+    title: str
+    words: str
+    pairs: list[ShownPair]
+
+
 def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> None:
     """Write `report.html` (self-contained), `pairs.png` (test samples on the left) and, of a leak, `remove.txt`.
 
@@ -106,31 +144,64 @@ def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if not found.evidence:
         return
-    _write_pages(found, stores, folder)
+    shown = [[(pair, _pictures(pair, stores)) for pair in pairs] for pairs in shown_pairs(found.evidence)]
+    _write_sheet([items for items in shown if items], folder)
+    _write_page(found, shown, folder)
     ids = dict.fromkeys(name for entry in found.confirmed for name in entry.ids)
     if ids:
         write_atomic(folder / REMOVE, "".join(f"{name}\n" for name in ids).encode())
 
 
-def _write_pages(found: Audit, stores: Sequence[Store], folder: Path) -> None:
+def shown_pairs(evidence: Sequence[Evidence]) -> list[list[Pair]]:
+    """For each piece of evidence the pairs to show: spread over all that are listed, so the least certain are among
+    them; none where another column of contents told the same of the same samples."""
+    shown: list[list[Pair]] = []
+    for number, entry in enumerate(evidence):
+        told = any(entry.kind == CONTENTS == before.kind and before.pool == entry.pool and {*entry.ids} <= {*before.ids}
+                   for before in evidence[:number])
+        places = np.unique(np.linspace(0, len(entry.pairs) - 1, SHOWN).astype(int))
+        shown.append([] if told else [entry.pairs[i] for i in places])
+    return shown
+
+
+Pictured = Sequence[tuple[Pair, tuple[np.ndarray, np.ndarray]]]
+
+
+def _write_sheet(shown: Sequence[Pictured], folder: Path) -> None:
+    each = max(1, SHOWN // len(shown))
+    few = [item for items in shown for item in items[:: -(-len(items) // each)]]
+    captions = [text for pair, _ in few for text in _captions(pair)]
+    save_pixels(contact_sheet([image for _, both in few for image in both], captions, 2 * ACROSS, TILE), folder / SHEET)
+
+
+def _write_page(found: Audit, shown: Sequence[Pictured], folder: Path) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     import sciencessl
 
-    shown = [[(pair, _pictures(pair, stores)) for pair in entry.pairs[:SHOWN]] for entry in found.evidence]
-    each = max(1, SHOWN // len(shown))
-    few = [item for items in shown for item in items[:each]]
-    captions = [text for pair, _ in few for text in _captions(pair)]
-    save_pixels(contact_sheet([image for _, both in few for image in both], captions, 2 * ACROSS, TILE), folder / SHEET)
     environment = Environment(loader=PackageLoader("sciencessl.store"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    pairs = [[ShownPair(tile_picture(both, TILE, f"{pair.test} and {pair.pool}"), pair.test, pair.pool,
-                        pair_words(pair)) for pair, both in items] for items in shown]
+    sections = [Section(_title(entry), _section_words(entry, len(items)), [
+        ShownPair(tile_picture(both, TILE, f"{pair.test} and {pair.pool}"), pair.test, pair.pool, pair_words(pair))
+        for pair, both in items
+    ]) for entry, items in zip(found.evidence, shown, strict=True)]
     page = environment.get_template("audit.html.j2").render(
-        found=found, text=audit_text(found), sections=list(zip(found.evidence, pairs, strict=True)), sentence=sentence,
-        verdict=_verdict_words(found), version=sciencessl.__version__,
+        found=found, lines=_lines(found), sections=sections, verdict=_verdict_words(found), leak=bool(found.confirmed),
+        advice=advice(found) if found.confirmed else "", version=sciencessl.__version__,
     )
     write_atomic(folder / PAGE, page.encode())
+
+
+def _title(entry: Evidence) -> str:
+    what = {COPY: "Copies by pixels", LOOK_ALIKE: "Look-alikes, not confirmed"}.get(entry.kind, f"Equal {entry.by}")
+    return f"{what}: {entry.samples:,} of {entry.test}, with {entry.pool}"
+
+
+def _section_words(entry: Evidence, shown: int) -> str:
+    if not shown:
+        return "The same samples as by another column of contents above."
+    order = " from the most to the least alike" if entry.kind in (COPY, LOOK_ALIKE) else ""
+    return f"{shown} of {len(entry.pairs):,} pairs{order}; {entry.test} on the left, {entry.pool} on the right."
 
 
 def _captions(pair: Pair) -> tuple[str, str]:

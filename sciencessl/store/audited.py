@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sciencessl.errors import LeakError, OutOfReachError, StoreError
 from sciencessl.store.audit_record import IDENTITY, LEAK, Audit, Evidence, judged_digest, read_audit
-from sciencessl.store.audit_report import PAGE, REMOVE, sentence
+from sciencessl.store.audit_report import PAGE, advice, sentence
 from sciencessl.store.reader import Store
 
 ACCEPTED = "Leak accepted"
@@ -53,23 +53,24 @@ def check_audit(store: Store, against: Store | None = None, *, accept: bool = Fa
     if found.verdict != LEAK:
         return Standing(lines=tuple(f"warning: {whom}: {sentence(entry)} Pairs: {found.report}/{PAGE}"
                                     for entry in found.evidence))
-    words = leak_words(found.confirmed)
+    words = leak_words(found)
     if not accept:
         raise LeakError(f"the audit of {whom} found a leak: {words}. Pairs: {found.report}/{PAGE}. "
-                        f"{_advice(found, stores)} {ACCEPT}")
+                        f"{advice(found)} {ACCEPT}")
     return Standing(words, (f"warning: {ACCEPTED.lower()}: {words}.",))
 
 
-def leak_words(evidence: Iterable[Evidence]) -> str:
+def leak_words(found: Audit) -> str:
     """What sides share, a clause for each two of them."""
-    found: dict[tuple[str, str], list[Evidence]] = {}
-    for entry in evidence:
-        found.setdefault((entry.test, entry.pool), []).append(entry)
+    sides: dict[tuple[str, str], list[Evidence]] = {}
+    for entry in found.confirmed:
+        sides.setdefault((entry.test, entry.pool), []).append(entry)
     said = []
-    for (test, pool), entries in found.items():
+    for (test, pool), entries in sides.items():
         ids = {name for entry in entries for name in entry.ids}
         means = ", ".join(f"{entry.samples:,} by {entry.by}" for entry in entries)
-        said.append(f"{len(ids):,} samples of {test} are the same thing as samples of {pool} ({means})")
+        whom = f"{len(ids):,} of {found.samples[test]:,} samples of {test}"
+        said.append(f"{whom} are the same thing as samples of {pool} ({means})")
     return "; ".join(said)
 
 
@@ -96,12 +97,3 @@ def copied_ids(store: Store, tested: Store) -> frozenset[str]:
 def _command(stores: Sequence[Store], group: str = "") -> str:
     against = f" --against {stores[1].path}" if len(stores) > 1 else ""
     return f"sciencessl store audit {stores[0].path}{against}{f' --group {group}' if group else ''}"
-
-
-def _advice(found: Audit, stores: Sequence[Store]) -> str:
-    columns = [entry.by for entry in found.confirmed if entry.kind == IDENTITY and entry.by != "id"]
-    remove = f"withdraw the test side: `sciencessl store remove {stores[-1].path} --ids {found.report}/{REMOVE}`."
-    if len(stores) > 1:
-        return f"To test on the rest, {remove}"
-    return (f"Prepare it again with --group {columns[0] if columns else 'COLUMN'}, which keeps what belongs together "
-            f"in one split, or {remove}")

@@ -29,7 +29,7 @@ PIECE = 4096
 hardly more than 512 entries would."""
 SHARD = 2**20
 """Entries in a file: 16 MiB of keys, which the writer holds; a billion samples are 954 files an array. The table of a
-shard's chunks, read with every call, is 4 KiB; with 2**24 entries it would be as large as a chunk."""
+shard's chunks is 4 KiB; with 2**24 entries it would be as large as a chunk, and every reader keeps those it met."""
 KEPT_BYTES = 32 * 2**20
 """Most bytes of pieces that a reader keeps, in each process that reads."""
 TOGETHER = 64
@@ -155,8 +155,9 @@ class RowIndex:
 def row_index(table: pa.Table, header: zpack.StoreHeader) -> RowIndex:
     """Of a row's sidecar."""
     sizes = [pc.sum(pc.equal(table["split"], split)).as_py() or 0 for split in zpack.SPLITS]
-    raw = b"".join(table["key"].to_pylist())
-    long: dict[str, np.ndarray] = {"key": np.frombuffer(raw, np.uint8).reshape(-1, 16)}
+    keys = table["key"].combine_chunks()
+    raw = np.frombuffer(keys.buffers()[1] or b"", np.uint8).reshape(-1, 16)
+    long: dict[str, np.ndarray] = {"key": raw[keys.offset : keys.offset + len(keys)]}
     for name, spec in header.fields.items():
         if spec.kind == "bytes":
             start, size = (table[f"{name}.{what}"].to_numpy() for what in ("offset", "size"))

@@ -161,8 +161,22 @@ def _remove(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _fill_compact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="NEW", help="the new store, usually NAME.zarr")
+    parser.add_argument("--dry-run", action="store_true", help="count rows and bytes; write nothing")
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from sciencessl.store.compact import compact, compact_text
+
+    found = compact(args.store, args.out, args.dry_run)
+    emit(found, args.json, compact_text(found))
+    return DONE
+
+
 ACTIONS: dict[str, Action] = {
     "audit": Action("look for samples that splits share, or another store", _audit, _fill_audit),
+    "compact": Action("write a new store without the withdrawn samples", _compact, _fill_compact),
     "info": Action("counts, columns, tables and how well samples are mixed", _info),
     "label": Action("put a table of labels that came later beside the pixels", _label, _fill_label),
     "remove": Action("withdraw samples: no reader gives them from then on", _remove, _fill_remove),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,32 @@ def make(header: HeaderFactory) -> StoreFactory:
         return Store(path)
 
     return build
+
+
+KILLED = """
+import os, pathlib, signal, sys
+left = int(sys.argv[1])
+def deadly(function):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+os.link, pathlib.Path.replace = deadly(os.link), deadly(pathlib.Path.replace)
+"""
+Killed = Callable[[int, str], int]
+
+
+@pytest.fixture
+def killed() -> Killed:
+    """Run Python code in a process that is killed when it gives a file its final name for the n-th time; its status."""
+
+    def run(after: int, code: str) -> int:
+        return subprocess.run([sys.executable, "-c", KILLED + code, str(after)], check=False).returncode
+
+    return run
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_the_result_lies_beside_the_store_with_its_digest(tmp_path: Path) -> Non
     assert written["confirmed_above"] == found.confirmed_above
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img src=\"data:image/jpeg;base64,") == 5
-    assert "copy of s0 | s0" in page
+    assert "<span>copy of s0</span><span>s0</span>" in page
     removed = (tmp_path / "out" / "remove.txt").read_text().splitlines()
     assert removed == [pair.test for pair in found.evidence[0].pairs]
     assert copied_ids(Store(store), Store(store)) == {name for name, *_ in copies(photo)}
@@ -221,7 +221,7 @@ def test_scores_between_the_thresholds_warn(tmp_path: Path, monkeypatch: pytest.
     assert "warning: 5 samples of split=test look much like samples of split=train" in audit_text(found)
     (line,) = check_audit(Store(store)).lines
     assert line.startswith(f"warning: {store}: 5 samples of split=test look much like samples of split=train, such as")
-    assert line.endswith("too little to confirm: look at them. Pairs: " + str(tmp_path / "s.audit" / "report.html"))
+    assert line.endswith(f"too little to confirm: look at the pairs. Pairs: {tmp_path / 's.audit' / 'report.html'}")
     assert copied_ids(Store(store), Store(store)) == frozenset()
     assert not (tmp_path / "s.audit" / "remove.txt").exists()
 

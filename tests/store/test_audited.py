@@ -43,13 +43,14 @@ def test_a_store_that_was_never_audited_is_told_with_the_command(tiny: Store) ->
 def test_a_leak_is_refused_with_evidence_report_and_what_to_do(tiny: Store) -> None:
     audit(tiny.path, group="night", pixels=False)
     folder = tiny.path.with_name("tiny.audit")
-    words = "12 samples of split=test are the same thing as samples of split=train (12 by night)"
+    words = "12 of 12 samples of split=test are the same thing as samples of split=train (12 by night)"
     with pytest.raises(LeakError) as caught:
         check_audit(tiny)
     assert str(caught.value) == (
-        f"the audit of {tiny.path} found a leak: {words}. Pairs: {folder}/report.html. Prepare it again with --group "
-        "night, which keeps what belongs together in one split, or withdraw the test side: `sciencessl store remove "
-        f"{tiny.path} --ids {folder}/remove.txt`. --accept-leak uses it as it is; whatever comes of it says so."
+        f"the audit of {tiny.path} found a leak: {words}. Pairs: {folder}/report.html. Prepare the store again with "
+        "--group night, which keeps what belongs together in one split, or withdraw the test side: `sciencessl store "
+        f"remove {tiny.path} --ids {folder}/remove.txt --reason leak`. --accept-leak uses it as it is; whatever comes "
+        "of it says so."
     )
     test = [name for name, split in zip(tiny.ids, tiny.column("split"), strict=True) if split == "test"]
     assert sorted((folder / "remove.txt").read_text().splitlines()) == sorted(test)
