@@ -74,6 +74,10 @@ def root(request: pytest.FixtureRequest) -> Iterator[str]:
         system.rm(path, recursive=True)
 
 
+in_memory = pytest.mark.parametrize("root", ["memory"], indirect=True)
+"""For what no request decides."""
+
+
 def copied(local: Path, root: str) -> str:
     """What a provider's own tool does: the same files under the same names."""
     url = f"{root}/{local.name}"
@@ -105,6 +109,7 @@ def test_a_copy_says_what_the_local_store_says(survey: Store, root: str) -> None
     assert {**info(url), "path": ""} == {**info(survey.path), "path": ""}
 
 
+@in_memory
 def test_several_stores_join_and_travel_to_other_processes(survey: Store, root: str) -> None:
     joined = JoinedStores([Store(copied(survey.path, root)), survey])
     joined = pickle.loads(pickle.dumps(joined))
@@ -161,6 +166,7 @@ def test_a_window_costs_no_request_to_ask_whether_its_shard_is_there(
     assert asked == []
 
 
+@in_memory
 def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path, root: str) -> None:
     dark = make(tmp_path / "dark.zarr", [[sample("a", image=bytes(9), flux=np.zeros((2, 4, 4), "f4"))]])
     store = Store(copied(dark.path, root))
@@ -169,6 +175,7 @@ def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path
     assert verify(str(store.path)) == []
 
 
+@in_memory
 def test_what_an_audit_found_lies_beside_the_store_and_pictures_lie_here(
     make: Any, sample: Any, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -212,6 +219,7 @@ def test_an_audit_that_may_not_be_read_is_a_note(survey: Store, s3: str, monkeyp
     assert line.startswith(f"note: {s3}/unlisted/survey.audit.json is out of reach (Access Denied)")
 
 
+@in_memory
 def test_samples_are_withdrawn_behind_a_url(survey: Store, root: str, capsys: pytest.CaptureFixture[str]) -> None:
     url = copied(survey.path, root)
     assert run(["store", "remove", url, "a1", "--reason", "withdrawn", "--json"]) == 0
@@ -230,10 +238,8 @@ def views(_: object) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def fresh_fork_server() -> Iterator[None]:
+def fresh_fork_server() -> None:
     """Workers get the environment in which their server was started."""
-    cast(Any, forkserver)._forkserver._stop()
-    yield
     cast(Any, forkserver)._forkserver._stop()
 
 
@@ -320,6 +326,7 @@ def test_scattered_places_of_an_index_are_asked_for_side_by_side(
     np.testing.assert_array_equal(store.keys(places), expected)
 
 
+@in_memory
 def test_read_each_keeps_the_order_and_the_first_error(root: str) -> None:
     path = store_path(f"{root}/x.zarr")
     assert list(read_each(path, lambda n: n * n, range(100))) == [n * n for n in range(100)]
@@ -430,7 +437,6 @@ def test_what_must_be_local_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [
     ["pretrain", "--data", "x", "--out"], ["report"], ["demo", "--out"],
-    ["report", "run", "--transfer"],
 ])
 def test_urls_where_no_store_is_meant_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
