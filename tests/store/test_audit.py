@@ -20,7 +20,7 @@ from sciencessl.spec import FieldSpec
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit_file, read_audit
 from sciencessl.store.audit_report import audit_text
-from sciencessl.store.audited import check_audit, copied_ids
+from sciencessl.store.audited import Standing, check_audit, copied_ids
 from sciencessl.store.format import StoreHeader, shard_file
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
@@ -242,8 +242,8 @@ def test_the_verb_exits_with_4_on_a_leak(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "page" / "report.html").exists()
 
 
-def _random_tiles(folder: Path, shared: Path, photographs: int) -> tuple[Path, dict[str, str]]:
-    """A store of the tiles of some photographs, split at random by tile, and photograph by id."""
+def _tiles(folder: Path, shared: Path, photographs: int, named: str) -> Path:
+    """A store of the tiles of some photographs: split by photograph where the column has a name that is known."""
     with (shared / "pathology/lc25000_lung/catalogue.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     names = sorted({row["source_tile"] for row in rows})
@@ -251,39 +251,58 @@ def _random_tiles(folder: Path, shared: Path, photographs: int) -> tuple[Path, d
     table = folder / "tiles.csv"
     with table.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["file", "class", "photograph"])
+        writer.writerow(["file", "class", named])
         writer.writerows([row["file"], row["class"], row["source_tile"]] for row in rows if row["source_tile"] in kept)
     prepare("pathology", [shared / "pathology/lc25000_lung"], folder / "tiles.zarr",
-            {"catalogue": str(table), "keep": ("photograph",), "workers": 0})
-    opened = Store(folder / "tiles.zarr")
-    return opened.path, dict(zip(opened.ids, opened.column("photograph").tolist(), strict=True))
+            {"catalogue": str(table), "keep": (named,), "workers": 0})
+    return folder / "tiles.zarr"
 
 
-@pytest.mark.parametrize("photographs", [12, pytest.param(182, marks=pytest.mark.slow)])
-def test_lc25000_split_by_tile_leaks_by_name_and_by_pixels(
-    photographs: int, tmp_path: Path, shared_data: Path
+SOME = [12, pytest.param(182, marks=pytest.mark.slow)]
+"""Photographs: some 240 tiles, and all 3,650."""
+
+
+@pytest.mark.parametrize("photographs", SOME)
+def test_lc25000_split_by_tile_leaks_by_name_and_by_pixels_and_is_not_trained_on(
+    photographs: int, tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, photograph = _random_tiles(tmp_path, shared_data, photographs)
+    store = _tiles(tmp_path, shared_data, photographs, "photograph")
+    opened = Store(store)
+    photograph = dict(zip(opened.ids, opened.column("photograph").tolist(), strict=True))
     named = audit(store, group="photograph", pixels=False)
     # Some tiles are equal byte for byte, too.
     (evidence,) = [entry for entry in named.evidence if entry.by == "photograph"]
     assert named.verdict == LEAK
-    alone = audit(store)
+    assert cli.run(["store", "audit", str(store)]) == 4
+    alone = read_audit(store)
+    assert alone is not None
     found = of_kind(alone, COPY)
-    assert alone.verdict == LEAK
     assert all(photograph[test] == photograph[pool] for test, pool in found.items())
     assert len({photograph[test] for test in found}) >= 0.5 * evidence.values
+    asked = ["pretrain", "--data", str(store), "--out", str(tmp_path / "run"), "--backbone", "test_resnet", "--steps",
+             "1", "--batch", "4", "--views.size", "32", "--compute.workers", "0", "--compute.precision", "float32",
+             "--compute.memory_format", "contiguous"]
+    assert cli.run(asked) == 4
+    assert "are the same thing as samples of split=train" in capsys.readouterr().err
+    assert cli.run([*asked, "--accept-leak"]) == 0
 
 
-@pytest.mark.slow
-def test_lc25000_split_by_photograph_is_clean(tmp_path: Path, shared_data: Path) -> None:
-    grouped = tmp_path / "photographs.zarr"
-    prepare("pathology", [shared_data / "pathology/lc25000_lung"], grouped, {"group": "source_tile", "workers": 0})
-    assert audit(grouped).verdict == CLEAN
+@pytest.mark.parametrize("photographs", SOME)
+def test_lc25000_split_by_photograph_is_clean(photographs: int, tmp_path: Path, shared_data: Path) -> None:
+    store = _tiles(tmp_path, shared_data, photographs, "source_tile")
+    assert audit(store).verdict == CLEAN
+    assert check_audit(Store(store)) == Standing()
 
 
-@pytest.mark.slow
-def test_sdss_stamps_are_not_refused(tmp_path: Path, shared_data: Path) -> None:
-    prepare("galaxy", [shared_data / "galaxy/sdss_gz1"], tmp_path / "sdss.zarr", {"workers": 0})
-    found = audit(tmp_path / "sdss.zarr")
-    assert (found.verdict, of_kind(found, COPY)) == (NOTHING, {})
+@pytest.mark.parametrize("every", [18, pytest.param(1, marks=pytest.mark.slow)])
+def test_sdss_stamps_are_not_refused_with_or_without_a_group(every: int, tmp_path: Path, shared_data: Path) -> None:
+    """Of 200 stamps, and of all 3,600."""
+    lines = (shared_data / "galaxy/sdss_gz1/catalogue.csv").read_text().splitlines()
+    (tmp_path / "some.csv").write_text("\n".join([lines[0], *lines[1::every]]))
+    prepare("galaxy", [shared_data / "galaxy/sdss_gz1"], tmp_path / "sdss.zarr",
+            {"catalogue": str(tmp_path / "some.csv"), "keep": ("objid",), "resize_px": 128, "workers": 0})
+    alone = audit(tmp_path / "sdss.zarr")
+    assert (alone.verdict, alone.evidence) == (NOTHING, ())
+    grouped = audit(tmp_path / "sdss.zarr", group="objid")
+    assert (grouped.verdict, grouped.evidence) == (CLEAN, ())
+    assert check_audit(Store(tmp_path / "sdss.zarr")) == Standing()

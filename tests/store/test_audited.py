@@ -49,8 +49,8 @@ def test_a_leak_is_refused_with_evidence_report_and_what_to_do(tiny: Store) -> N
     assert str(caught.value) == (
         f"the audit of {tiny.path} found a leak: {words}. Pairs: {folder}/report.html. Prepare the store again with "
         "--group night, which keeps what belongs together in one split, or withdraw the test side: `sciencessl store "
-        f"remove {tiny.path} --ids {folder}/remove.txt --reason leak`. --accept-leak uses it as it is; whatever comes "
-        "of it says so."
+        f"remove {tiny.path} --ids {folder}/remove.txt --reason leak`. --accept-leak uses it as it is; whatever "
+        "comes of it says so."
     )
     test = [name for name, split in zip(tiny.ids, tiny.column("split"), strict=True) if split == "test"]
     assert sorted((folder / "remove.txt").read_text().splitlines()) == sorted(test)

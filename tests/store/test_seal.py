@@ -15,6 +15,7 @@ from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store import repeated
 from sciencessl.store import seal as sealing
+from sciencessl.store.index import IndexWriter
 from sciencessl.store.reader import Store
 from sciencessl.store.repeated import RepeatedKeys
 from sciencessl.store.seal import read_columns, read_receipt, read_sidecar, required_receipt, seal
@@ -92,7 +93,7 @@ def test_sidecars_are_compared_before_they_are_parsed(tmp_path: Path, header: An
         read_sidecar(path, required_receipt(path, 0), zpack.rows_file(0))
 
 
-@pytest.mark.parametrize("where", ["listing", "attributes"])
+@pytest.mark.parametrize("where", ["index", "listing", "attributes"])
 def test_sealing_that_was_interrupted_is_repeated(
     tmp_path: Path, header: Any, sample: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -105,7 +106,10 @@ def test_sealing_that_was_interrupted_is_repeated(
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((sealing, "write_atomic") if where == "listing" else (Attributes, "put")), killed)
+        places: dict[str, tuple[Any, str]] = {
+            "index": (IndexWriter, "close"), "listing": (sealing, "write_atomic"), "attributes": (Attributes, "put"),
+        }
+        patch.setattr(*places[where], killed)
         with pytest.raises(OSError, match="killed"):
             seal(path, h)
     with pytest.raises(StoreError, match="never sealed"):
