@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +18,25 @@ from sciencessl.store.files import clear_os_errors
 from sciencessl.store.header import read_header
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
-from sciencessl.store.seal import read_sidecar, required_receipt, seal
+from sciencessl.store.seal import read_columns, read_sidecar, required_receipt, seal
 from sciencessl.store.tables import REMOVALS, write_table
-from sciencessl.store.writer import PreparedSample, Refusal, create_store
+from sciencessl.store.writer import Payload, PreparedSample, Refusal, create_store
 
 SPARE_BYTES = 64 * 2**20
 """Room left on a disk beside what is written: sidecars, index and metadata."""
 
 
-def begin_derived(source: Store, out: Path, header: zpack.StoreHeader, what: str) -> zpack.StoreHeader:
-    """Make a store with the chunks of another one, or find the one that the same call began.
+def begin_derived(
+    source: Store, out: Path, header: zpack.StoreHeader, what: str, row_bytes: int
+) -> zpack.StoreHeader:
+    """Make a store, or find the one that the same call began.
 
     Args:
         source: The store that it is made of.
         out: Its folder; absent, empty or begun.
         header: Of the store to be; its `plan_digest` says what is to be in it.
         what: What is made, in words, such as `store compact`.
+        row_bytes: Bytes of a row, as `create_store` takes them.
 
     Returns:
         The header found or made; its `sealed` says whether there is nothing left to do.
@@ -53,7 +56,7 @@ def begin_derived(source: Store, out: Path, header: zpack.StoreHeader, what: str
     fresh = out.with_name(f".{out.name}.begin")
     shutil.rmtree(fresh, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    create_store(fresh, header, source.chunk_bytes)
+    create_store(fresh, header, row_bytes)
     fresh.rename(out)
     return header
 
@@ -110,33 +113,38 @@ def require_space(out: Path, needed: int) -> None:
         )
 
 
-def row_samples(store: Store, row: int, keep: np.ndarray, columns: pa.Schema | None = None) -> list[PreparedSample]:
-    """Samples of a row as `write_row` takes them, columns with the types they have.
+def row_samples(store: Store, row: int, keep: np.ndarray) -> list[PreparedSample]:
+    """Samples of a row as `write_row` takes them.
 
     Args:
         store: The store.
         row: Row number.
         keep: (k,) places in the row, ascending.
-        columns: Types to give the columns; by default those of the row.
 
     Raises:
         StoreError: When the row is damaged.
     """
-    table = read_sidecar(store.path, required_receipt(store.path, row), zpack.rows_file(row))
+    table = read_columns(store.path, row)
     first = int(store.row_first[row])
     payloads = {name: store.consecutive(name, first, first + table.num_rows) for name in store.header.fields}
-    table = table.take(pa.array(keep))
+    kept = {name: [values[place] for place in keep.tolist()] for name, values in payloads.items()}
     names = zpack.user_columns(table.column_names, store.header.fields)
-    if columns is not None:
-        table = table.select(["id", "split", *names]).cast(
-            pa.schema([table.schema.field("id"), table.schema.field("split"), *(columns.field(n) for n in names)])
-        )
-    ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
-    values = {name: [cell if cell.is_valid else None for cell in table[name]] for name in names}
+    return as_samples(table.select(["id", "split", *names]).take(pa.array(keep)), kept)
+
+
+def as_samples(table: pa.Table, payloads: Mapping[str, Sequence[Payload]]) -> list[PreparedSample]:
+    """Samples as `write_row` takes them, their columns with the types they have.
+
+    Args:
+        table: `id`, `split` and the samples' own columns, n lines.
+        payloads: Field -> n payloads.
+    """
+    # Arrow's own scalars, as Python's numbers would make every float a double.
+    values = {name: [cell if cell.is_valid else None for cell in table[name]] for name in table.column_names[2:]}
     return [
-        PreparedSample(ids[i], splits[i], {name: found[place] for name, found in payloads.items()},
-                       {name: cells[i] for name, cells in values.items()})
-        for i, place in enumerate(keep.tolist())
+        PreparedSample(name, split, {field: found[i] for field, found in payloads.items()},
+                       {column: cells[i] for column, cells in values.items()})
+        for i, (name, split) in enumerate(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
     ]
 
 

@@ -27,6 +27,7 @@ from sciencessl.store.tables import REMOVALS, write_table
 from sciencessl.store.verify import verify
 
 Make = Callable[..., Store]
+Content = Callable[[Store], dict[str, object]]
 SampleFactory = Callable[..., object]
 
 
@@ -38,22 +39,7 @@ def cut(survey: Store) -> Store:
     return Store(survey.path)
 
 
-def content(store: Store) -> dict[str, tuple[object, ...]]:
-    """Id -> split, payloads and columns of each sample that is present."""
-    index = store.present.all()
-    payloads = {name: store.payloads(name, index) for name in store.header.fields}
-    rows = store.rows.take(pa.array(index)).to_pylist()
-    own = [name for name in store.rows.column_names if ".offset" not in name]
-    return {
-        store.ids[i]: (
-            {name: row[name] for name in own},
-            {name: v[at] if isinstance(v[at], bytes) else v[at].tobytes() for name, v in payloads.items()},
-        )
-        for at, (i, row) in enumerate(zip(index, rows, strict=True))
-    }
-
-
-def test_what_is_left_is_there_bit_for_bit(cut: Store, tmp_path: Path) -> None:
+def test_what_is_left_is_there_bit_for_bit(cut: Store, tmp_path: Path, content: Content) -> None:
     found = compact(cut.path, tmp_path / "new.zarr")
     new = Store(tmp_path / "new.zarr")
     assert (found.n_samples, found.removed, found.rows_linked, found.rows_rewritten) == (6, 1, 2, 1)
@@ -66,7 +52,9 @@ def test_what_is_left_is_there_bit_for_bit(cut: Store, tmp_path: Path) -> None:
     assert verify(cut.path) == []
 
 
-def test_columns_keep_their_types(tmp_path: Path, make: Make, sample: SampleFactory) -> None:
+def test_columns_keep_their_types(
+    tmp_path: Path, make: Make, sample: SampleFactory, content: Content
+) -> None:
     columns = {"short": np.float32(0.1), "small": np.int16(7), "when": np.datetime64("2020-01-01", "ns"), "word": "x",
                "missing": None}
     old = make(tmp_path / "old.zarr", [[sample("a", **columns), sample("b", **columns), sample("c")]])
