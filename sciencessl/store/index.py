@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.kept import Kept
-from sciencessl.store.remote import first_line, unreadable
+from sciencessl.store.remote import first_line, read_each, unreadable
 from sciencessl.store.shards import Shards
 
 PIECE = 4096
@@ -84,12 +85,13 @@ class Index:
                 missing.append((number, where))
             else:
                 found[where] = piece[flat[where] - number * shards.per_chunk]
-        for run in _runs(missing):
-            self._take_run(name, run, flat, found)
+        # Runs fill in different places, so that several may be under way.
+        for _ in read_each(self._path, partial(self._take_run, name, flat, found), _runs(missing)):
+            pass
         return found.reshape(*np.shape(places), *shards.array.shape[1:])
 
     def _take_run(
-        self, name: str, run: list[tuple[int, np.ndarray]], flat: np.ndarray, found: np.ndarray
+        self, name: str, flat: np.ndarray, found: np.ndarray, run: list[tuple[int, np.ndarray]]
     ) -> None:
         """Read neighbouring pieces at once, keep them and fill in what was asked of them."""
         size = self._open(f"index/{name}").per_chunk

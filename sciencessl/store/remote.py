@@ -22,11 +22,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AT_ONCE = 16
-"""Small files of a remote store that are asked for side by side: each waits for one answer, not for a disk."""
-ZARR_AT_ONCE = 32
-"""Requests that zarr has under way, where nobody has set `async.concurrency`. With 30 ms a request, 256 scattered
-look-ups in an index of 256 files take 1.6 s with zarr's own 10, 0.7 s with 32, and no less with 128. The chunks of one
-row are read one after the other whatever it is."""
+"""Small reads of a remote store that are under way side by side: each waits for an answer, not for a disk. Zarr's own
+setting, `async.concurrency`, changes nothing here: it asks for the chunks of one shard one after the other."""
 S3 = ("s3", "s3a")
 EXTRAS = dict.fromkeys(S3, "s3fs; pip install 's3fs' (or 'sciencessl[cluster]')")
 """What a scheme needs and how to get it; fsspec's own words say it for the others."""
@@ -104,11 +101,8 @@ def zarr_root(path: Path) -> StoreLike:
     """
     if not is_remote(path):
         return path
-    import zarr
     from zarr.storage import FsspecStore
 
-    if zarr.config.get("async.concurrency") == zarr.config.defaults[0]["async"]["concurrency"]:
-        zarr.config.set({"async.concurrency": ZARR_AT_ONCE})
     with reached(path):
         options = dict(cast(Any, path).storage_options)
         return FsspecStore.from_url(str(path), storage_options=options, read_only=True)
@@ -146,6 +140,8 @@ def unreadable(path: Path, error: Exception, sentence: str) -> SciencesslError:
 
     Bytes that never came are not damaged ones.
     """
+    if isinstance(error, SciencesslError):
+        return error
     from_bytes = type(error).__module__.partition(".")[0] in DECODERS and not isinstance(error, OSError | ImportError)
     return StoreError(sentence) if from_bytes or not is_remote(path) else out_of_reach(path, error)
 
@@ -163,7 +159,7 @@ def out_of_reach(path: Path, error: Exception) -> SciencesslError:
             fix = ("set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a public bucket needs "
                    "FSSPEC_S3_ANON=true")
     elif isinstance(error, PermissionError):
-        fix = "these credentials do not allow it, or the name of the bucket is wrong"
+        fix = "these credentials do not allow it, or there is nothing of that name"
     else:
         endpoint = " and AWS_ENDPOINT_URL, the address of a store that is not at AWS" if scheme in S3 else ""
         fix = f"check the network{endpoint}"

@@ -78,7 +78,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _fill_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: beside the store)")
+    parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: NAME.png beside the store)")
     parser.add_argument("--column", default="", help="column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="number of images (default: 36)")
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -16,7 +17,6 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
-import zarr
 
 from sciencessl.cli import run
 from sciencessl.data.loader import BatchStream, Decoder, EvaluationStream, make_loader
@@ -26,23 +26,17 @@ from sciencessl.preparation import prepare
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
+from sciencessl.store import index
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import audit_file
+from sciencessl.store.audited import check_audit
 from sciencessl.store.files import read_file, sized_files, visible_files, write_atomic
 from sciencessl.store.format import rows_file, shard_file
 from sciencessl.store.info import info
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import (
-    ZARR_AT_ONCE,
-    beside,
-    client,
-    is_remote,
-    local_path,
-    read_each,
-    store_path,
-    zarr_root,
-)
+from sciencessl.store.remote import AT_ONCE, beside, client, is_remote, local_path, read_each, store_path
+from sciencessl.store.shards import Shards
 from sciencessl.store.tables import read_table, write_table
 from sciencessl.store.verify import verify
 
@@ -80,6 +74,10 @@ def root(request: pytest.FixtureRequest) -> Iterator[str]:
         system.rm(path, recursive=True)
 
 
+in_memory = pytest.mark.parametrize("root", ["memory"], indirect=True)
+"""For what no request decides."""
+
+
 def copied(local: Path, root: str) -> str:
     """What a provider's own tool does: the same files under the same names."""
     url = f"{root}/{local.name}"
@@ -97,9 +95,9 @@ def test_a_copy_says_what_the_local_store_says(survey: Store, root: str) -> None
     store = Store(url)
     assert str(store.path) == url
     assert (store.digest, store.ids, store.primary) == (survey.digest, survey.ids, survey.primary)
-    index = [6, 0, 3, 3]
-    assert store.payloads("image", index) == survey.payloads("image", index)
-    np.testing.assert_array_equal(store.payloads("flux", index), survey.payloads("flux", index))
+    chosen = [6, 0, 3, 3]
+    assert store.payloads("image", chosen) == survey.payloads("image", chosen)
+    np.testing.assert_array_equal(store.payloads("flux", chosen), survey.payloads("flux", chosen))
     for name in ("train", "val", "test"):
         np.testing.assert_array_equal(store.split(name).all(), survey.split(name).all())
     np.testing.assert_array_equal(store.keys(np.arange(7)), survey.keys(np.arange(7)))
@@ -111,6 +109,7 @@ def test_a_copy_says_what_the_local_store_says(survey: Store, root: str) -> None
     assert {**info(url), "path": ""} == {**info(survey.path), "path": ""}
 
 
+@in_memory
 def test_several_stores_join_and_travel_to_other_processes(survey: Store, root: str) -> None:
     joined = JoinedStores([Store(copied(survey.path, root)), survey])
     joined = pickle.loads(pickle.dumps(joined))
@@ -167,16 +166,7 @@ def test_a_window_costs_no_request_to_ask_whether_its_shard_is_there(
     assert asked == []
 
 
-def test_zarr_asks_for_more_at_once_unless_somebody_chose(survey: Store) -> None:
-    url = store_path(copied(survey.path, "memory://at-once"))
-    for chosen, used in ((10, ZARR_AT_ONCE), (7, 7)):
-        with zarr.config.set({"async.concurrency": chosen}):
-            zarr_root(survey.path)
-            assert zarr.config.get("async.concurrency") == chosen
-            zarr_root(url)
-            assert zarr.config.get("async.concurrency") == used
-
-
+@in_memory
 def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path, root: str) -> None:
     dark = make(tmp_path / "dark.zarr", [[sample("a", image=bytes(9), flux=np.zeros((2, 4, 4), "f4"))]])
     store = Store(copied(dark.path, root))
@@ -185,6 +175,7 @@ def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path
     assert verify(str(store.path)) == []
 
 
+@in_memory
 def test_what_an_audit_found_lies_beside_the_store_and_pictures_lie_here(
     make: Any, sample: Any, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -204,6 +195,39 @@ def test_what_an_audit_found_lies_beside_the_store_and_pictures_lie_here(
     assert (tmp_path / "twins.png").is_file()
 
 
+def test_an_audit_of_a_store_that_one_may_only_read_still_gives_its_result(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = copied(tiny_store, "memory://read-only")
+
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", denied)
+    found = audit(url, pixels=False)
+    assert found.verdict == "nothing found"
+    assert found.notes[-1] == (
+        "memory://read-only/tiny.audit.json is out of reach (Access Denied): these credentials do not allow it, or "
+        "there is nothing of that name. So `pretrain` and `transfer` do not know of this audit."
+    )
+
+
+def test_an_audit_that_may_not_be_read_is_a_note(survey: Store, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(copied(survey.path, f"{s3}/unlisted"))
+    break_requests(monkeypatch, PermissionError("Access Denied"))
+    (line,) = check_audit(store).lines
+    assert line.startswith(f"note: {s3}/unlisted/survey.audit.json is out of reach (Access Denied)")
+
+
+@in_memory
+def test_samples_are_withdrawn_behind_a_url(survey: Store, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = copied(survey.path, root)
+    assert run(["store", "remove", url, "a1", "--reason", "withdrawn", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["store"], found["n_removed"], found["n_samples"]) == (url, 1, 6)
+    assert Store(url).ids[int(Store(url).removed[0])] == "a1"
+
+
 def identity(sample: Sample, random: ViewRandom) -> list[Sample]:
     """A view that shows what was stored: the size, and a draw that depends on seed, epoch and sample."""
     return [Sample({"image": sample.fields["image"][:8, :8]}, index=sample.index)]
@@ -214,10 +238,8 @@ def views(_: object) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def fresh_fork_server() -> Iterator[None]:
+def fresh_fork_server() -> None:
     """Workers get the environment in which their server was started."""
-    cast(Any, forkserver)._forkserver._stop()
-    yield
     cast(Any, forkserver)._forkserver._stop()
 
 
@@ -290,6 +312,21 @@ def test_a_forked_process_opens_a_client_of_its_own(survey: Store, s3: str) -> N
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_scattered_places_of_an_index_are_asked_for_side_by_side(
+    make: Any, sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "PIECE", 2)
+    monkeypatch.setattr(index, "TOGETHER", 1)
+    local = make(tmp_path / "wide.zarr", [[sample(f"{i}") for i in range(2 * AT_ONCE)]])
+    store, places = Store(copied(local.path, "memory://side")), np.arange(2 * AT_ONCE)
+    expected = local.keys(places)
+    len(store)
+    together, read = threading.Barrier(AT_ONCE, timeout=20), Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, *where: (together.wait(), read(self, *where))[1])
+    np.testing.assert_array_equal(store.keys(places), expected)
+
+
+@in_memory
 def test_read_each_keeps_the_order_and_the_first_error(root: str) -> None:
     path = store_path(f"{root}/x.zarr")
     assert list(read_each(path, lambda n: n * n, range(100))) == [n * n for n in range(100)]
@@ -400,7 +437,6 @@ def test_what_must_be_local_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [
     ["pretrain", "--data", "x", "--out"], ["report"], ["demo", "--out"],
-    ["report", "run", "--transfer"],
 ])
 def test_urls_where_no_store_is_meant_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
