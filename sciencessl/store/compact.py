@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sciencessl.errors import DataError
+from sciencessl.errors import ConfigError, DataError
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store import format as zpack
 from sciencessl.store.derived import (
@@ -20,6 +20,7 @@ from sciencessl.store.derived import (
 )
 from sciencessl.store.links import can_link, link_row
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import is_remote, local_path
 from sciencessl.store.seal import read_receipt, required_receipt
 from sciencessl.store.tables import REMOVALS
 from sciencessl.store.writer import write_row
@@ -66,10 +67,14 @@ def compact(store: str | Path, out: str | Path, dry_run: bool = False) -> Compac
         dry_run: Count and write nothing.
 
     Raises:
+        ConfigError: For a URL.
         DataError: When no sample is withdrawn, or all of them are.
         StoreError: When something else lies at `out`, there is no room for it, or a row to be written is damaged.
     """
-    opened, out = Store(store), Path(out)
+    if is_remote(store):
+        raise ConfigError(f"store compact {store}: rows that lost nothing are linked, so it works on a store of this "
+                          "machine. Copy the store here, compact it, and copy the new one back.")
+    opened, out = Store(store), local_path(out)
     removed = opened.removed
     if not len(removed):
         raise DataError(f"{store} has no withdrawn samples, so there is nothing to leave out; see `store remove`.")

@@ -18,6 +18,7 @@ from sciencessl.monitor.throughput import Progress
 from sciencessl.store import format as zpack
 from sciencessl.store.derived import as_samples, begin_derived, finish_derived, require_space, row_refusals, writing
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.seal import read_receipt
 from sciencessl.store.spill import Spill
 from sciencessl.store.tables import REMOVALS
@@ -101,11 +102,11 @@ def shuffle(
         dry_run: Count and write nothing.
 
     Raises:
-        ConfigError: For a seed below 0, or less memory than one row takes.
+        ConfigError: For an `out` that is a URL, a seed below 0, or less memory than one row takes.
         DataError: When the store has no samples left.
         StoreError: When something else lies at `out`, the disk is too small, or a row is damaged.
     """
-    opened, out = Store(store), Path(out)
+    opened, out = Store(store), local_path(out)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more.")
     if not len(opened.present):

@@ -30,6 +30,7 @@ from sciencessl.store import index
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import audit_file
 from sciencessl.store.audited import check_audit
+from sciencessl.store.compact import compact
 from sciencessl.store.files import read_file, sized_files, visible_files, write_atomic
 from sciencessl.store.format import rows_file, shard_file
 from sciencessl.store.info import info
@@ -37,6 +38,7 @@ from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import AT_ONCE, beside, client, is_remote, local_path, read_each, store_path
 from sciencessl.store.shards import Shards
+from sciencessl.store.shuffle import shuffle
 from sciencessl.store.tables import read_table, write_table
 from sciencessl.store.verify import verify
 
@@ -433,6 +435,16 @@ def test_what_must_be_local_says_so(tmp_path: Path) -> None:
         prepare("galaxy", [tmp_path], "s3://b/x.zarr")
     with pytest.raises(ConfigError, match=r"SOURCE s3://b/images: expected a folder"):
         prepare("galaxy", ["s3://b/images"], tmp_path / "x.zarr")
+    with pytest.raises(ConfigError, match=r"store compact s3://b/x.zarr: .* it works on a store of this machine"):
+        compact("s3://b/x.zarr", tmp_path / "x.zarr")
+
+
+def test_a_store_behind_a_url_is_shuffled_into_a_local_one(survey: Store, tmp_path: Path) -> None:
+    url = copied(survey.path, "memory://shuffled")
+    shuffle(url, tmp_path / "out.zarr")
+    assert sorted(Store(tmp_path / "out.zarr").ids) == sorted(survey.ids)
+    with pytest.raises(ConfigError, match=r"--out s3://b/y.zarr: expected a folder or file of this machine"):
+        shuffle(url, "s3://b/y.zarr")
 
 
 @pytest.mark.parametrize("arguments", [
