@@ -112,4 +112,4 @@ def test_the_printed_lines_make_the_store_that_one_process_makes(
     assert Store(tmp_path / "s.zarr").digest == whole.manifest_digest, told  # type: ignore[union-attr]
     assert "nothing to do" not in told
     assert "--dependency=afterany:77 --time=5 --wrap bash" in told
-    assert told.count("part 2/3 of s.zarr: ") == 2
+    assert all(f"part {part}/3 of s.zarr: " in told for part in (0, 1))
