@@ -114,7 +114,8 @@ def pretrain(
         start_server()
     standing = check_audit(Store(full.run.data), accept=accept_leak or resume)
     for line in standing.lines:
-        tell(line)
+        if not resume:  # it was told when the run began
+            tell(line)
     with _threads(full.run.compute.threads):
         if resume:
             return _continue(run, full, standing.leak, tell)
