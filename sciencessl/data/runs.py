@@ -8,7 +8,7 @@ shuffled epoch would take several times as long to read as to decode. An order d
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from sciencessl.data.order import Int64, Order, cut_batch
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import read_each
 from sciencessl.store.seal import required_receipt
 from sciencessl.store.split import SplitIndex
 
@@ -89,6 +90,7 @@ class RunCache:
     def __init__(self, store: Store | JoinedStores, split: SplitIndex) -> None:
         self._store = store
         self._split = split
+        self._path = (store.stores[0] if isinstance(store, JoinedStores) else store).path
         self._gap = max(1, GAP_BYTES // sample_bytes(store))
         self._kept: OrderedDict[int, Read] = OrderedDict()
         self.nbytes = 0
@@ -104,15 +106,12 @@ class RunCache:
         Raises:
             StoreError: When a row is damaged.
         """
-        order = np.argsort(first, kind="stable")
-        starts = np.flatnonzero(np.diff(first[order], prepend=-1))
         payloads: dict[str, list[bytes | np.ndarray]] = {
             name: [b""] * len(positions) for name in self._store.header.fields
         }
         index = np.empty(len(positions), np.int64)
         keys = np.empty((len(positions), 16), np.uint8)
-        for where in np.split(order, starts[1:]) if len(order) else []:
-            run = self._run(int(first[where[0]]), int(stop[where[0]]))
+        for where, run in self._runs(first, stop):
             local = positions[where] - first[where]
             index[where], keys[where] = run.index[local], run.keys[local]
             for name, values in run.payloads.items():
@@ -121,16 +120,28 @@ class RunCache:
                     payloads[name][place] = value if isinstance(value, bytes) else value.copy()
         return Read(index, keys, payloads)
 
-    def _run(self, first: int, stop: int) -> Read:
-        if first in self._kept:
-            self._kept.move_to_end(first)
-            return self._kept[first]
-        run = self._read(self._split.to_store(np.arange(first, stop)))
-        self._kept[first] = run
+    def _runs(self, first: Int64, stop: Int64) -> Iterator[tuple[Int64, Read]]:
+        """Each run once, and where it is asked for: first those that are kept; the others as they are read."""
+        starts, back = np.unique(first, return_inverse=True)
+        asked = np.split(np.argsort(back, kind="stable"), np.cumsum(np.bincount(back))[:-1]) if len(first) else []
+        missing = []
+        for start, where in zip(starts.tolist(), asked, strict=True):
+            if start in self._kept:
+                self._kept.move_to_end(start)
+                yield where, self._kept[start]
+            else:
+                missing.append((start, where))
+        bounds = [(start, int(stop[where[0]])) for start, where in missing]
+        read = read_each(self._path, lambda run: self._read(self._split.to_store(np.arange(*run))), bounds)
+        for (start, where), run in zip(missing, read, strict=True):
+            self._keep(start, run)
+            yield where, run
+
+    def _keep(self, start: int, run: Read) -> None:
+        self._kept[start] = run
         self.nbytes += run.nbytes
         while len(self._kept) > 1 and self.nbytes > KEPT_BYTES:
             self.nbytes -= self._kept.popitem(last=False)[1].nbytes
-        return run
 
     def _read(self, index: Int64) -> Read:
         """Samples at store indices, in one read for all that lie close together."""
