@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
-from sciencessl.errors import DataError
+from sciencessl.errors import LeakError
 from sciencessl.evaluate import finetune, kinds
 from sciencessl.evaluate.encoders import Encoder, compute_embeddings, run_encoder
 from sciencessl.evaluate.finetune import Labelled, Training
@@ -23,6 +23,7 @@ from sciencessl.evaluate.fits import Fit, run_fit, run_training
 from sciencessl.evaluate.linear import held_out_losses, mean_over_classes
 from sciencessl.evaluate.subsets import Subset, draw_subsets, parse_budget
 from sciencessl.evaluate.tasks import TaskData, load_task
+from sciencessl.evaluate.tested_on import check_leak
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import write_table
@@ -212,10 +213,10 @@ def test_a_split_by_tile_is_refused_where_the_unit_is_the_source_tile(tmp_path: 
     task = TransferTask("tissue", "class", unit="source_tile")
     by_tile = {name: ("train", "train", "test")[i % 3] for i, name in enumerate(names)}
     store = make_store(tmp_path / "tiles.zarr", names, columns=sources, classes=classes, splits=by_tile)
-    with pytest.raises(DataError, match=r"12 values of 'source_tile' are in both split=train and split=test, such as "
-                                        r"\['slide0', 'slide1', 'slide10'\]: the test would leak"):
-        load_task(store, task)
+    with pytest.raises(LeakError, match=r"24 of 24 test samples .* of the label pool: 24 by source_tile \(such as t"):
+        check_leak(store, load_task(store, task), store)
     by_source = {name: ("train", "train", "test")[i // 12 % 3] for i, name in enumerate(names)}
     whole = make_store(tmp_path / "sources.zarr", names, columns=sources, classes=classes, splits=by_source)
     data = load_task(whole, task)
     assert not {*data.train_units} & {*data.test_units}
+    assert check_leak(whole, data, whole) == ""
