@@ -23,7 +23,7 @@ test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 lint: install
-	$(BIN)/ruff check sciencessl domains data_prep configs tests docs
+	$(BIN)/ruff check sciencessl domains data_prep configs tests docs benchmarks
 	$(BIN)/mypy
 
 clean:

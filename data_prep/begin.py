@@ -12,7 +12,7 @@ from sciencessl.data_prep.plan import Plan, inputs_digest
 from sciencessl.data_prep.source import CRASHED, Input, Source, Task
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
-from sciencessl.store.reader import read_header
+from sciencessl.store.header import read_header
 from sciencessl.store.seal import read_receipt, read_sidecar
 from sciencessl.store.writer import Refusal, create_store
 

@@ -58,6 +58,7 @@ class PrepareReport:
         seconds: Time it took.
         bytes: Payload bytes stored.
         refusals_file: CSV with id, reason and detail of each refusal; None without any.
+        nothing_to_do: Whether the store was sealed already.
     """
 
     out: Path
@@ -71,11 +72,7 @@ class PrepareReport:
     seconds: float
     bytes: int
     refusals_file: Path | None = None
-
-    @property
-    def nothing_to_do(self) -> bool:
-        """Whether every row was there already."""
-        return self.rows_written == 0
+    nothing_to_do: bool = False
 
 
 def prepare(
@@ -148,13 +145,13 @@ def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: Prep
     return make(spec, sources, settings)
 
 
-def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, progress: Progress | None) -> int:
-    """Write the rows that are missing, seal, and return how many were written."""
+def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, progress: Progress | None) -> int | None:
+    """Write the rows that are missing, seal, and return how many they were; None where the store was sealed already."""
     with clear_os_errors(out):
         header = begin(out, plan, settings.overwrite)
     if header.sealed:
         require_unchanged(out, plan, source, settings.verify_inputs)
-        return 0
+        return None
     written = write_missing(out, header, plan.tasks, source, settings, progress)
     with clear_os_errors(out):
         seal(out, header)
@@ -206,7 +203,7 @@ def _missing_labels(out: Path, labels: Labels) -> pa.Table | None:
     return None if same else data
 
 
-def _report(out: Path, source: Source, written: int, started: float) -> PrepareReport:
+def _report(out: Path, source: Source, written: int | None, started: float) -> PrepareReport:
     store = Store(out)
     receipts = [receipt for row in range(store.header.rows) if (receipt := read_receipt(out, row))]
     refused: Counter[str] = Counter()
@@ -214,10 +211,10 @@ def _report(out: Path, source: Source, written: int, started: float) -> PrepareR
         refused.update(receipt.refused)
     return PrepareReport(
         out=out, n_samples=len(store.present), refused=dict(sorted(refused.items())),
-        splits={name: len(store.split(name)) for name in SPLITS}, guessed=source.guessed, rows_written=written,
-        rows_kept=store.header.rows - written, manifest_digest=store.digest, seconds=time.monotonic() - started,
+        splits={name: len(store.split(name)) for name in SPLITS}, guessed=source.guessed, rows_written=written or 0,
+        rows_kept=store.header.rows - (written or 0), manifest_digest=store.digest, seconds=time.monotonic() - started,
         bytes=sum(receipt.payload_bytes for receipt in receipts),
-        refusals_file=_write_refusals(store) if refused else None,
+        refusals_file=_write_refusals(store) if refused else None, nothing_to_do=written is None,
     )
 
 

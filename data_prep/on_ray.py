@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pickle
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,22 +37,29 @@ class OnRay:
         if workers == 0:
             raise ConfigError("--workers is 0, and --engine ray prepares in other processes; give 1 or more.")
         self._ray = ray = _ray()
-        self._closed = False
+        self._stopped = threading.Event()
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(ray, workers)
         self.workers = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
         self._run = ray.remote(_run)
+        # Ray tells on stdout of processes that died; what we print there may be read by a program.
+        self._aside = contextlib.redirect_stdout(sys.stderr)
+        self._aside.__enter__()
 
     def call(self, function: Callable[..., Any], arguments: Sequence[Any], retries: int, tell: Tell = silent) -> Any:
         """See `Engine`; of what is told nothing comes back."""
         exceptions = self._ray.exceptions
-        answer = self._run.options(max_retries=retries, num_cpus=1).remote(function, tuple(arguments))
+        # Pickled here, so that whoever unpickles it has looked where this process looks for modules.
+        raw = pickle.dumps((function, tuple(arguments)))
+        if self._stopped.is_set():
+            raise Stopped
+        answer = self._run.options(max_retries=retries, num_cpus=1).remote(sys.path, raw)
         while True:
             try:
                 return self._ray.get(answer, timeout=POLL_SECONDS)
             except exceptions.GetTimeoutError:
-                if self._closed:
+                if self._stopped.is_set():
                     self._ray.cancel(answer, force=True)
                     raise Stopped from None
             except exceptions.RayTaskError as error:
@@ -59,16 +70,22 @@ class OnRay:
                 words = str(error).splitlines()[0]
                 raise StoreError(f"Ray failed ({words}); run the same command again to go on.") from error
 
+    def stop(self) -> None:
+        """See `Engine`."""
+        self._stopped.set()
+
     def close(self) -> None:
         """See `Engine`; a cluster of our own ends with it."""
-        if not self._closed and self._ours:
-            self._closed = True
+        self.stop()
+        self._aside.__exit__(None, None, None)
+        if self._ours:
             self._ray.shutdown()
-        self._closed = True
 
 
-def _run(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _run(path: list[str], raw: bytes) -> Any:
+    sys.path += [folder for folder in path if folder not in sys.path]
     use_one_core()
+    function, arguments = pickle.loads(raw)
     return function(*arguments, tell=silent)
 
 

@@ -45,12 +45,15 @@ class Engine(Protocol):
 
         Raises:
             WorkerDied: When the process that ran it ended, and those of `retries` further tries.
-            Stopped: When the engine was closed meanwhile.
+            Stopped: When the engine was stopped meanwhile.
             Exception: What the function raised.
         """
 
+    def stop(self) -> None:
+        """End whatever runs, at once; calls that wait for it raise `Stopped`."""
+
     def close(self) -> None:
-        """End whatever runs, at once."""
+        """Let go of processes and connections, when nothing is waited for any more."""
 
 
 class InProcess:
@@ -62,8 +65,11 @@ class InProcess:
         """See `Engine`. What ends the process ends this one."""
         return function(*arguments, tell=tell)
 
+    def stop(self) -> None:
+        """Nothing runs beside this."""
+
     def close(self) -> None:
-        """Nothing runs."""
+        """Nothing is held."""
 
 
 class Processes:
@@ -78,7 +84,7 @@ class Processes:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._closed = False
+        self._stopped = False
         self._running: set[_Process] = set()
         self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(workers):
@@ -90,7 +96,7 @@ class Processes:
             try:
                 return self._once(function, arguments, tell)
             except WorkerDied:
-                if self._closed:
+                if self._stopped:
                     raise Stopped from None
                 if not left:
                     raise
@@ -100,12 +106,12 @@ class Processes:
         process = self._idle.get()
         alive = None
         try:
-            if self._closed:
+            if self._stopped:
                 raise Stopped
             if process is None:
                 process = _Process()
                 self._running.add(process)
-                if self._closed:  # just now, before this process was known
+                if self._stopped:  # just now, before this process was known
                     raise Stopped
                 process.wait_until_ready()
             answer = process.ask(function, arguments, tell)
@@ -120,11 +126,15 @@ class Processes:
             return value
         raise value
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """See `Engine`; rows in hand are left without a receipt, so they do not exist."""
-        self._closed = True
+        self._stopped = True
         for process in list(self._running):
             process.kill()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.stop()
 
 
 class _Process:

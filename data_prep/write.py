@@ -57,7 +57,7 @@ def write_rows(
     """Prepare and commit rows.
 
     Args:
-        engine: Runs the tasks; closed when one fails.
+        engine: Runs the tasks; stopped when one fails.
         out: The store, begun.
         header: Of the store.
         tasks: Rows to write.
@@ -100,7 +100,7 @@ def _side_by_side(engine: Engine, tasks: Sequence[Task], write: Callable[[Task, 
                     count.commit(futures[future])
                 count.show()
         except BaseException:
-            engine.close()
+            engine.stop()
             threads.shutdown(wait=True, cancel_futures=True)
             raise
 

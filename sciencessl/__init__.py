@@ -4,7 +4,8 @@ Every verb of the command line is a function of the same name here: `prepare`, `
 `predict`, `compare`, `report`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has a longer
 name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
 `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
-`store_audit`, `store_label`, `store_remove`.
+`store_audit`, `store_label`, `store_remove`,
+`store_compact`, `store_shuffle`.
 Importing this package imports nothing heavy.
 """
 
@@ -41,6 +42,8 @@ _PUBLIC = {
     "store_info": "sciencessl.store.info:info",
     "store_label": "sciencessl.store.label:label",
     "store_remove": "sciencessl.store.removals:remove",
+    "store_compact": "sciencessl.store.compact:compact",
+    "store_shuffle": "sciencessl.store.shuffle:shuffle",
     "store_verify": "sciencessl.store.verify:verify",
     "store_show": "sciencessl.store.show:show",
     "Store": "sciencessl.store.reader:Store",

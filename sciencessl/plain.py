@@ -17,4 +17,5 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
-    return str(value) if isinstance(value, Path) else value
+    # The path of a URL is no `Path`, but has its parts.
+    return str(value) if isinstance(value, Path) or hasattr(value, "parts") else value

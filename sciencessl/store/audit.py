@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sciencessl.data.loader import Decoder
-from sciencessl.errors import StoreError
+from sciencessl.errors import OutOfReachError, StoreError
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import load_domain
 from sciencessl.store.audit_record import (
@@ -90,6 +90,7 @@ def audit(
     opened = Store(store)
     other = Store(against) if str(against) else None
     stores = [opened, *([other] if other else [])]
+    folder = local_path(out) if str(out) else report_folder(store, against)
     groups = _group_columns(stores, group)
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
@@ -100,7 +101,6 @@ def audit(
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
     notes = _notes(groups, compared, pixels, found)
     every = (*evidence, *found.evidence)
-    folder = local_path(out) if str(out) else report_folder(store, against)
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
@@ -108,8 +108,10 @@ def audit(
         judged_digest(stores, groups),
     )
     write_report(result, [opened, other or opened], folder)
-    # Last: beside a remote store one may not be allowed to write.
-    write_audit(result)
+    try:
+        write_audit(result)
+    except OutOfReachError as error:  # whoever may read from an object store may often not write to it
+        return replace(result, notes=(*notes, f"{error} So `pretrain` and `transfer` do not know of this audit."))
     return result
 
 

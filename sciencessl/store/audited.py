@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sciencessl.errors import LeakError, StoreError
+from sciencessl.errors import LeakError, OutOfReachError, StoreError
 from sciencessl.store.audit_record import IDENTITY, LEAK, Audit, Evidence, judged_digest, read_audit
 from sciencessl.store.audit_report import PAGE, advice, sentence
 from sciencessl.store.reader import Store
@@ -43,7 +43,7 @@ def check_audit(store: Store, against: Store | None = None, *, accept: bool = Fa
     whom = " against ".join(str(one.path) for one in stores)
     try:
         found = read_audit(*(one.path for one in stores))
-    except StoreError as error:
+    except (StoreError, OutOfReachError) as error:
         return Standing(lines=(f"note: {error} Audit again: `{_command(stores)}`",))
     if found is None:
         return Standing(lines=(f"note: {whom} was never audited for leaks: `{_command(stores)}`",))
@@ -86,7 +86,7 @@ def copied_ids(store: Store, tested: Store) -> frozenset[str]:
     stores = [store, *([against] if against else [])]
     try:
         found = read_audit(*(one.path for one in stores))
-    except StoreError:
+    except (StoreError, OutOfReachError):
         return frozenset()
     if found is None or found.judged != judged_digest(stores, found.groups):
         return frozenset()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from sciencessl.errors import StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.kept import Kept
-from sciencessl.store.remote import first_line, unreadable
+from sciencessl.store.remote import first_line, read_each, unreadable
 from sciencessl.store.shards import Shards
 
 PIECE = 4096
@@ -28,7 +29,7 @@ PIECE = 4096
 hardly more than 512 entries would."""
 SHARD = 2**20
 """Entries in a file: 16 MiB of keys, which the writer holds; a billion samples are 954 files an array. The table of a
-shard's chunks, read with every call, is 4 KiB; with 2**24 entries it would be as large as a chunk."""
+shard's chunks is 4 KiB; with 2**24 entries it would be as large as a chunk, and every reader keeps those it met."""
 KEPT_BYTES = 32 * 2**20
 """Most bytes of pieces that a reader keeps, in each process that reads."""
 TOGETHER = 64
@@ -84,12 +85,13 @@ class Index:
                 missing.append((number, where))
             else:
                 found[where] = piece[flat[where] - number * shards.per_chunk]
-        for run in _runs(missing):
-            self._take_run(name, run, flat, found)
+        # Runs fill in different places, so that several may be under way.
+        for _ in read_each(self._path, partial(self._take_run, name, flat, found), _runs(missing)):
+            pass
         return found.reshape(*np.shape(places), *shards.array.shape[1:])
 
     def _take_run(
-        self, name: str, run: list[tuple[int, np.ndarray]], flat: np.ndarray, found: np.ndarray
+        self, name: str, flat: np.ndarray, found: np.ndarray, run: list[tuple[int, np.ndarray]]
     ) -> None:
         """Read neighbouring pieces at once, keep them and fill in what was asked of them."""
         size = self._open(f"index/{name}").per_chunk
@@ -153,8 +155,9 @@ class RowIndex:
 def row_index(table: pa.Table, header: zpack.StoreHeader) -> RowIndex:
     """Of a row's sidecar."""
     sizes = [pc.sum(pc.equal(table["split"], split)).as_py() or 0 for split in zpack.SPLITS]
-    raw = b"".join(table["key"].to_pylist())
-    long: dict[str, np.ndarray] = {"key": np.frombuffer(raw, np.uint8).reshape(-1, 16)}
+    keys = table["key"].combine_chunks()
+    raw = np.frombuffer(keys.buffers()[1] or b"", np.uint8).reshape(-1, 16)
+    long: dict[str, np.ndarray] = {"key": raw[keys.offset : keys.offset + len(keys)]}
     for name, spec in header.fields.items():
         if spec.kind == "bytes":
             start, size = (table[f"{name}.{what}"].to_numpy() for what in ("offset", "size"))

@@ -15,6 +15,7 @@ from sciencessl.preparation import schema_loader
 from sciencessl.registry import label_reader, load_domain
 from sciencessl.store import format as zpack
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS, Table, current_digest, some_names, write_table
 
 DEFAULT_NAME = "labels"
@@ -91,7 +92,7 @@ def label(
     opened = Store(store)
     spec = load_domain(opened.header.domain)
     known = pa.array(opened.ids, pa.string())
-    read = label_reader()(spec, table, known, id, schema, columns, schema_loader(spec))
+    read = label_reader()(spec, local_path(table, "TABLE"), known, id, schema, columns, schema_loader(spec))
     data, said = _own_columns(opened, name, read.data, columns)
     parents = _checked_parents(data.column_names, derived_from or {})
     # Withdrawn samples keep their labels, which nobody reads: the same file then gives the same table as before.

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
-from sciencessl.errors import SciencesslError, StoreError, did_you_mean, unknown_name
+from sciencessl.errors import StoreError, did_you_mean, unknown_name
 from sciencessl.store import format as zpack
-from sciencessl.store.files import is_there, read_file
+from sciencessl.store.files import is_there
+from sciencessl.store.header import read_header
 from sciencessl.store.index import VERIFY, Index
 from sciencessl.store.kept import Kept
-from sciencessl.store.remote import first_line, is_remote, read_each, store_path, unreadable, zarr_root
+from sciencessl.store.remote import first_line, read_each, store_path, unreadable, zarr_root
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt
 from sciencessl.store.shards import Shards
 from sciencessl.store.split import SplitIndex
@@ -28,36 +29,6 @@ from sciencessl.store.writer import array_chunk, padded_places
 WINDOW_BYTES = 8 * 2**20
 CACHE_BYTES = 256 * 2**20
 """Most bytes of windows a reader keeps, in each process that reads."""
-
-
-def read_header(path: Path) -> zpack.StoreHeader:
-    """The header of a store, sealed or not.
-
-    Raises:
-        StoreError: When there is no store, or one of another format.
-        OutOfReachError, MissingExtraError: When an object store does not answer, or its client is not installed.
-    """
-    try:
-        if is_remote(path):
-            # One request that decodes nothing: whatever it raises, zarr would tell less of it.
-            read_file(path / "zarr.json")
-        group = zarr.open_group(zarr_root(path), mode="r", zarr_format=3, use_consolidated=False)
-        attributes = dict(group.attrs)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} is no store: {_lack(path, error)}. Make one with `sciencessl prepare`.") from None
-    except SciencesslError:
-        raise
-    except Exception as error:  # a damaged zarr.json can make its parser raise anything
-        sentence = f"{path} is no store: {first_line(error)}. Make one with `sciencessl prepare`."
-        raise unreadable(path, error, sentence) from error
-    return zpack.StoreHeader.from_attributes(attributes, path)
-
-
-def _lack(path: Path, error: FileNotFoundError) -> str:
-    said = first_line(error).rstrip(".")
-    if is_remote(path) and "bucket" in said and "zarr.json" not in said:
-        return said  # of a missing object, clients say its name, or "key"
-    return "it has no zarr.json" if is_there(path) else "there is nothing of that name"
 
 
 class _Opened:
@@ -166,6 +137,12 @@ class Store:
     def primary(self) -> str:
         """Name of the field the encoder sees."""
         return next(name for name, spec in self.header.fields.items() if spec.primary)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Inner chunk of its bytes fields, which another store needs that shares rows with it."""
+        packed = [name for name, spec in self.header.fields.items() if spec.kind == "bytes"]
+        return self._array(f"fields/{packed[0]}").per_chunk if packed else zpack.MIN_CHUNK_BYTES
 
     def split(self, name: str) -> SplitIndex:
         """The samples of one split, without withdrawn ones.

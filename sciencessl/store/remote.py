@@ -22,7 +22,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AT_ONCE = 16
-"""Small files of a remote store that are asked for side by side: each waits for one answer, not for a disk."""
+"""Small reads of a remote store that are under way side by side: each waits for an answer, not for a disk. Zarr's own
+setting, `async.concurrency`, changes nothing here: it asks for the chunks of one shard one after the other."""
 S3 = ("s3", "s3a")
 EXTRAS = dict.fromkeys(S3, "s3fs; pip install 's3fs' (or 'sciencessl[cluster]')")
 """What a scheme needs and how to get it; fsspec's own words say it for the others."""
@@ -139,6 +140,8 @@ def unreadable(path: Path, error: Exception, sentence: str) -> SciencesslError:
 
     Bytes that never came are not damaged ones.
     """
+    if isinstance(error, SciencesslError):
+        return error
     from_bytes = type(error).__module__.partition(".")[0] in DECODERS and not isinstance(error, OSError | ImportError)
     return StoreError(sentence) if from_bytes or not is_remote(path) else out_of_reach(path, error)
 
@@ -156,7 +159,7 @@ def out_of_reach(path: Path, error: Exception) -> SciencesslError:
             fix = ("set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a public bucket needs "
                    "FSSPEC_S3_ANON=true")
     elif isinstance(error, PermissionError):
-        fix = "these credentials do not allow it, or the name of the bucket is wrong"
+        fix = "these credentials do not allow it, or there is nothing of that name"
     else:
         endpoint = " and AWS_ENDPOINT_URL, the address of a store that is not at AWS" if scheme in S3 else ""
         fix = f"check the network{endpoint}"

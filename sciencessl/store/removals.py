@@ -18,6 +18,7 @@ from sciencessl.errors import ConfigError, DataError
 from sciencessl.store.format import SPLITS
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS, Table, current_digest, read_table, write_table
 
 SHOWN = 10
@@ -66,7 +67,7 @@ def remove(
     if not reason.strip():
         raise ConfigError("store remove needs a --reason: it stays beside the ids, for whoever asks why they are gone.")
     opened = Store(store)
-    wanted = [*ids, *(_read_ids(Path(file), opened) if str(file) else ())]
+    wanted = [*ids, *(_read_ids(local_path(file, "--ids"), opened) if str(file) else ())]
     if not wanted:
         raise ConfigError("store remove was given no ids; name some, or a file of them with --ids.")
     with only_writer(opened.path):  # two at once would lose what one of them wrote

@@ -74,7 +74,8 @@ def _repeated(file: IO[bytes]) -> np.ndarray:
     # Block by block, because a file is long where one key comes again and again.
     seen = again = np.zeros(0, np.uint64)
     while raw := file.read(8 * BUCKET):
-        values, counts = np.unique(np.frombuffer(raw, np.uint64), return_counts=True)
-        again = np.union1d(again, values[(counts > 1) | np.isin(values, seen, assume_unique=True)])
-        seen = np.union1d(seen, values)
+        values = np.sort(np.concatenate([seen, np.frombuffer(raw, np.uint64)]))
+        equal = values[1:] == values[:-1]
+        again = np.unique(np.append(again, values[1:][equal]))
+        seen = values[np.append(True, ~equal)]
     return again

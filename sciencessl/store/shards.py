@@ -124,7 +124,7 @@ def read_shard(path: Path, chunks: int, chunk_bytes: int, lo: int, hi: int) -> B
     return whole[lo - first * chunk_bytes : hi - first * chunk_bytes].copy()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _index(path: Path, chunks: int, state: tuple[int, int, int]) -> bytes:
     """The index of a shard, which stays as it is as long as the file does."""
     size = 16 * chunks

@@ -78,7 +78,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _fill_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: beside the store)")
+    parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: NAME.png beside the store)")
     parser.add_argument("--column", default="", help="column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="number of images (default: 36)")
 
@@ -161,11 +161,42 @@ def _remove(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _fill_compact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="NEW", help="the new store, usually NAME.zarr")
+    parser.add_argument("--dry-run", action="store_true", help="count rows and bytes; write nothing")
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from sciencessl.store.compact import compact, compact_text
+
+    found = compact(args.store, args.out, args.dry_run)
+    emit(found, args.json, compact_text(found))
+    return DONE
+
+
+def _fill_shuffle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="NEW", help="the new store, usually NAME.zarr")
+    parser.add_argument("--seed", type=int, default=0, help="other rows for another seed (default: 0)")
+    parser.add_argument("--memory-gib", type=float, default=2.0, metavar="GIB",
+                        help="memory that payloads may take; the result is the same (default: 2)")
+    parser.add_argument("--dry-run", action="store_true", help="count rows, bytes and scratch; write nothing")
+
+
+def _shuffle(args: argparse.Namespace) -> int:
+    from sciencessl.store.shuffle import shuffle, shuffle_text
+
+    found = shuffle(args.store, args.out, args.seed, args.memory_gib, args.dry_run)
+    emit(found, args.json, shuffle_text(found))
+    return DONE
+
+
 ACTIONS: dict[str, Action] = {
     "audit": Action("look for samples that splits share, or another store", _audit, _fill_audit),
+    "compact": Action("write a new store without the withdrawn samples", _compact, _fill_compact),
     "info": Action("counts, columns, tables and how well samples are mixed", _info),
     "label": Action("put a table of labels that came later beside the pixels", _label, _fill_label),
     "remove": Action("withdraw samples: no reader gives them from then on", _remove, _fill_remove),
     "show": Action("draw a contact sheet of random samples", _show, _fill_show),
+    "shuffle": Action("deal all samples into new rows, each a random draw", _shuffle, _fill_shuffle),
     "verify": Action("read every byte and name what is not as it was sealed", _verify),
 }

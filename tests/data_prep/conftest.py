@@ -101,3 +101,40 @@ def galaxies(
         return folder, rows
 
     return make
+
+
+DEADLY = """
+import os, signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from sciencessl.data_prep.ingest import images
+from sciencessl.data_prep.source import Task
+
+@dataclass(frozen=True)
+class Deadly:
+    inner: object
+
+    def read(self, task):
+        for entry in task.inputs:
+            path = Path(entry.handle.path)
+            if path.name == "kills.jpg":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            once = path.with_name("already")
+            if path.name == "once.jpg" and not once.exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield from self.inner(Task(task.row, (entry,)))
+
+def make(spec, sources, settings):
+    source = images(spec, sources, settings)
+    return replace(source, read=Deadly(source.read).read)
+"""
+
+
+@pytest.fixture
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A source of images of which `once.jpg` ends the first process that reads it, and `kills.jpg` each."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "deadly_source.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    return "deadly_source:make"

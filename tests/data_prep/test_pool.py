@@ -115,7 +115,7 @@ def test_a_call_whose_process_dies_is_made_again_so_many_times(
     assert len(list((tmp_path / "deaths").iterdir())) == 1 + retries
 
 
-def test_closing_ends_a_call_at_once(pool: Processes, calls: Any, tmp_path: Path) -> None:
+def test_stopping_ends_a_call_at_once(pool: Processes, calls: Any, tmp_path: Path) -> None:
     raised: list[BaseException] = []
 
     def hold() -> None:
@@ -127,7 +127,7 @@ def test_closing_ends_a_call_at_once(pool: Processes, calls: Any, tmp_path: Path
     thread = threading.Thread(target=hold)
     thread.start()
     pid = written_pid(tmp_path / "pid")
-    pool.close()
+    pool.stop()
     thread.join(5)
     assert len(raised) == 1
     assert is_gone(pid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ SampleFactory = Callable[..., PreparedSample]
 StoreFactory = Callable[..., Store]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def header() -> HeaderFactory:
     def build(
         fields: Mapping[str, FieldSpec] | None = None, rows: int = 1, places: int = 8, settings: Any = None
@@ -36,7 +38,7 @@ def header() -> HeaderFactory:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sample() -> SampleFactory:
     def build(
         name: str, split: str = "train", image: bytes | None = None, flux: np.ndarray | None = None, **columns: Any
@@ -52,7 +54,7 @@ def sample() -> SampleFactory:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(header: HeaderFactory) -> StoreFactory:
     """Write rows of samples, seal, open."""
 
@@ -71,6 +73,49 @@ def make(header: HeaderFactory) -> StoreFactory:
         return Store(path)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def content() -> Callable[[Store], dict[str, object]]:
+    """Id -> columns and payloads of each sample that is not withdrawn, wherever it lies."""
+
+    def read(store: Store) -> dict[str, object]:
+        index = store.present.all()
+        payloads = {name: store.payloads(name, index) for name in store.header.fields}
+        own = [name for name in store.rows.column_names if not name.endswith((".offset", ".size"))]
+        return {
+            row["id"]: (row, {name: v[at] if isinstance(v[at], bytes) else v[at].tobytes()  # type: ignore[union-attr]
+                              for name, v in payloads.items()})
+            for at, row in enumerate(store.rows.select(own).take(pa.array(index)).to_pylist())
+        }
+
+    return read
+
+
+KILLED = """
+import os, pathlib, signal, sys
+left = int(sys.argv[1])
+def deadly(function):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+os.link, pathlib.Path.replace = deadly(os.link), deadly(pathlib.Path.replace)
+"""
+Killed = Callable[[int, str], int]
+
+
+@pytest.fixture(scope="session")
+def killed() -> Killed:
+    """Run Python code in a process that is killed when it gives a file its final name for the n-th time; its status."""
+
+    def run(after: int, code: str) -> int:
+        return subprocess.run([sys.executable, "-c", KILLED + code, str(after)], check=False).returncode
+
+    return run
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sciencessl.errors import StoreError
+from sciencessl.store import lock
 from sciencessl.store.lock import only_writer
 
 HOLD = """
@@ -59,3 +61,29 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write .*file/s\.zarr"):
         only_writer(tmp_path / "file" / "s.zarr").__enter__()
+
+
+def test_shared_writers_keep_one_that_wants_the_store_alone_out_until_the_last_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    with only_writer(out), pytest.raises(StoreError, match="another process"):
+        only_writer(out, shared=True).__enter__()
+    with only_writer(out, shared=True):
+        with only_writer(out, shared=True):
+            pass
+        with pytest.raises(StoreError, match="another process"):
+            only_writer(out).__enter__()
+    with only_writer(out):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_written_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with only_writer(tmp_path / "s.zarr"):
+        assert (tmp_path / ".s.zarr.lock").is_file()
+    monkeypatch.setattr(lock, "WITHOUT_LOCKS", ())
+    with pytest.raises(StoreError, match="No locks available"):
+        only_writer(tmp_path / "s.zarr").__enter__()

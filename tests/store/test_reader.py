@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store import format as zpack
 from sciencessl.store import reader
-from sciencessl.store.reader import Store, read_header
+from sciencessl.store.header import read_header
+from sciencessl.store.joined import JoinedStores
+from sciencessl.store.reader import Store
 from sciencessl.store.split import SplitIndex
 from sciencessl.store.tables import write_table
 from sciencessl.store.verify import verify
@@ -111,8 +116,9 @@ def test_what_the_store_lacks_is_said(survey: Store) -> None:
     with pytest.raises(StoreError, match=r"no field named 'imag'. Did you mean 'image'"):
         survey.payloads("imag", [0])
     for index in (-1, 7):
-        with pytest.raises(StoreError, match="sample index outside 0 to 6"):
-            survey.payloads("image", [index])
+        for ask in (partial(survey.payloads, "image"), survey.keys):
+            with pytest.raises(StoreError, match="sample index outside 0 to 6"):
+                ask(np.array([index]))
     for first, stop in ((-1, 2), (5, 8), (3, 2)):
         with pytest.raises(StoreError, match=f"samples {first} to {stop}, expected a range within 0 to 7"):
             survey.consecutive("image", first, stop)
@@ -197,6 +203,41 @@ def test_a_store_travels_without_what_it_has_read(survey: Store) -> None:
     assert len(raw) == len(pickle.dumps(Store(survey.path)))
     assert there.payloads("image", range(7)) == before
     assert there.digest == survey.digest
+
+
+def test_a_fork_opens_anew_and_waits_for_no_lock_of_its_parent(survey: Store) -> None:
+    joined = JoinedStores([survey])
+    images, keys = joined.payloads("image", range(7)), joined.keys(np.arange(7)).tolist()
+    survey.payloads("flux", [0])
+    mine = survey._own
+    # As if other threads were reading at that moment: in the child nobody would ever free these.
+    with mine.windows._lock, mine.index._kept._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            try:
+                sound = (joined.payloads("image", range(7)) == images and joined.keys(np.arange(7)).tolist() == keys
+                         and joined.consecutive("image", 0, 7) == images and survey._own is not mine)
+                os._exit(0 if sound else 1)
+            except BaseException:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert survey._own is mine
+    assert joined.payloads("image", range(7)) == images
+
+
+def test_what_a_loader_calls_reads_no_column_of_all_samples(survey: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("read what is as long as the store")
+
+    for name in ("row_tables", "split_codes", "column", "columns"):
+        monkeypatch.setattr(Store, name, refused)
+    store = Store(survey.path)
+    train = store.split("train")
+    assert len(store) == 7
+    found = train.to_store(np.array([2, 0]))
+    assert len(store.keys(found)) == len(store.payloads("image", found)) == len(store.consecutive("flux", 1, 3)) == 2
+    assert not {"rows", "ids"} & set(store.__dict__)
 
 
 def test_what_is_no_store_is_said_in_one_sentence(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -25,14 +26,19 @@ from sciencessl.preparation import prepare
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
+from sciencessl.store import index
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import audit_file
+from sciencessl.store.audited import check_audit
+from sciencessl.store.compact import compact
 from sciencessl.store.files import read_file, sized_files, visible_files, write_atomic
 from sciencessl.store.format import rows_file, shard_file
 from sciencessl.store.info import info
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import beside, client, is_remote, local_path, read_each, store_path
+from sciencessl.store.remote import AT_ONCE, beside, client, is_remote, local_path, read_each, store_path
+from sciencessl.store.shards import Shards
+from sciencessl.store.shuffle import shuffle
 from sciencessl.store.tables import read_table, write_table
 from sciencessl.store.verify import verify
 
@@ -70,6 +76,10 @@ def root(request: pytest.FixtureRequest) -> Iterator[str]:
         system.rm(path, recursive=True)
 
 
+in_memory = pytest.mark.parametrize("root", ["memory"], indirect=True)
+"""For what no request decides."""
+
+
 def copied(local: Path, root: str) -> str:
     """What a provider's own tool does: the same files under the same names."""
     url = f"{root}/{local.name}"
@@ -87,9 +97,9 @@ def test_a_copy_says_what_the_local_store_says(survey: Store, root: str) -> None
     store = Store(url)
     assert str(store.path) == url
     assert (store.digest, store.ids, store.primary) == (survey.digest, survey.ids, survey.primary)
-    index = [6, 0, 3, 3]
-    assert store.payloads("image", index) == survey.payloads("image", index)
-    np.testing.assert_array_equal(store.payloads("flux", index), survey.payloads("flux", index))
+    chosen = [6, 0, 3, 3]
+    assert store.payloads("image", chosen) == survey.payloads("image", chosen)
+    np.testing.assert_array_equal(store.payloads("flux", chosen), survey.payloads("flux", chosen))
     for name in ("train", "val", "test"):
         np.testing.assert_array_equal(store.split(name).all(), survey.split(name).all())
     np.testing.assert_array_equal(store.keys(np.arange(7)), survey.keys(np.arange(7)))
@@ -101,6 +111,7 @@ def test_a_copy_says_what_the_local_store_says(survey: Store, root: str) -> None
     assert {**info(url), "path": ""} == {**info(survey.path), "path": ""}
 
 
+@in_memory
 def test_several_stores_join_and_travel_to_other_processes(survey: Store, root: str) -> None:
     joined = JoinedStores([Store(copied(survey.path, root)), survey])
     joined = pickle.loads(pickle.dumps(joined))
@@ -157,6 +168,7 @@ def test_a_window_costs_no_request_to_ask_whether_its_shard_is_there(
     assert asked == []
 
 
+@in_memory
 def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path, root: str) -> None:
     dark = make(tmp_path / "dark.zarr", [[sample("a", image=bytes(9), flux=np.zeros((2, 4, 4), "f4"))]])
     store = Store(copied(dark.path, root))
@@ -165,6 +177,7 @@ def test_zeros_that_were_stored_are_zeros(make: Any, sample: Any, tmp_path: Path
     assert verify(str(store.path)) == []
 
 
+@in_memory
 def test_what_an_audit_found_lies_beside_the_store_and_pictures_lie_here(
     make: Any, sample: Any, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -184,6 +197,39 @@ def test_what_an_audit_found_lies_beside_the_store_and_pictures_lie_here(
     assert (tmp_path / "twins.png").is_file()
 
 
+def test_an_audit_of_a_store_that_one_may_only_read_still_gives_its_result(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = copied(tiny_store, "memory://read-only")
+
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", denied)
+    found = audit(url, pixels=False)
+    assert found.verdict == "nothing found"
+    assert found.notes[-1] == (
+        "memory://read-only/tiny.audit.json is out of reach (Access Denied): these credentials do not allow it, or "
+        "there is nothing of that name. So `pretrain` and `transfer` do not know of this audit."
+    )
+
+
+def test_an_audit_that_may_not_be_read_is_a_note(survey: Store, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(copied(survey.path, f"{s3}/unlisted"))
+    break_requests(monkeypatch, PermissionError("Access Denied"))
+    (line,) = check_audit(store).lines
+    assert line.startswith(f"note: {s3}/unlisted/survey.audit.json is out of reach (Access Denied)")
+
+
+@in_memory
+def test_samples_are_withdrawn_behind_a_url(survey: Store, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = copied(survey.path, root)
+    assert run(["store", "remove", url, "a1", "--reason", "withdrawn", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["store"], found["n_removed"], found["n_samples"]) == (url, 1, 6)
+    assert Store(url).ids[int(Store(url).removed[0])] == "a1"
+
+
 def identity(sample: Sample, random: ViewRandom) -> list[Sample]:
     """A view that shows what was stored: the size, and a draw that depends on seed, epoch and sample."""
     return [Sample({"image": sample.fields["image"][:8, :8]}, index=sample.index)]
@@ -194,10 +240,8 @@ def views(_: object) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def fresh_fork_server() -> Iterator[None]:
+def fresh_fork_server() -> None:
     """Workers get the environment in which their server was started."""
-    cast(Any, forkserver)._forkserver._stop()
-    yield
     cast(Any, forkserver)._forkserver._stop()
 
 
@@ -270,6 +314,21 @@ def test_a_forked_process_opens_a_client_of_its_own(survey: Store, s3: str) -> N
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_scattered_places_of_an_index_are_asked_for_side_by_side(
+    make: Any, sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "PIECE", 2)
+    monkeypatch.setattr(index, "TOGETHER", 1)
+    local = make(tmp_path / "wide.zarr", [[sample(f"{i}") for i in range(2 * AT_ONCE)]])
+    store, places = Store(copied(local.path, "memory://side")), np.arange(2 * AT_ONCE)
+    expected = local.keys(places)
+    len(store)
+    together, read = threading.Barrier(AT_ONCE, timeout=20), Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, *where: (together.wait(), read(self, *where))[1])
+    np.testing.assert_array_equal(store.keys(places), expected)
+
+
+@in_memory
 def test_read_each_keeps_the_order_and_the_first_error(root: str) -> None:
     path = store_path(f"{root}/x.zarr")
     assert list(read_each(path, lambda n: n * n, range(100))) == [n * n for n in range(100)]
@@ -376,11 +435,20 @@ def test_what_must_be_local_says_so(tmp_path: Path) -> None:
         prepare("galaxy", [tmp_path], "s3://b/x.zarr")
     with pytest.raises(ConfigError, match=r"SOURCE s3://b/images: expected a folder"):
         prepare("galaxy", ["s3://b/images"], tmp_path / "x.zarr")
+    with pytest.raises(ConfigError, match=r"store compact s3://b/x.zarr: .* it works on a store of this machine"):
+        compact("s3://b/x.zarr", tmp_path / "x.zarr")
+
+
+def test_a_store_behind_a_url_is_shuffled_into_a_local_one(survey: Store, tmp_path: Path) -> None:
+    url = copied(survey.path, "memory://shuffled")
+    shuffle(url, tmp_path / "out.zarr")
+    assert sorted(Store(tmp_path / "out.zarr").ids) == sorted(survey.ids)
+    with pytest.raises(ConfigError, match=r"--out s3://b/y.zarr: expected a folder or file of this machine"):
+        shuffle(url, "s3://b/y.zarr")
 
 
 @pytest.mark.parametrize("arguments", [
     ["pretrain", "--data", "x", "--out"], ["report"], ["demo", "--out"],
-    ["report", "run", "--transfer"],
 ])
 def test_urls_where_no_store_is_meant_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

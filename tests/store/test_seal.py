@@ -13,8 +13,11 @@ from zarr.core.attributes import Attributes
 
 from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
+from sciencessl.store import repeated
 from sciencessl.store import seal as sealing
+from sciencessl.store.index import IndexWriter
 from sciencessl.store.reader import Store
+from sciencessl.store.repeated import RepeatedKeys
 from sciencessl.store.seal import read_columns, read_receipt, read_sidecar, required_receipt, seal
 from sciencessl.store.verify import verify
 from sciencessl.store.writer import PreparedSample, Refusal, create_store, write_row
@@ -90,7 +93,7 @@ def test_sidecars_are_compared_before_they_are_parsed(tmp_path: Path, header: An
         read_sidecar(path, required_receipt(path, 0), zpack.rows_file(0))
 
 
-@pytest.mark.parametrize("where", ["listing", "attributes"])
+@pytest.mark.parametrize("where", ["index", "listing", "attributes"])
 def test_sealing_that_was_interrupted_is_repeated(
     tmp_path: Path, header: Any, sample: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -103,7 +106,10 @@ def test_sealing_that_was_interrupted_is_repeated(
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((sealing, "write_atomic") if where == "listing" else (Attributes, "put")), killed)
+        places: dict[str, tuple[Any, str]] = {
+            "index": (IndexWriter, "close"), "listing": (sealing, "write_atomic"), "attributes": (Attributes, "put"),
+        }
+        patch.setattr(*places[where], killed)
         with pytest.raises(OSError, match="killed"):
             seal(path, h)
     with pytest.raises(StoreError, match="never sealed"):
@@ -173,3 +179,50 @@ def test_the_manifest_knows_everything_else(tmp_path: Path, header: Any, sample:
     changed = header(settings={"size": 5})
     digests.append(seal(lay(tmp_path / "settings", changed, {0: samples[:1]}), changed).manifest_digest)
     assert len(set(digests)) == len(samples) + 1
+
+
+def test_keys_that_only_begin_alike_are_no_repetition(
+    tmp_path: Path, header: Any, sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {0: [sample("a"), sample("b")], 1: [sample("c")]})
+    # The index is the same whatever is suspected: a second look at the ids decides.
+    monkeypatch.setattr(RepeatedKeys, "found", lambda _: np.array([2**63, 5], np.uint64))
+    monkeypatch.setattr(sealing, "heads", lambda keys: np.full(len(keys), 5, np.uint64))
+    seal(path, h)
+    assert verify(path) == []
+
+
+def test_more_repeated_ids_than_are_listed(
+    tmp_path: Path, header: Any, sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sealing, repeated):
+        monkeypatch.setattr(module, "MOST_REPEATED", 2)
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {row: [sample(name) for name in "abc"] for row in range(2)})
+    with pytest.raises(DataError, match=r"2 or more ids occur more than once, such as \['[abc]', '[abc]'\]"):
+        seal(path, h)
+
+
+def test_what_sealing_needs_meanwhile_is_gone_afterwards(tmp_path: Path, header: Any, sample: Any) -> None:
+    h = header(rows=2)
+    path = lay(tmp_path / "s", h, {0: [sample("a")], 1: [sample("a", x=1)]})
+    (path / sealing.SCRATCH).mkdir()
+    (path / sealing.SCRATCH / "left").write_bytes(b"by a killed process")
+    with pytest.raises(DataError, match="ids occur more than once"):
+        seal(path, h)
+    assert not (path / sealing.SCRATCH).exists()
+    write_row(path, h, 1, [sample("b")], [], "in")
+    seal(path, h)
+    assert not (path / sealing.SCRATCH).exists()
+    assert verify(path) == []
+
+
+def test_a_receipt_that_counts_other_samples_than_its_sidecar_is_refused(
+    tmp_path: Path, header: Any, sample: Any
+) -> None:
+    path = lay(tmp_path / "s", header(), {0: [sample("a")]})
+    wrong = replace(required_receipt(path, 0), samples=2)
+    (path / zpack.receipt_file(0)).write_bytes(wrong.to_bytes())
+    with pytest.raises(StoreError, match="the receipts say 2 entries, the sidecars 1"):
+        seal(path, header())

@@ -132,6 +132,17 @@ def test_a_manifest_that_does_not_follow_from_the_rows_is_found(survey: Store) -
     assert verify(survey.path) == [Damage("zarr.json", "the manifest digest does not follow from the rows")]
 
 
+@pytest.mark.parametrize("name", ["row_first", "split_first", "key", "image.offset"])
+def test_an_index_that_does_not_follow_from_the_rows_is_found(survey: Store, name: str) -> None:
+    array = zarr.open_array(survey.path / "index" / name, mode="r+")
+    values = array[...]
+    values[2] ^= values.dtype.type(1)
+    array[...] = values
+    found = verify(survey.path)
+    assert Damage(f"index/{name}", "does not follow from the rows") in found
+    assert {damage.where for damage in found if "/c/" not in damage.where} == {f"index/{name}"}
+
+
 def test_tables_may_come_and_go(survey: Store) -> None:
     write_table(survey.path, "more", pa.table({"id": ["a0"], "x": [1]}))
     assert verify(survey.path) == []
