@@ -62,8 +62,18 @@ def augmentation_rng(seed: int, epoch: int, index_or_key: int, view: int) -> np.
     Returns:
         A generator whose stream depends on nothing but these four numbers.
     """
-    key = _digest((seed, epoch, index_or_key, view), 16)
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype="<u8")))
+    key = np.frombuffer(_digest((seed, epoch, index_or_key, view), 16), dtype="<u8")
+    return np.random.Generator(np.random.Philox(_Given(key)))  # type: ignore[arg-type]  # which NumPy documents
+
+
+class _Given(np.random.bit_generator.ISeedSequence):
+    """A key as NumPy asks a seed for it: `Philox(key=...)` would draw a seed from the system first, for nothing."""
+
+    def __init__(self, key: UInt64) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> UInt64:
+        return self._key
 
 
 def _mix(x: UInt64) -> UInt64:

@@ -45,6 +45,8 @@ def sample_bytes(store: Store | JoinedStores) -> int:
 def longest_run(store: Store | JoinedStores, batch: int, slots: int | None = None) -> int:
     """Samples of the longest run that an order over a store should deal: what is in use then fits `IN_USE_BYTES`.
 
+    Where all of the store does, nothing but `RUN_BYTES` bounds a run.
+
     Args:
         store: One store, or several joined.
         batch: Global batch size.
@@ -55,8 +57,9 @@ def longest_run(store: Store | JoinedStores, batch: int, slots: int | None = Non
         StoreError: When a receipt is missing or damaged.
     """
     streams = cut_batch("longest_run", batch, slots) * Order.streams_per_slot
-    most = min(RUN_BYTES, IN_USE_BYTES // (streams * (Order.mix_units + 1)))
-    return max(1, most // sample_bytes(store))
+    size = sample_bytes(store)
+    fits = size * len(store) <= IN_USE_BYTES
+    return max(1, (RUN_BYTES if fits else min(RUN_BYTES, IN_USE_BYTES // (streams * (Order.mix_units + 1)))) // size)
 
 
 @dataclass(frozen=True, eq=False)

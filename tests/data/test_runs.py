@@ -147,11 +147,17 @@ def test_runs_in_use_fit_the_budget(
     tiny_store: Path, batch: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "sample_bytes", lambda store: size)
+    monkeypatch.setattr(Store, "__len__", lambda store: 10**9)
     run = longest_run(Store(tiny_store), batch)
     order = Order(10**9, 0, batch, run)
     assert (order.mix_units + 1) * order.stream_count * order.unit * size <= module.IN_USE_BYTES
     assert order.unit * size <= module.RUN_BYTES
     assert 2 * order.unit * size > min(module.RUN_BYTES, 2**20)
+
+
+def test_runs_of_a_store_that_fits_as_a_whole_are_as_long_as_a_read_is_worth(tiny_store: Path) -> None:
+    store = Store(tiny_store)
+    assert longest_run(store, 4096) == module.RUN_BYTES // sample_bytes(store)
 
 
 def test_the_size_of_a_sample_is_the_mean_of_its_payloads(tiny_store: Path) -> None:
