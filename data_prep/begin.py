@@ -82,22 +82,27 @@ def differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
     names = ("domain", "source", "plan_digest", "config_digest")
     if all(getattr(header, name) == getattr(plan.header, name) for name in names):
         return []
+    found = [*settings_differences(header, plan.header), *_id_differences(out, header, plan)]
+    return found or ["paths, sizes, splits, groups or kept columns of some inputs changed"]
+
+
+def settings_differences(old: zpack.StoreHeader, new: zpack.StoreHeader) -> list[str]:
+    """How two stores differ in domain, source, settings and fields, in words; empty when they do not."""
     found = []
     for name in ("domain", "source"):
-        old, new = getattr(header, name), getattr(plan.header, name)
-        found += [f"{name} {old!r} instead of {new!r}"] if old != new else []
-    for name in sorted({*header.settings, *plan.header.settings}):
-        old, new = header.settings.get(name), plan.header.settings.get(name)
-        found += [f"{name} was {old}, is {new}"] if old != new else []
-    if dict(header.fields) != dict(plan.header.fields):
+        was, now = getattr(old, name), getattr(new, name)
+        found += [f"{name} {was!r} instead of {now!r}"] if was != now else []
+    for name in sorted({*old.settings, *new.settings}):
+        was, now = old.settings.get(name), new.settings.get(name)
+        found += [f"{name} was {was}, is {now}"] if was != now else []
+    if dict(old.fields) != dict(new.fields):
         found.append("fields differ")
-    found += _id_differences(out, header, plan)
-    return found or ["paths, sizes, splits, groups or kept columns of some inputs changed"]
+    return found
 
 
 def _id_differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[str]:
     old: set[str] = set()
-    for row in range(header.rows):
+    for row in range(plan.tasks[0].row, header.rows):
         for name in (zpack.rows_file(row), zpack.refused_file(row)):
             if (out / name).is_file():
                 old.update(pq.read_table(out / name, columns=["id"])["id"].to_pylist())

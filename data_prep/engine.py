@@ -17,6 +17,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sciencessl.data_prep.append import append_plan, keep_rows
 from sciencessl.data_prep.begin import begin, find_begun, require_unchanged
 from sciencessl.data_prep.estimate import PrepareEstimate, estimate
 from sciencessl.data_prep.labels import with_schema
@@ -32,6 +33,7 @@ from sciencessl.store.files import clear_os_errors, write_atomic
 from sciencessl.store.format import SPLITS
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import local_path
 from sciencessl.store.seal import read_receipt, seal
 from sciencessl.store.tables import read_table, write_table
 
@@ -114,7 +116,7 @@ def prepare(
     spec, settings = with_schema(spec, settings, schema_loader)
     source = _open_source(spec, sources, settings)
     try:
-        plan = make_plan(spec.name, source)
+        plan, source = _plan(spec, source, settings, out)
         if dry_run:
             return estimate(plan, source, settings)
         if settings.part:
@@ -132,6 +134,15 @@ def prepare(
                 return _report(out, source, written, started)
     finally:
         source.close()
+
+
+def _plan(spec: DomainSpec, source: Source, settings: PrepareSettings, out: Path) -> tuple[Plan, Source]:
+    if not settings.append_to:
+        return make_plan(spec.name, source), source
+    older = local_path(settings.append_to, "--append-to")
+    if older.absolute() == out.absolute():
+        raise ConfigError(f"--append-to {older} is --out too: a sealed store is never edited. Choose another --out.")
+    return append_plan(spec.name, source, Store(older), LABELS)
 
 
 def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
@@ -152,6 +163,9 @@ def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, prog
     if header.sealed:
         require_unchanged(out, plan, source, settings.verify_inputs)
         return None
+    if plan.older is not None:
+        with clear_os_errors(out):
+            keep_rows(plan.older, out, header, LABELS)
     written = write_missing(out, header, plan.tasks, source, settings, progress)
     with clear_os_errors(out):
         seal(out, header)
@@ -189,7 +203,7 @@ def _update_labels(out: Path, labels: Labels | None) -> None:
     """Write the table of labels for the samples that were stored, unless it is there already as it should be."""
     data = None if labels is None else _missing_labels(out, labels)
     if labels is not None and data is not None:
-        write_table(out, LABELS, data, labels.schema, note=labels.note)
+        write_table(out, LABELS, data, labels.schema, labels.derived_from, labels.note)
 
 
 def _missing_labels(out: Path, labels: Labels) -> pa.Table | None:

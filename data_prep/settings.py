@@ -29,6 +29,8 @@ class PrepareSettings:
         resize_px: Short side after shrinking, in pixels; smaller images stay as they are. None shrinks nothing.
         jpeg_quality: Of JPEG files that have to be encoded again, 1 to 100.
         min_px: Images with a shorter side than this many pixels are refused.
+        append_to: A sealed store that this is to be a new version of: its rows come first and are shared, inputs with
+            ids that it lacks follow, labels are joined. Settings must be those that it was prepared with.
         engine: Who prepares: `local` processes, `ray`, or `slurm`: lay the store and write the script of a job array.
         workers: Processes that prepare rows side by side; when not given one for each core, fewer for a small store. An
             input that crashes its process is refused like any bad one. 0 prepares in this process, row after row.
@@ -58,6 +60,7 @@ class PrepareSettings:
     resize_px: int | None = None
     jpeg_quality: int = 95
     min_px: int = 8
+    append_to: str = ""
     engine: str = "local"
     workers: int | None = None
     slurm_tasks: int | None = None

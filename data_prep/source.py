@@ -57,11 +57,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Labels:
-    """The table `labels`: `id`, classes as text, votes as numbers, and the schema of the votes."""
+    """The table `labels`: `id`, classes as text, votes as numbers, the schema of the votes, and where they are from."""
 
     data: pa.Table
     schema: LabelSchema | None = None
     note: str = ""
+    derived_from: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def _nothing() -> None:

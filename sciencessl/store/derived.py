@@ -84,14 +84,29 @@ def finish_derived(source: Store, out: Path, header: zpack.StoreHeader, without:
     Raises:
         StoreError: When a table or a row is damaged.
     """
-    gone = pa.array(without, pa.string())
-    for name in source.tables:
-        table = source.table(name)
-        if name != REMOVALS:
-            data = table.data.filter(pc.invert(pc.is_in(table.data["id"], value_set=gone)))
-            write_table(out, name, data, table.schema, table.derived_from, table.note)
+    carry_tables(source, out, without, skip=(REMOVALS,))
     seal(out, header)
     return Store(out)
+
+
+def carry_tables(source: Store, out: Path, without: Collection[str] = (), skip: Collection[str] = ()) -> None:
+    """Write the tables of one store beside the rows of another.
+
+    Args:
+        source: Whose tables they are.
+        out: The other store.
+        without: Ids whose lines are left out.
+        skip: Names of tables that are left out.
+
+    Raises:
+        StoreError: When a table is damaged.
+    """
+    gone = pa.array(without, pa.string())
+    for name in source.tables:
+        if name not in skip:
+            table = source.table(name)
+            data = table.data.filter(pc.invert(pc.is_in(table.data["id"], value_set=gone)))
+            write_table(out, name, data, table.schema, table.derived_from, table.note)
 
 
 def require_space(out: Path, needed: int) -> None:
