@@ -6,12 +6,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import cast
 
 from sciencessl.data_prep.plan import Plan
+from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.slurm import array_tasks
-from sciencessl.data_prep.source import Source, Task
+from sciencessl.data_prep.source import CRASHED, Input, Source, Task
+from sciencessl.data_prep.task import Tell, silent
+from sciencessl.data_prep.write import blame
+from sciencessl.errors import StoreError
 from sciencessl.machine import cores
 from sciencessl.store.writer import PreparedSample, Refusal
 
@@ -64,15 +70,16 @@ def worker_count(settings: PrepareSettings, tasks: Sequence[Task]) -> int:
 
 
 def estimate(plan: Plan, source: Source, settings: PrepareSettings) -> PrepareEstimate:
-    """Prepare a few inputs, keep nothing, and say what all would take."""
-    inputs = [entry for task in plan.tasks for entry in task.inputs][:ESTIMATE_INPUTS]
-    # The first file pays for loading decoders, which says nothing of the rest.
-    list(source.read(Task(0, inputs[:1])))
-    started = time.monotonic()
-    items = list(source.read(Task(0, inputs)))
+    """Prepare a few inputs, keep nothing, and say what all would take.
+
+    Raises:
+        StoreError: When process after process dies.
+    """
+    inputs = tuple(entry for task in plan.tasks for entry in task.inputs[:ESTIMATE_INPUTS])[:ESTIMATE_INPUTS]
+    with closing(InProcess() if settings.workers == 0 else Processes(1)) as engine:
+        tried = _try(engine, source.for_tasks(), inputs)
     share = sum(entry.samples for entry in inputs) / plan.samples
-    core_seconds = (time.monotonic() - started) / share
-    stored = sum(_payload_bytes(item) for item in items if isinstance(item, PreparedSample))
+    core_seconds, stored = tried.seconds / share, tried.bytes
     rows, slurm = len(plan.tasks), settings.engine == "slurm"
     parts = array_tasks(settings, core_seconds, rows) if slurm else 1
     workers = min(settings.workers or 1, math.ceil(rows / parts)) if slurm else worker_count(settings, plan.tasks)
@@ -80,8 +87,39 @@ def estimate(plan: Plan, source: Source, settings: PrepareSettings) -> PrepareEs
     return PrepareEstimate(
         n_samples=plan.samples, bytes=round(stored / share), seconds=core_seconds / at_once, engine=settings.engine,
         array_tasks=parts, workers=workers, scratch_bytes=round(stored / share / rows * min(at_once, rows)),
+        refused=tried.refused, tried=len(inputs), rows=rows, guessed=source.guessed,
+    )
+
+
+@dataclass(frozen=True)
+class _Tried:
+    seconds: float
+    bytes: int
+    refused: dict[str, int]
+
+
+def _try(engine: Engine, source: Source, inputs: Sequence[Input]) -> _Tried:
+    """Read inputs where a crash costs no more than itself."""
+    try:
+        return cast("_Tried", engine.call(_read, (source, inputs), 0))
+    except WorkerDied:
+        left = tuple(entry for entry in inputs if not blame(engine, source, entry))
+    try:
+        found = cast("_Tried", engine.call(_read, (source, left), 0))
+    except WorkerDied as died:
+        raise StoreError(f"nothing can be estimated: each process that tried {died}.") from None
+    return replace(found, refused={**found.refused, CRASHED: len(inputs) - len(left)})
+
+
+def _read(source: Source, inputs: Sequence[Input], tell: Tell = silent) -> _Tried:
+    # The first file pays for loading decoders, which says nothing of the rest.
+    list(source.read(Task(0, inputs[:1])))
+    started = time.monotonic()
+    items = list(source.read(Task(0, inputs)))
+    return _Tried(
+        seconds=time.monotonic() - started,
+        bytes=sum(_payload_bytes(item) for item in items if isinstance(item, PreparedSample)),
         refused=dict(Counter(item.reason for item in items if isinstance(item, Refusal))),
-        tried=len(inputs), rows=rows, guessed=source.guessed,
     )
 
 

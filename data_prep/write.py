@@ -122,7 +122,7 @@ def commit_row(
         return
     except WorkerDied as died:
         how = str(died)
-    crashed = {entry.id: words for entry in task.inputs if (words := _blame(engine, source, entry))}
+    crashed = {entry.id: words for entry in task.inputs if (words := blame(engine, source, entry))}
     try:
         if crashed:
             engine.call(prepare_row, (*row, crashed), RETRIES, tell)
@@ -136,7 +136,7 @@ def commit_row(
     )
 
 
-def _blame(engine: Engine, source: Source, entry: Input) -> str:
+def blame(engine: Engine, source: Source, entry: Input) -> str:
     """How the process ended that read one input; empty when it did not, at the second try at the latest."""
     try:
         engine.call(read_alone, (source, entry), 1)

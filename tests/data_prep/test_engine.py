@@ -86,7 +86,7 @@ def test_second_run_touches_no_file(make_spec: Make, galaxies: Galaxies, tmp_pat
 def test_digest_does_not_depend_on_workers_or_place(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:
     folder, _ = galaxies(20)
     digests = set()
-    for workers in (0, 1, 3):
+    for workers in (0, 2):
         digests.add(run(make_spec(), folder, tmp_path / str(workers) / "s.zarr", workers=workers).manifest_digest)
     moved = folder.rename(tmp_path / "moved")
     digests.add(run(make_spec(), moved, tmp_path / "m.zarr").manifest_digest)
