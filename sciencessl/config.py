@@ -12,84 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from sciencessl import registry
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
+from sciencessl.setting_groups import ComputeConfig, LogConfig, OptimConfig, SamplingConfig, require
 
-Precision = Literal["auto", "float32", "bfloat16"]
-MemoryFormat = Literal["auto", "contiguous", "channels_last"]
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """Optimiser and schedule.
-
-    Attributes:
-        name: `lars` as in the BYOL paper, or `adamw` for small batches.
-        base_lr: Learning rate for a batch of 256; the peak is base_lr * batch / 256.
-        weight_decay: Of weights; biases and norm parameters have none.
-        momentum: Of LARS; first beta of AdamW.
-        warmup: Fraction of the run in which the learning rate rises, 0 to 1.
-    """
-
-    name: Literal["lars", "adamw"] = "lars"
-    base_lr: float = 0.2
-    weight_decay: float = 1.5e-6
-    momentum: float = 0.9
-    warmup: float = 0.01
-
-    def __post_init__(self) -> None:
-        rate = self.base_lr
-        _require(0 < rate < math.inf, "optim.base_lr", rate, "above 0", "the BYOL paper uses 0.2 with lars")
-        _require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)", "the usual value is 0.9")
-        _require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a fraction in [0, 1]", "the usual value is 0.01")
+Stores = str | Path | Sequence[str | Path]
+"""One store, or several that a run learns from together."""
 
 
-@dataclass(frozen=True)
-class ComputeConfig:
-    """Where and how it is computed. `auto` is measured once, at the start of a new run, and stored resolved.
-
-    Attributes:
-        precision: `float32`, `bfloat16` (autocast) or `auto`.
-        memory_format: `contiguous`, `channels_last` or `auto`.
-        device: `cpu`, `cuda` or `auto`.
-        threads: Threads of torch on the CPU; 0 means all cores.
-        workers: Loader processes; -1 means one less than the cores, at least 1, at most 8.
-    """
-
-    precision: Precision = "auto"
-    memory_format: MemoryFormat = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 0
-    workers: int = -1
-
-    def __post_init__(self) -> None:
-        _require(self.threads >= 0, "compute.threads", self.threads, "0 or more", "0 means all cores")
-        _require(self.workers >= -1, "compute.workers", self.workers, "-1 or more", "-1 chooses")
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """How often what is written, in steps.
-
-    Attributes:
-        every: Metrics.
-        monitor_every: Collapse gauge.
-        checkpoint_every: Checkpoints; the last two are kept.
-    """
-
-    every: int = 10
-    monitor_every: int = 50
-    checkpoint_every: int = 200
-
-    def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            _require(value >= 1, f"log.{entry.name}", value, "1 step or more", "the default is a good start")
+def store_paths(data: Stores) -> tuple[str, ...]:
+    """The stores as texts, in the order given; none for an empty one."""
+    given = data if isinstance(data, (list, tuple)) else [data]
+    return tuple(str(path) for path in given if str(path))
 
 
 @dataclass(frozen=True)
@@ -97,7 +35,7 @@ class RunConfig:
     """One pretraining run.
 
     Attributes:
-        data: Folder of the sealed store.
+        data: Folder of the sealed store, or of several with one domain and equal fields.
         method: Name of a method, or FILE.py:NAME.
         backbone: timm architecture; empty means the domain's own.
         labels: Questions of the store's vote table, or class columns, that the label term learns from.
@@ -105,7 +43,8 @@ class RunConfig:
         seed: Of weights, order and augmentation.
         batch: Samples of one optimiser step.
         accumulate: Micro-batches that a step is computed in; divides `batch`.
-        epochs: Length of the run in passes over split=train. One of epochs, steps and minutes is given.
+        epochs: Length of the run in epochs: passes over split=train, unless `sampling` says otherwise. One of epochs,
+            steps and minutes is given.
         steps: Length in optimiser steps.
         minutes: Length in minutes, turned into steps by a short measurement at the start.
         slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
@@ -114,7 +53,7 @@ class RunConfig:
         init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
     """
 
-    data: str
+    data: tuple[str, ...]
     method: str = "byol"
     backbone: str = ""
     labels: tuple[str, ...] = ()
@@ -128,46 +67,46 @@ class RunConfig:
     slots: int = 0
     branches_on: bool = False
     init_from: str = ""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        _require(bool(self.data), "data", self.data, "the folder of a store", "make one with `sciencessl prepare`")
-        _require(self.batch >= 2, "batch", self.batch, "2 or more", "batch statistics need more than one sample")
-        _require(
+        require(bool(self.data), "data", self.data, "the folder of a store", "make one with `sciencessl prepare`")
+        require(self.batch >= 2, "batch", self.batch, "2 or more", "batch statistics need more than one sample")
+        require(
             self.accumulate >= 1 and self.batch % self.accumulate == 0, "accumulate", self.accumulate,
             f"a divisor of batch={self.batch}", "use 1, 2 or 4 with a batch that is a power of two",
         )
-        _require(
+        require(
             self.batch // self.accumulate >= 2, "accumulate", self.accumulate, f"at most half of batch={self.batch}",
             "batch statistics need two samples in each micro-batch",
         )
-        _require(
+        require(
             0 <= self.label_weight < math.inf, "label_weight", self.label_weight, "0 or more and finite",
             "1.0 is the default; for the label loss alone use method labels_only",
         )
-        _require(
+        require(
             self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,
             f"0 or a divisor of batch={self.batch}", "0 chooses",
         )
         lengths = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
-        _require(
+        require(
             all(0 <= v < math.inf for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one"
         )
-        _require(
+        require(
             sum(v > 0 for v in lengths.values()) <= 1, "epochs, steps, minutes", lengths, "at most one above 0",
             "give the run one length",
         )
-        _require(
+        require(
             self.method != "labels_only" or bool(self.labels), "labels", self.labels, "given with method labels_only",
             "name questions or class columns with --labels",
         )
-
-
-def _require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; it must be {rule}. Fix: {fix}.")
+        require(
+            not self.sampling.labelled_share or bool(self.labels), "sampling.labelled_share",
+            self.sampling.labelled_share, "given with labels", "name questions or class columns with --labels",
+        )
 
 
 @dataclass(frozen=True)
@@ -195,9 +134,11 @@ class FullConfig:
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as saved in `config.yaml`."""
+        """Nested plain values, as saved in `config.yaml`: a single store is a text there."""
+        run = _plain(dataclasses.asdict(self.run))
         return {
-            **_plain(dataclasses.asdict(self.run)),
+            **run,
+            "data": run["data"][0] if len(run["data"]) == 1 else run["data"],
             "options": _plain(dataclasses.asdict(self.options)),
             "views": _plain(dataclasses.asdict(self.views)),
         }
@@ -299,6 +240,8 @@ def build_config(
             origin[name] = layer.name
             merged[name] = value
     values = nest(merged)
+    if isinstance(values.get("data"), str):
+        values["data"] = store_paths(values["data"])
     options = parse_settings(options_type, values.pop("options", {}), "options.", origin)
     views = parse_settings(views_type, values.pop("views", {}), "views.", origin)
     return FullConfig(parse_settings(RunConfig, values, "", origin), options, views, origin)

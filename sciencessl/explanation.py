@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sciencessl.config import FullConfig, build_config, flatten, load_config
+from sciencessl.config import FullConfig, Stores, build_config, flatten, load_config, store_paths
 from sciencessl.errors import ConfigError
 from sciencessl.presets import shown
 from sciencessl.registry import load_domain, load_method
@@ -47,7 +47,7 @@ class Setting:
 
 def explain(
     run: str | Path = "",
-    data: str | Path = "",
+    data: Stores = "",
     domain: str = "",
     method: str = DEFAULT_METHOD,
     scale: str = DEFAULT_SCALE,
@@ -59,7 +59,7 @@ def explain(
 
     Args:
         run: A run folder. Its settings are final; `data` then says where its store has moved, if it has.
-        data: A store, whose domain decides the view settings.
+        data: A store, whose domain decides the view settings, or several.
         domain: Name of a domain, instead of a store.
         method: As in `pretrain`.
         scale: As in `pretrain`.
@@ -93,22 +93,22 @@ def _refuse_beside_run(run: str | Path, extra: Sequence[str]) -> None:
 
 
 def _of_layers(
-    data: str | Path, domain: str, method: str, scale: str, config: Sequence[str | Path], settings: Mapping[str, Any]
+    data: Stores, domain: str, method: str, scale: str, config: Sequence[str | Path], settings: Mapping[str, Any]
 ) -> list[Setting]:
-    if bool(str(data)) == bool(domain):
+    if bool(store_paths(data)) == bool(domain):
         raise ConfigError(
             "config explain takes one of --data STORE, --domain NAME (see `sciencessl domains`) and a run folder: "
             "which settings there are depends on it."
         )
     spec = load_domain(domain) if domain else domain_of(data)
-    full = fresh_settings(spec, data or "STORE", method, scale, config, settings)
+    full = fresh_settings(spec, store_paths(data) or "STORE", method, scale, config, settings)
     origin = dict(full.origin)
     if method == DEFAULT_METHOD:
         origin["method"] = DEFAULT
     if not full.run.backbone:
         origin["backbone"] = f"domain {spec.name}"
     rows = _rows(full, spec, origin)
-    return rows if str(data) else [row for row in rows if row.name != "data"]
+    return rows if store_paths(data) else [row for row in rows if row.name != "data"]
 
 
 def _rows(full: FullConfig, spec: DomainSpec, origin: Mapping[str, str]) -> list[Setting]:
@@ -122,12 +122,12 @@ def _rows(full: FullConfig, spec: DomainSpec, origin: Mapping[str, str]) -> list
     return [Setting(name, value, origin[name], default[name]) for name, value in values.items()]
 
 
-def _of_run(run: Path, data: str | Path) -> list[Setting]:
+def _of_run(run: Path, data: Stores) -> list[Setting]:
     path = run / CONFIG
     if not path.is_file():
         raise ConfigError(f"{run} holds no run ({CONFIG} is missing). Name a run, --data STORE or --domain NAME.")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    finished = not str(data) and (run / "exported").is_dir()
+    finished = not store_paths(data) and (run / "exported").is_dir()
     spec = load_domain(read_model(run).domain) if finished else domain_of(data or values["data"])
     full = load_config(path, load_method(values["method"]).Options, spec.train_options)
     origin = _run_origins(run) | {"data": FLAGS}

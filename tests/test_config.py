@@ -15,7 +15,6 @@ from sciencessl import registry
 from sciencessl.config import (
     FullConfig,
     Layer,
-    LogConfig,
     RunConfig,
     build_config,
     flatten,
@@ -25,15 +24,18 @@ from sciencessl.config import (
     preset_layers,
     save_config,
     scales,
+    store_paths,
 )
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.methods.labels_only import LabelsOnlyOptions
+from sciencessl.setting_groups import LogConfig
 
 LEAVES = [
     "data", "method", "backbone", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps", "minutes",
-    "slots", "branches_on", "init_from", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
+    "slots", "branches_on", "init_from", "sampling.balance", "sampling.exponent", "sampling.weights",
+    "sampling.labelled_share", "sampling.rates", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
     "optim.warmup", "compute.precision", "compute.memory_format", "compute.device", "compute.threads",
     "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",
 ]
@@ -145,6 +147,18 @@ def test_what_is_saved_is_read_back_equal(tmp_path: Path) -> None:
     assert dataclasses.replace(found, run=dataclasses.replace(found.run, seed=1)) != found
 
 
+def test_one_store_is_a_text_and_several_are_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for data, saved in (("a.zarr", "a.zarr"), (["a.zarr"], "a.zarr"), (["a.zarr", "b.zarr"], ["a.zarr", "b.zarr"])):
+        found = build({"data": data})
+        assert found.run.data == store_paths(data)
+        save_config(found, path)
+        assert yaml.safe_load(path.read_text())["data"] == saved
+        assert load_config(path, ByolOptions, GalaxyViews) == found
+    assert store_paths(tmp_path) == (str(tmp_path),)
+    assert store_paths("") == store_paths([]) == ()
+
+
 def test_a_run_without_a_config_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config.yaml is missing: the folder is no run"):
         load_config(tmp_path / "config.yaml", ByolOptions, GalaxyViews)
@@ -153,7 +167,7 @@ def test_a_run_without_a_config_is_said_to_be_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "value", "rule", "fix"),
     [
-        ({"data": ""}, "data is ''", "the folder of a store", "sciencessl prepare"),
+        ({"data": ""}, "data is ()", "the folder of a store", "sciencessl prepare"),
         ({"batch": 1}, "batch is 1", "2 or more", "more than one sample"),
         ({"batch": 10, "accumulate": 3}, "accumulate is 3", "a divisor of batch=10", "use 1, 2 or 4"),
         ({"batch": 4, "accumulate": 4}, "accumulate is 4", "at most half of batch=4", "two samples in each"),
@@ -165,6 +179,15 @@ def test_a_run_without_a_config_is_said_to_be_none(tmp_path: Path) -> None:
         ({"minutes": float("inf")}, "'minutes': inf", "0 or more", "give one"),
         ({"steps": 5, "epochs": 2}, "'epochs': 2.0, 'steps': 5", "at most one above 0", "one length"),
         ({"method": "labels_only"}, "labels is ()", "given with method labels_only", "--labels"),
+        ({"sampling.exponent": 1.5, "sampling.balance": "a"}, "sampling.exponent is 1.5", "in [0, 1]", "0.5 tempers"),
+        ({"sampling.exponent": 0.5}, "sampling.exponent is 0.5", "given with sampling.balance", "name the column"),
+        ({"sampling.balance": "a", "sampling.weights": "b"}, "sampling.weights is 'b'", "sampling.balance 'a'",
+         "give one of them"),
+        ({"sampling.labelled_share": 1.0, "labels": ["a"]}, "labelled_share is 1.0", "below 1", "try 0.25"),
+        ({"sampling.labelled_share": 0.5}, "labelled_share is 0.5", "given with labels", "--labels"),
+        ({"sampling.rates": [2, 0]}, "sampling.rates is [2, 0]", "1 or more", "leave a store out"),
+        ({"data": ["a", "b"], "sampling.rates": [2, 1], "sampling.labelled_share": 0.5, "labels": ["a"]},
+         "sampling.rates is [2, 1]", "both divide each batch", "rates that give it that share"),
         ({"optim.base_lr": 0}, "optim.base_lr is 0.0", "above 0", "0.2 with lars"),
         ({"optim.base_lr": float("inf")}, "optim.base_lr is inf", "above 0", "0.2 with lars"),
         ({"optim.weight_decay": -0.1}, "optim.weight_decay is -0.1", "0 or more", "1.5e-6"),

@@ -121,7 +121,7 @@ class Mixture(SampleOrder):
 
 def mix_stores(
     sizes: Sequence[int], rates: Sequence[int], seed: int, batch: int, slots: int | None = None,
-    longest_run: int = LONGEST_RUN,
+    longest_run: int = LONGEST_RUN, weights: Sequence[Weights | None] = (),
 ) -> Mixture:
     """Several stores at given rates; positions count through the stores one after the other, as in `JoinedStores`.
 
@@ -132,20 +132,26 @@ def mix_stores(
         batch: Global batch size.
         slots: As in `Order`.
         longest_run: As in `Order`.
+        weights: Of the samples of each store, None where each comes once in the store's own epoch; none: in all stores.
 
     Raises:
         ConfigError: As `Order` and `Mixture`.
+        DataError: As `sum_weights`.
     """
-    sharing = _share_batch(rates, batch, slots)
-    orders = [Order(n, derive_key("part", seed, k), size, longest_run, slots=cut)
-              for k, (n, (size, cut)) in enumerate(zip(sizes, sharing, strict=True))]
+    seeds = [derive_key("part", seed, k) for k in range(len(sizes))]
+    parts = zip(sizes, weights or [None] * len(sizes), seeds, _share_batch(rates, batch, slots), strict=True)
+    orders: list[SampleOrder] = [
+        Order(n, key, size, longest_run, slots=cut) if own is None
+        else weighted_order(own, key, size, slots=cut, longest_run=longest_run)
+        for n, own, key, (size, cut) in parts
+    ]
     offsets = np.cumsum([0, *sizes[:-1]]).tolist()
     return Mixture(tuple(orders), tuple(rates), seed, batch, slots, tuple(offsets))
 
 
 def mix_labelled(
     labelled: npt.NDArray[np.bool_], share: float, seed: int, batch: int, slots: int | None = None,
-    longest_run: int = LONGEST_RUN,
+    longest_run: int = LONGEST_RUN, weights: tuple[Weights, Weights] | None = None,
 ) -> Mixture:
     """Labelled samples as a given share of every batch; part 0 is the labelled ones.
 
@@ -158,9 +164,11 @@ def mix_labelled(
         batch: Global batch size.
         slots: As in `Order`.
         longest_run: As in `Order`.
+        weights: Of all N samples as labelled and as unlabelled ones, each 0 for the others; None: all alike.
 
     Raises:
         ConfigError: For a share outside its range, or when all samples or none are labelled.
+        DataError: As `sum_weights`.
     """
     fraction = Fraction(share).limit_denominator(1000) if 0 < share < 1 else Fraction(0)
     if not 0 < fraction < 1:
@@ -170,9 +178,9 @@ def mix_labelled(
         raise ConfigError(f"{count} of {len(labelled)} samples are labelled: a batch cannot hold {share:g} of labelled "
                           "and the rest of unlabelled ones. Leave the share out.")
     rates = (fraction.numerator, fraction.denominator - fraction.numerator)
-    parts = [weighted_order(Weights(chosen), derive_key("part", seed, k), size, slots=cut, longest_run=longest_run)
-             for k, (chosen, (size, cut)) in enumerate(zip((labelled, ~labelled), _share_batch(rates, batch, slots),
-                                                           strict=True))]
+    chosen = weights or (Weights(labelled), Weights(~labelled))
+    parts = [weighted_order(own, derive_key("part", seed, k), size, slots=cut, longest_run=longest_run)
+             for k, (own, (size, cut)) in enumerate(zip(chosen, _share_batch(rates, batch, slots), strict=True))]
     return Mixture(tuple(parts), rates, seed, batch, slots)
 
 

@@ -102,6 +102,7 @@ class WeightSums:
         before: (J + 1,) float64, the sum of all weights before each block, and of all.
         positive: How many weights are above zero.
         largest: The largest of them.
+        digest: Of all weights: equal weights give equal orders.
     """
 
     n: int
@@ -109,12 +110,7 @@ class WeightSums:
     before: Float64
     positive: int
     largest: float
-
-    @property
-    def digest(self) -> str:
-        """Of the sums: equal sums give equal orders."""
-        head = repr((self.n, self.block, self.positive)).encode()
-        return hashlib.blake2b(head + self.before.astype("<f8").tobytes(), digest_size=16).hexdigest()
+    digest: str
 
 
 def sum_weights(weights: Weights) -> WeightSums:
@@ -125,18 +121,19 @@ def sum_weights(weights: Weights) -> WeightSums:
     """
     n = len(weights)
     block = max(BLOCK, -(-n // MOST_BLOCKS))
-    before, largest, positive = [np.zeros(1)], 0.0, 0
+    before, largest, positive, seen = [np.zeros(1)], 0.0, 0, hashlib.blake2b(digest_size=16)
     step = max(1, CHUNK // block) * block
     for start in range(0, n, step):
         found = weights(np.arange(start, min(start + step, n)))
         _check(found, start)
+        seen.update(found.astype("<f8").tobytes())
         # Added one after the other, as `_bounds` does: blocks summed apart would differ in the last bit.
         running = np.cumsum(np.concatenate([before[-1][-1:], found]))
         before.append(running[np.append(np.arange(block, len(found), block), len(found))])
         largest, positive = max(largest, float(found.max())), positive + int((found > 0).sum())
     if not positive:
         raise DataError(f"none of {n} samples weighs more than 0: nothing would ever be drawn.")
-    return WeightSums(n, block, np.concatenate(before), positive, largest)
+    return WeightSums(n, block, np.concatenate(before), positive, largest, seen.hexdigest())
 
 
 def _check(found: Float64, start: int) -> None:

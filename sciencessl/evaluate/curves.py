@@ -79,7 +79,8 @@ def group_runs(encoders: Sequence[Encoder]) -> tuple[Method, ...]:
     groups: dict[Any, list[Encoder]] = {}
     for number, encoder in enumerate(encoders):
         settings = _settings(encoder)
-        key = number if settings is None else (repr(settings), encoder.card.store_digest, encoder.card.features)
+        data = tuple(store.digest for store in encoder.card.stores)
+        key = number if settings is None else (repr(settings), data, encoder.card.features)
         groups.setdefault(key, []).append(encoder)
     methods = []
     for group in groups.values():

@@ -141,8 +141,8 @@ def fresh_module(card: ModelCard, seed: int) -> nn.Module:
 
 
 def _blank(card: ModelCard, method: str) -> ModelCard:
-    return replace(card, method=method, label_columns=(), label_note="", label_rows={}, steps=0, images=0, store="",
-                   store_digest="", init_from="")
+    return replace(card, method=method, label_columns=(), label_note="", label_rows={}, steps=0, images=0, stores=(),
+                   init_from="", sampling="")
 
 
 def check_input(encoder: Encoder, store: Store) -> None:

@@ -97,8 +97,12 @@ def export_text(result: ExportResult) -> str:
 
 def shareable(card: ModelCard) -> ModelCard:
     """The card without the folders of the machine it was made on, which would tell strangers names of people."""
-    store, init_from, method = (Path(path).name for path in (card.store, card.init_from, card.method))
-    return replace(card, store=store, init_from=init_from, method=method)
+    stores = tuple(replace(store, path=Path(store.path).name) for store in card.stores)
+    sampling = card.sampling
+    for store in card.stores:
+        sampling = sampling.replace(store.path, Path(store.path).name)
+    init_from, method = (Path(path).name for path in (card.init_from, card.method))
+    return replace(card, stores=stores, sampling=sampling, init_from=init_from, method=method)
 
 
 def _claim(folder: Path, overwrite: bool) -> None:

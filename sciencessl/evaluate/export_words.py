@@ -100,11 +100,13 @@ def card_sentences(card: ModelCard) -> list[str]:
     rows = {name: f" ({count:,} rows)" for name, count in card.label_rows.items()}
     named = ", ".join(f"{name}{rows.get(name, '')}" for name in (card.label_rows or card.label_columns))
     note = f" {card.label_note}." if card.label_note else ""
-    digest = f" (digest {card.store_digest})" if card.store_digest else ""
+    stores = " and ".join(f"{store.path}{f' (digest {store.digest})' if store.digest else ''}" for store in card.stores)
     sentences = [
-        f"{card.images:,} images, repeats counted, in {card.steps:,} steps, from split=train of {card.store}{digest}.",
+        f"{card.images:,} images, repeats counted, in {card.steps:,} steps, from split=train of {stores}.",
         f"Labels: {named}.{note}" if named else "No labels.",
     ]
+    if card.sampling:
+        sentences.append(f"{card.sampling[0].upper()}{card.sampling[1:]}.")
     if card.leak:
         sentences.append(f"{ACCEPTED}: {card.leak}.")
     if card.init_from:

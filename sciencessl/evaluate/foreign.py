@@ -114,5 +114,5 @@ def _card(store: Store, method: str, features: int) -> ModelCard:
     return ModelCard(
         domain=store.header.domain, method=method, backbone="", field=store.primary,
         channels=store.header.fields[store.primary].channels, features=features, stats=InputStats((), (), ()), views={},
-        steps=0, images=0, seed=0, store="", store_digest="",
+        steps=0, images=0, seed=0,
     )

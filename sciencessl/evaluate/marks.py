@@ -17,7 +17,7 @@ from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side, same_contents
 from sciencessl.store.tables import REMOVALS
-from sciencessl.train.folder import ModelCard, read_model
+from sciencessl.train.folder import ModelCard, StoreRecord, read_model
 
 
 def mark_encoder(
@@ -52,7 +52,7 @@ def mark_encoder(
         labels, data.task.label_columns, derived, any(overlaps), foreign=foreign, task_where=tuple(data.task.where)
     )
     if None in overlaps and not foreign:
-        mark = _unreachable(mark, cards[overlaps.index(None)])
+        mark = _unreachable(mark, cards[overlaps.index(None)], (tested, store))
     notes = {card.label_note.partition(":")[0] for card in cards if card.label_note} if mark.columns else set()
     said = [mark.sentence, *(f"They are {note}." for note in sorted(notes))]
     trained = dict.fromkeys(card.leak for card in cards if card.leak)
@@ -84,53 +84,62 @@ def _labels_of(card: ModelCard, task_columns: Sequence[str]) -> Iterator[tuple[s
             yield own, columns, count
 
 
-def _store_of(card: ModelCard) -> Store | None:
-    """The training store as the run saw it; None where it is gone, out of reach, or another one now."""
+def _reached(record: StoreRecord, near: Sequence[Store] = ()) -> Store | None:
+    """A training store as the run saw it; None where it is gone, out of reach, or another one now."""
+    for store in near:
+        if store.digest == record.digest:
+            return store
     try:
-        store = Store(card.store)
+        store = Store(record.path)
     except (StoreError, OutOfReachError, MissingExtraError):
         return None
-    return store if store.digest == card.store_digest else None
+    return store if store.digest == record.digest else None
 
 
 def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
-    store = _store_of(card)
-    return {} if store is None else store.derived_from()
+    merged: dict[str, Sequence[str]] = {}
+    for store in filter(None, map(_reached, card.stores)):
+        merged.update(store.derived_from())
+    return merged
 
 
-def _train_holds_test(card: ModelCard, stores: tuple[Store, Store], data: TaskData) -> bool | None:
-    """Whether a test sample, or its double, was in the run's split=train; None where that store is out of reach.
+def _train_holds_test(card: ModelCard, near: tuple[Store, Store], data: TaskData) -> bool | None:
+    """Whether a test sample, or its double, was in the run's split=train; None where a store of it is out of reach.
 
     It is the same sample by its key, by the contents that preparation recorded of both, or because an audit says so.
 
     Args:
         card: Of the run.
-        stores: The one that is tested on, and the one of the label pool: either may be the run's own.
+        near: The store that is tested on, and the one of the label pool: either may be the run's own.
         data: The task.
     """
-    tested = stores[0]
-    found = [store for store in stores if store.digest == card.store_digest]
-    trained = found[0] if found else _store_of(card)
-    if trained is None:
-        return None
-    pool, test = _learned_from(trained, card), Side(tested, data.test, "test")
-    seen = {key.tobytes() for key in trained.keys(pool.index)}
-    if any(key.tobytes() in seen for key in tested.keys(data.test)):
+    trained = [_reached(record, near) for record in card.stores]
+    test = Side(near[0], data.test, "test")
+    if any(store is not None and _holds(_learned_from(store, record), test)
+           for store, record in zip(trained, card.stores, strict=True)):
+        return True
+    return None if None in trained or not trained else False
+
+
+def _holds(pool: Side, test: Side) -> bool:
+    seen = {key.tobytes() for key in pool.store.keys(pool.index)}
+    if any(key.tobytes() in seen for key in test.store.keys(test.index)):
         return True
     if any((match >= 0).any() for _, match in same_contents(pool, test)):
         return True
-    return not copied_ids(trained, tested).isdisjoint(test.texts("id"))
+    return not copied_ids(pool.store, test.store).isdisjoint(test.texts("id"))
 
 
-def _learned_from(store: Store, card: ModelCard) -> Side:
+def _learned_from(store: Store, record: StoreRecord) -> Side:
     """split=train of the store as the run saw it; with all withdrawn samples, where others were withdrawn since."""
-    if card.table_digests.get(REMOVALS, "") == store.removals_digest:
+    if record.tables.get(REMOVALS, "") == store.removals_digest:
         return Side.of_splits(store, "train")
     return Side(store, np.flatnonzero(store.split_codes() == SPLITS.index("train")), "split=train")
 
 
-def _unreachable(mark: Mark, card: ModelCard) -> Mark:
-    also = f"Whether test samples were seen is unknown: the training store {card.store} is gone or has changed."
+def _unreachable(mark: Mark, card: ModelCard, near: Sequence[Store]) -> Mark:
+    gone = ", ".join(record.path for record in card.stores if _reached(record, near) is None)
+    also = f"Whether test samples were seen is unknown: the training store {gone} is gone or has changed."
     if mark.level in ("own", "related"):
         return dataclasses.replace(mark, sentence=f"{mark.sentence} {also}")
     if mark.level == "transductive":

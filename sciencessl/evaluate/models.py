@@ -11,7 +11,7 @@ from sciencessl.evaluate.finetune import BATCH, Training
 from sciencessl.evaluate.fits import Fit, FitKey
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.reader import Store
-from sciencessl.train.folder import HEAD, MODEL, HeadCard, ModelCard, write_head, write_model
+from sciencessl.train.folder import HEAD, MODEL, HeadCard, ModelCard, StoreRecord, write_head, write_model
 
 
 def save_model(
@@ -56,7 +56,7 @@ def _trained(
     """The card of an encoder that has learned from the task's labels; what it started from is its `init_from`."""
     return replace(
         encoder.card, method=arm, steps=training.max_steps, images=training.max_steps * BATCH, seed=key.subset_seed,
-        store=str(store.path), store_digest=store.digest, table_digests=store.table_digests(),
+        stores=(StoreRecord(str(store.path), store.digest, store.table_digests()),), sampling="",
         label_columns=data.task.label_columns, label_note="",
         label_rows=dict.fromkeys(data.task.label_columns, fit.n_labels),
         init_from=encoder.source,

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sciencessl.config import store_paths
 from sciencessl.errors import DataError, RegistryError, RunError, SciencesslError
 from sciencessl.evaluate import report_words as words
 from sciencessl.evaluate.few_label_figures import (
@@ -122,6 +123,7 @@ def report(
         "panels": PANELS,
         "printed": PRINTED,
         "settings": _settings(record),
+        "stores": store_paths(record.config.get("data", "")),
     })
     write_atomic(folder / PAGE, page.encode())
     return folder / PAGE
@@ -173,15 +175,16 @@ def _few_labels(result: TransferResult, folder: Path, run: str, number: int, out
     return FewLabels(result, pictures, tuple(words.few_label_sentences(result)), folder, has_run)
 
 
-def _store(record: RunRecord, data: str | Path) -> Store:
-    return Store(data or record.config.get("data", ""))
+def _stores(record: RunRecord, data: str | Path) -> list[Store]:
+    """The one asked for, or else those that the run was trained on."""
+    return [Store(path) for path in store_paths(data) or store_paths(record.config.get("data", "")) or ("",)]
 
 
 def _words(record: RunRecord, results: Sequence[FewLabels], data: str | Path) -> dict[str, Any]:
     """Title and summary; what the store tells is left out where it cannot be read."""
     try:
-        store = _store(record, data)
-        domain, train = store.header.domain, len(store.split("train"))
+        stores = _stores(record, data)
+        domain, train = stores[0].header.domain, sum(len(store.split("train")) for store in stores)
     except SciencesslError:
         domain, train = record.card.domain if record.card else "", 0
     finished, config = record.card is not None, record.config
@@ -224,14 +227,15 @@ def _samples(
     record: RunRecord, data: str | Path, results: Sequence[FewLabels], samples: int, folder: Path
 ) -> dict[str, Any]:
     """Everything that needs the store, each part with the reason why it is missing where it is."""
-    shown: dict[str, Any] = {"strips": (), "embedding": None, "data": None, "missing_parts": {}}
+    shown: dict[str, Any] = {"strips": (), "embedding": None, "data": [], "missing_parts": {}}
     try:
-        store = _store(record, data)
+        stores = _stores(record, data)
+        store = stores[0]
         domain = load_domain(store.header.domain)
     except SciencesslError as error:
         return {**shown, "missing_parts": dict.fromkeys(("views", "embedding", "data"), str(error))}
     try:
-        shown["data"] = _store_facts(store, record)
+        shown["data"] = [_store_facts(store, record) for store in stores]
     except SciencesslError as error:
         shown["missing_parts"]["data"] = str(error)
     try:
@@ -261,7 +265,7 @@ def _embedding(
 
 
 def _store_facts(store: Store, record: RunRecord) -> dict[str, Any]:
-    same = record.card is None or record.card.store_digest == store.digest
+    same = record.card is None or store.digest in [seen.digest for seen in record.card.stores]
     return {
         "path": str(store.path),
         "digest": store.digest,

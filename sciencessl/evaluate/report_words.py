@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sciencessl.config import store_paths
 from sciencessl.evaluate.results import NEVER_LEARNED, Row, TransferResult
 from sciencessl.evaluate.tables import endpoint_text, resolution_text
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
@@ -101,9 +102,16 @@ def training_sentence(name: str, config: Mapping[str, Any], domain: str, finishe
     learned = f"by {method}{' with' if labels and method != 'labels_only' else ''}"
     learned += f" {'from ' if method == 'labels_only' else ''}labels of {listed(labels)}" if labels else ""
     start = f" It started from {config['init_from']}." if config.get("init_from") else " It started from scratch."
-    where = f"{config.get('data', 'an unknown store')}{f' ({domain} domain)' if domain else ''}"
+    stores = listed(store_paths(config.get("data", ""))) or "an unknown store"
+    where = f"{stores}{f' ({domain} domain)' if domain else ''}"
     encoder = f"{'is' if finished else 'is to be'} a {config.get('backbone') or 'default'} encoder"
     return f"{name} {encoder} trained {learned}, on split=train of {where}.{start}"
+
+
+def drawn_otherwise(config: Mapping[str, Any]) -> bool:
+    """Whether the samples of a run came otherwise than each once an epoch."""
+    asked = config.get("sampling", {})
+    return any(asked.get(name) for name in ("balance", "weights", "labelled_share", "rates"))
 
 
 def length_sentence(config: Mapping[str, Any], cost: Mapping[str, Any], train: int, taken: int, finished: bool) -> str:
@@ -112,6 +120,8 @@ def length_sentence(config: Mapping[str, Any], cost: Mapping[str, Any], train: i
         begun = f"Its last logged step is {taken:,}" if taken else "It has not logged a step yet"
         return f"{begun} of {config.get('steps', 0):,}; it has not written its cost, so it is running or was stopped."
     passes = f", {cost['images_seen'] / train:.1f} passes over {train:,} training samples" if train else ""
+    if drawn_otherwise(config) and cost.get("sampling"):
+        passes = f", {cost['images_seen'] / cost['epoch_samples']:.1f} epochs; {cost['sampling'][0]}"
     end = "" if finished else " It has not finished: `sciencessl pretrain --resume` continues it."
     return (
         f"It took {cost['steps']:,} steps of {config.get('batch', '?')} images, {cost['images_seen']:,} images "
@@ -140,11 +150,13 @@ def seen_sentence(
     if marks:
         return " ".join(marks)
     labels = [str(label) for label in config.get("labels") or ()]
+    asked = config.get("sampling", {})
+    column = asked.get("balance") or asked.get("weights") or ""
+    drawn = f", as often as column {column} says," if column else ""
+    noted = f" ({note})" if note and (labels or column) else ""
+    read = f"labels of {listed(labels)}" if labels else "no labels"
     shared = f" {ACCEPTED}: {leak}." if leak else ""
-    if not labels:
-        return f"Pretraining read the images of split=train and no labels.{shared}"
-    noted = f" ({note})" if note else ""
-    return f"Pretraining read the images of split=train and labels of {listed(labels)}{noted}.{shared}"
+    return f"Pretraining read the images of split=train{drawn} and {read}{noted}.{shared}"
 
 
 def few_label_sentences(result: TransferResult) -> list[str]:

@@ -43,6 +43,16 @@ class JoinedStores:
         return self.stores[0].header
 
     @property
+    def name(self) -> str:
+        """The folders of all stores, as messages name them."""
+        return ", ".join(str(store.path) for store in self.stores)
+
+    @property
+    def primary(self) -> str:
+        """Name of the field the encoder sees."""
+        return self.stores[0].primary
+
+    @property
     def digests(self) -> tuple[str, ...]:
         """Manifest digest of each store: what runs record."""
         return tuple(store.digest for store in self.stores)
@@ -67,6 +77,31 @@ class JoinedStores:
             for side in (0, 1)
         )
         return SplitIndex(first, stop)
+
+    def sizes(self, name: str) -> list[int]:
+        """Samples of one split in each store.
+
+        Raises:
+            StoreError: As `Store.split`.
+        """
+        return [len(store.split(name)) for store in self.stores]
+
+    def column(self, name: str) -> np.ndarray:
+        """One column for all samples; None (objects) or NaN (numbers) also where a store lacks it.
+
+        Raises:
+            StoreError: When no store has it; as `Store.column`.
+        """
+        having = [k for k, store in enumerate(self.stores) if name in store.columns()] or [0]
+        # Joined first: whole numbers of one store and those of another with gaps, which are floats, get one type.
+        known = np.concatenate([self.stores[k].column(name) for k in having])
+        if len(having) == len(self.stores):
+            return known
+        numbers = known.dtype.kind == "f"
+        values = np.full(len(self), np.nan if numbers else None, known.dtype if numbers else object)
+        where = np.concatenate([np.arange(self.starts[k], self.starts[k + 1]) for k in having])
+        values[where] = known
+        return values
 
     def keys(self, index: np.ndarray) -> np.ndarray:
         """(B, 16) uint8 keys of samples.

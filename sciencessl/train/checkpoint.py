@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from sciencessl.errors import RunError
 from sciencessl.store.files import atomic_stream
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what a checkpoint holds."""
 KEEP = 2
 
@@ -96,11 +97,33 @@ def check_identity(path: Path, content: Mapping[str, Any], identity: Mapping[str
     """
     theirs = content["sciencessl"]["identity"]
     for name, value in identity.items():
-        if theirs.get(name) != value:
-            raise RunError(
-                f"{path} was made with {name} {theirs.get(name)!r}, this run has {value!r}. Resume with what it was "
-                "made with, or start a new run from its weights with --init-from."
-            )
+        _check(path, name, theirs.get(name), value)
+
+
+def check_loader(path: Path, content: Mapping[str, Any], state: Sequence[Mapping[str, Any]]) -> None:
+    """A checkpoint continues only with the stores and tables that it was made with, and an order that agrees.
+
+    Args:
+        path: Of the checkpoint, for the message.
+        content: Its content.
+        state: `make_state` of this run at the step of the checkpoint.
+
+    Raises:
+        RunError: Naming the first thing that differs.
+    """
+    theirs: Sequence[Mapping[str, Any]] = content["sciencessl"]["loader"]
+    for name in ("stores", "tables", "samples"):
+        for k, (old, new) in enumerate(zip_longest(theirs, state, fillvalue=dict[str, Any]())):
+            part = f" in part {k + 1} of its order" if max(len(theirs), len(state)) > 1 else ""
+            _check(path, f"{name}{part}", old.get(name), new.get(name))
+
+
+def _check(path: Path, name: str, theirs: object, mine: object) -> None:
+    if theirs != mine:
+        raise RunError(
+            f"{path} was made with {name} {theirs!r}, this run has {mine!r}. Resume with what it was made with, or "
+            "start a new run from its weights with --init-from."
+        )
 
 
 def prune(run: Path, keep: int = KEEP) -> None:

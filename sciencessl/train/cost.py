@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +13,19 @@ from sciencessl.store.files import write_atomic
 from sciencessl.train.folder import COST
 
 
-def begin_cost(run: Path, operations_per_image: float) -> None:
-    """Write the file of a run that has used nothing yet."""
-    cost = {"operations_per_image": operations_per_image, "wall_seconds": 0.0, "tuning_trials": 0}
+def begin_cost(run: Path, operations_per_image: float, epoch_samples: int, sampling: Sequence[str]) -> None:
+    """Write the file of a run that has used nothing yet.
+
+    Args:
+        run: Run folder.
+        operations_per_image: Floating-point operations of one source image.
+        epoch_samples: Samples of an epoch.
+        sampling: What an epoch is, and what else there is to say of it, in words.
+    """
+    cost = {
+        "operations_per_image": operations_per_image, "wall_seconds": 0.0, "tuning_trials": 0,
+        "epoch_samples": epoch_samples, "sampling": list(sampling),
+    }
     write_atomic(run / COST, json.dumps(cost, indent=1).encode())
 
 
@@ -34,6 +45,7 @@ def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: f
     cost |= {
         "images_seen": images,
         "steps": steps,
+        "epochs": round(images / cost["epoch_samples"], 3),
         "device": device.type,
         "wall_seconds": round(cost["wall_seconds"] + seconds, 1),
         "estimated_operations": cost["operations_per_image"] * images,

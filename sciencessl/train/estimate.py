@@ -20,6 +20,7 @@ from sciencessl.optim.schedules import epochs_to_steps
 from sciencessl.samples import Batch
 from sciencessl.train.measure import choose
 from sciencessl.train.plan import Plan, build_optimizer, make_recipe, make_stream, memory_layout, sample_batch
+from sciencessl.train.sampling_words import sampling_words
 from sciencessl.train.step import train_step
 
 TIMED_SECONDS = (2.0, 15.0)
@@ -43,6 +44,9 @@ class RunEstimate:
         precision: Chosen precision.
         memory_format: Chosen memory format.
         operations_per_image: Floating-point operations of one source image in training.
+        epoch_samples: Samples of an epoch.
+        epochs: How many of them the steps are.
+        sampling: What an epoch is, and what else there is to say of it, in words.
     """
 
     steps: int
@@ -52,6 +56,9 @@ class RunEstimate:
     precision: str
     memory_format: str
     operations_per_image: float
+    epoch_samples: int
+    epochs: float
+    sampling: tuple[str, ...]
 
 
 def check_length(run: RunConfig) -> None:
@@ -102,7 +109,7 @@ def _steps(plan: Plan, seconds: float | None) -> int:
     if seconds is not None:
         return max(1, int(run.minutes * 60 / seconds))
     if run.epochs:
-        return max(1, epochs_to_steps(1, round(run.epochs * plan.order.n), run.batch))
+        return max(1, epochs_to_steps(1, round(run.epochs * plan.order.length), run.batch))
     check_length(run)
     return run.steps
 
@@ -185,4 +192,6 @@ def estimate(plan: Plan, seconds: float | None = None) -> RunEstimate:
         steps=run.steps, seconds=(seconds or seconds_per_step(plan)) * run.steps, parameters=trained,
         state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,
         memory_format=run.compute.memory_format, operations_per_image=operations_per_image(plan),
+        epoch_samples=plan.order.length, epochs=run.steps / plan.order.steps_per_epoch,
+        sampling=tuple(sampling_words(plan.sampling, plan.store)),
     )

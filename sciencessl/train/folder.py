@@ -32,7 +32,23 @@ CONFIG = "config.yaml"
 OVERRIDES = "overrides.txt"
 METRICS = "metrics.jsonl"
 COST = "cost.json"
+OLD_STORE = {"path": "store", "digest": "store_digest", "tables": "table_digests"}
 LIBRARIES = ("sciencessl", "torch", "timm", "lightning", "albumentations", "numpy", "zarr", "pyarrow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class StoreRecord:
+    """A training store as a run read it.
+
+    Attributes:
+        path: As given.
+        digest: Its manifest digest.
+        tables: Digests of the tables beside it.
+    """
+
+    path: str
+    digest: str
+    tables: Mapping[str, str] = attribute(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,14 +67,13 @@ class ModelCard:
         steps: Optimiser steps taken.
         images: Source images seen.
         seed: Of the run.
-        store: Folder of the training store, as given.
-        store_digest: Its manifest digest.
-        table_digests: Of the tables beside it, as they were read.
-        label_columns: Columns whose labels the run saw.
+        stores: The training stores; none for an encoder that did not learn here.
+        label_columns: Columns whose labels the run saw, and that decided how often samples came.
         label_note: Where those labels come from, in words.
         init_from: Where the encoder started from; empty for a fresh one.
-        label_rows: Question or class column -> rows of split=train that it labelled.
-        leak: What an audit found the splits of the training store to share, where that was accepted; else empty.
+        label_rows: Question or column -> rows of split=train that had a label or value in it.
+        sampling: How samples were drawn, in words; empty where each came once an epoch.
+        leak: What an audit found the splits of the training stores to share, where that was accepted; else empty.
     """
 
     domain: str
@@ -72,13 +87,12 @@ class ModelCard:
     steps: int
     images: int
     seed: int
-    store: str
-    store_digest: str
-    table_digests: Mapping[str, str] = attribute(default_factory=dict)
+    stores: tuple[StoreRecord, ...] = ()
     label_columns: tuple[str, ...] = ()
     label_note: str = ""
     init_from: str = ""
     label_rows: Mapping[str, int] = attribute(default_factory=dict)
+    sampling: str = ""
     leak: str = ""
 
 
@@ -106,7 +120,11 @@ def read_model(run: Path) -> ModelCard:
     stats: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.pop("stats").items()}
     for name in ("channels", "label_columns"):
         values[name] = tuple(values[name])
-    return ModelCard(stats=InputStats(**stats), **values)
+    if "store" in values:  # as cards were written while a run had one store
+        records = [{name: values.pop(old) for name, old in OLD_STORE.items() if old in values}]
+        values["stores"] = records if records[0]["path"] else []
+    stores = tuple(StoreRecord(**record) for record in values.pop("stores"))
+    return ModelCard(stats=InputStats(**stats), stores=stores, **values)
 
 
 @dataclass(frozen=True)

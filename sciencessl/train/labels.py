@@ -1,14 +1,16 @@
-"""From names on the command line to labels of the store: questions of a vote table, or class columns."""
+"""From names on the command line to labels of the stores: questions of a vote table, or class columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.spec import UNLABELLED, LabelSchema
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import Table
 
@@ -18,16 +20,16 @@ MOST_CLASSES = 0.5
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of one term of the loss, aligned with the store.
+    """The labels of one term of the loss, aligned with the samples of all stores.
 
     Attributes:
         name: Key in a batch.
         schema: Questions of the votes, or None for classes.
         classes: Class names in the order of their numbers; empty for votes.
         values: (N, A) float32 counts or (N,) int64 classes; rows outside split=train are unlabelled.
-        columns: Columns of the store that were read: what evaluation compares with the columns of a task.
+        columns: Columns of the stores that were read: what evaluation compares with the columns of a task.
         note: Where they come from, in words.
-        table: Name of the table that holds them; empty for a column of the rows.
+        tables: For each store, the tables that hold them; none for a column of the rows.
     """
 
     name: str
@@ -35,15 +37,18 @@ class LabelSet:
     classes: tuple[str, ...]
     values: np.ndarray
     columns: tuple[str, ...]
-    note: str = ""
-    table: str = ""
+    note: str
+    tables: tuple[tuple[str, ...], ...]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N,) whether each sample has a label."""
+        return np.asarray(self.values != UNLABELLED if self.schema is None else (self.values > 0).any(axis=1))
 
     @property
     def labelled(self) -> int:
-        """Rows with a label."""
-        if self.schema is None:
-            return int((self.values != UNLABELLED).sum())
-        return int((self.values > 0).any(axis=1).sum())
+        """Samples with a label."""
+        return int(self.rows.sum())
 
     def rows_of(self) -> dict[str, int]:
         """Question, or class column -> rows with a label of it."""
@@ -53,40 +58,41 @@ class LabelSet:
         return {question.name: int((self.values[:, lo:hi] > 0).any(axis=1).sum()) for question, (lo, hi) in groups}
 
 
-def find_labels(store: Store, names: Sequence[str]) -> list[LabelSet]:
+def find_labels(store: JoinedStores, names: Sequence[str]) -> list[LabelSet]:
     """Label sets for the names given: the questions of one table together, each class column by itself.
 
+    Classes are numbered over all stores. A store without a question or column is unlabelled in it.
+
     Raises:
-        ConfigError: When a name is given twice, is neither a question of a table nor a column of classes, or nothing
-            of it is labelled in split=train.
+        ConfigError: When a name is given twice, is neither a question of a table nor a column of classes, stands for
+            different questions in two stores, or nothing of it is labelled in split=train.
     """
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
         raise ConfigError(f"--labels {repeated[0]} is given more than once; once is enough.")
-    tables = [store.table(name) for name in store.tables]
-    chosen: dict[str, list[str]] = {}
+    terms: dict[tuple[int, str], dict[str, list[Table | None]]] = {}
     sets: list[LabelSet] = []
     for name in names:
-        table = _table_of(tables, name)
-        if table is not None:
-            chosen.setdefault(table.name, []).append(name)
-        elif name in store.columns():
-            sets.append(_classes(store, name, tables))
+        homes = [_table_of(part, name) for part in store.stores]
+        first = next(((k, table.name) for k, table in enumerate(homes) if table), None)
+        if first:
+            terms.setdefault(first, {})[name] = homes
+        elif any(name in part.columns() for part in store.stores):
+            sets.append(_classes(store, name))
         else:
-            raise ConfigError(_unknown(store, tables, name))
-    by_name = {table.name: table for table in tables}
-    found = [_votes(store, by_name[table], questions) for table, questions in chosen.items()] + sets
+            raise ConfigError(_unknown(store, name))
+    found = [_votes(store, homes) for homes in terms.values()] + sets
     for labels in found:
         if not labels.labelled:
             raise ConfigError(
-                f"--labels {labels.name}: no sample of split=train in {store.path} has such a label. "
+                f"--labels {labels.name}: no sample of split=train in {store.name} has such a label. "
                 "See `sciencessl store info` for what is labelled."
             )
     return found
 
 
-def _table_of(tables: Sequence[Table], question: str) -> Table | None:
-    for table in tables:
+def _table_of(store: Store, question: str) -> Table | None:
+    for table in map(store.table, store.tables):
         if table.schema is not None:
             try:
                 table.schema.question(question)
@@ -96,50 +102,102 @@ def _table_of(tables: Sequence[Table], question: str) -> Table | None:
     return None
 
 
-def _unknown(store: Store, tables: Sequence[Table], name: str) -> str:
-    questions = [q.name for table in tables if table.schema for q in table.schema.questions]
-    known = [*questions, *store.columns()]
+def _unknown(store: JoinedStores, name: str) -> str:
+    tables = [part.table(table) for part in store.stores for table in part.tables]
+    questions = list(dict.fromkeys(q.name for table in tables if table.schema for q in table.schema.questions))
+    columns = {column for part in store.stores for column in part.columns()}
     return (
-        f"--labels {name}: {store.path} has no such question or column.{did_you_mean(name, known)} "
-        f"Questions: {', '.join(questions) or 'none'}. Columns: {', '.join(sorted(store.columns()))}."
+        f"--labels {name}: {store.name} has no such question or column.{did_you_mean(name, [*questions, *columns])} "
+        f"Questions: {', '.join(questions) or 'none'}. Columns: {', '.join(sorted(columns))}."
     )
 
 
-def _in_train(store: Store) -> np.ndarray:
-    """(N,) whether a sample may be learned from."""
+def in_train(store: JoinedStores) -> np.ndarray:
+    """(N,) whether each sample may be learned from."""
     found = np.zeros(len(store), dtype=bool)
     found[store.split("train").all()] = True
     return found
 
 
-def _votes(store: Store, table: Table, questions: Sequence[str]) -> LabelSet:
-    assert table.schema is not None
-    schema = table.schema.only(questions)
-    counts = table.counts(store.ids, schema.columns)
-    counts[~_in_train(store)] = 0.0
+def _votes(store: JoinedStores, homes: Mapping[str, Sequence[Table | None]]) -> LabelSet:
+    """The questions of one table; `homes` has the table of each question in each store."""
+    for name, tables in homes.items():
+        _check_alike(store, name, tables)
+    schema = _schema_of(next(table for tables in homes.values() for table in tables if table)).only(list(homes))
+    counts = np.zeros((len(store), len(schema.columns)), np.float32)
+    for k, part in enumerate(store.stores):
+        for question, (lo, hi), tables in zip(schema.questions, schema.groups, homes.values(), strict=True):
+            table = tables[k]
+            if table is not None:
+                counts[store.starts[k] : store.starts[k + 1], lo:hi] = table.counts(part.ids, question.columns)
+    counts[~in_train(store)] = 0.0
+    by_store = [tuple(dict.fromkeys(t.name for t in column if t)) for column in zip(*homes.values(), strict=True)]
     name = "+".join(question.name for question in schema.questions)
-    return LabelSet(name, schema, (), counts, schema.columns, table.note, table.name)
+    found = (table for tables in homes.values() for table in tables if table)
+    return LabelSet(name, schema, (), counts, schema.columns, joined_notes(found), tuple(by_store))
 
 
-def _classes(store: Store, column: str, tables: Sequence[Table]) -> LabelSet:
+def _schema_of(table: Table) -> LabelSchema:
+    assert table.schema is not None
+    return table.schema
+
+
+def _check_alike(store: JoinedStores, name: str, tables: Sequence[Table | None]) -> None:
+    """One name is one question, with the same answers, wherever it is asked."""
+    having = [(part, table) for part, table in zip(store.stores, tables, strict=True) if table]
+    asked = [(part, _schema_of(table).question(name)) for part, table in having]
+    first, question = asked[0]
+    for part, other in asked[1:]:
+        if other != question:
+            raise ConfigError(
+                f"--labels {name}: in {first.path} that is question {question.name} with answers "
+                f"{', '.join(question.answers)}, in {part.path} {other.name} with {', '.join(other.answers)}, or they "
+                "follow other answers. Name one of them in full, or label the stores by one schema."
+            )
+
+
+def joined_notes(tables: Iterable[Table]) -> str:
+    """The notes of tables, each once."""
+    return "; ".join(dict.fromkeys(table.note for table in tables if table.note))
+
+
+def tables_of(store: JoinedStores, column: str) -> list[list[Table]]:
+    """For each store, the table that holds a column; none where it is a column of the rows or is not there."""
+    where = [(part, part.columns().get(column, "rows")) for part in store.stores]
+    return [[] if name == "rows" else [part.table(name)] for part, name in where]
+
+
+def _classes(store: JoinedStores, column: str) -> LabelSet:
+    values, classes = read_classes(store, column, f"--labels {column}")
+    tables = tables_of(store, column)
+    by_store = tuple(tuple(table.name for table in found) for found in tables)
+    return LabelSet(column, None, classes, values, (column,), joined_notes(chain(*tables)), by_store)
+
+
+def read_classes(store: JoinedStores, column: str, asked: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A column as classes: (N,) int64 numbers, `UNLABELLED` outside split=train and without a value, and their names.
+
+    Args:
+        store: Of which one or more have the column.
+        column: Its name.
+        asked: The setting that names it, for messages.
+
+    Raises:
+        ConfigError: When split=train holds fewer than two classes, measurements, or names.
+    """
     raw = store.column(column)
-    usable = _in_train(store) & np.array([value is not None and value == value for value in raw], bool)
+    usable = in_train(store) & np.array([value is not None and value == value for value in raw], bool)
     classes = sorted({str(value) for value in raw[usable]})
-    _check_classes(store, column, raw[usable], classes)
+    _check_classes(f"{asked}: split=train of {store.name}", raw[usable], classes)
     number = {name: i for i, name in enumerate(classes)}
     values = np.array([number[str(v)] if ok else UNLABELLED for v, ok in zip(raw, usable, strict=True)], np.int64)
-    where = store.columns()[column]
-    table = next((table for table in tables if table.name == where), None)
-    if table is None:
-        return LabelSet(column, None, tuple(classes), values, (column,))
-    return LabelSet(column, None, tuple(classes), values, (column,), table.note, table.name)
+    return values, tuple(classes)
 
 
-def _check_classes(store: Store, column: str, values: np.ndarray, classes: Sequence[str]) -> None:
-    where = f"--labels {column}: split=train of {store.path}"
+def _check_classes(where: str, values: np.ndarray, classes: Sequence[str]) -> None:
     if len(classes) < 2:
         only = f" ({classes[0]!r} alone)" if classes else ""
-        raise ConfigError(f"{where} holds {len(classes)} classes{only}; a label needs two or more.")
+        raise ConfigError(f"{where} holds {len(classes)} classes{only}; give a column with two or more.")
     if values.dtype.kind == "f" and (values != np.round(values)).any():
         raise ConfigError(f"{where} holds measurements such as {values[0]:g}, expected classes. Choose another column.")
     if len(classes) > MOST_CLASSES * len(values):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sciencessl.config import MemoryFormat, Precision
+from sciencessl.setting_groups import MemoryFormat, Precision
 
 GAIN = 1.10
 """What a choice must win by to replace the default: a run should not change with the noise of a measurement."""

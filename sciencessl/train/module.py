@@ -18,13 +18,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from sciencessl.config import LogConfig, OptimConfig
 from sciencessl.data.loader import loader_error, make_loader
 from sciencessl.errors import RunError
 from sciencessl.methods.base import Method, Online
 from sciencessl.monitor.collapse import gauge
 from sciencessl.monitor.throughput import Progress, Throughput
 from sciencessl.samples import Batch
+from sciencessl.setting_groups import LogConfig, OptimConfig
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train.folder import MetricsFile
 from sciencessl.train.plan import Plan, build_optimizer, make_stream, memory_layout
@@ -70,7 +70,8 @@ class Pretraining(LightningModule):
         optim: Optimiser settings.
         log: How often what is written.
         run: Run folder.
-        identity: What a checkpoint must agree with to be continued (store digest, backbone, method...).
+        identity: What a checkpoint must agree with to be continued (backbone, method, settings...).
+        loader_state: Steps taken -> the state of the loader, of plain values.
         tell: Called with a warning in words.
     """
 
@@ -83,6 +84,7 @@ class Pretraining(LightningModule):
         log: LogConfig,
         run: Path,
         identity: dict[str, str],
+        loader_state: Callable[[int], list[dict[str, Any]]],
         tell: Callable[[str], None],
     ) -> None:
         super().__init__()
@@ -94,6 +96,7 @@ class Pretraining(LightningModule):
         self._log_settings = log
         self._run = run
         self._identity = identity
+        self._loader_state = loader_state
         self._tell = tell
         self.taken = 0
         self._warned = False
@@ -176,8 +179,11 @@ class Pretraining(LightningModule):
         self._progress.close()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The steps taken are the whole state of data and randomness."""
-        checkpoint["sciencessl"] = {"schema": ckpt.SCHEMA, "taken": self.taken, "identity": self._identity}
+        """The steps taken are the whole state of data and randomness: batches that wait in a loader do not count."""
+        checkpoint["sciencessl"] = {
+            "schema": ckpt.SCHEMA, "taken": self.taken, "identity": self._identity,
+            "loader": self._loader_state(self.taken),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the count of steps."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sciencessl.config import FullConfig, OptimConfig, RunConfig
+from sciencessl.config import FullConfig, RunConfig
 from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
-from sciencessl.data.order import Order, derive_key
-from sciencessl.data.runs import longest_run
+from sciencessl.data.order import SampleOrder, derive_key
 from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
@@ -24,12 +22,16 @@ from sciencessl.optim.lars import LARS
 from sciencessl.optim.schedules import peak_learning_rate, warmup_cosine
 from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
 from sciencessl.samples import Batch
+from sciencessl.setting_groups import OptimConfig
 from sciencessl.spec import DomainSpec, InputStats
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
 from sciencessl.train.labels import LabelSet, find_labels
+from sciencessl.train.sampling import Sampling, check_stores, make_sampling
+from sciencessl.train.sampling_words import sampling_words
 from sciencessl.train.step import LabelTerm, Recipe
 from sciencessl.views.to_input import fit_stats
 
@@ -45,27 +47,32 @@ class Plan:
         config: Settings; `estimate.settle` replaces what is `auto`.
         domain: Of the store.
         store: What is trained on.
-        tables: Digests of all tables of the store, as they were when the labels were read.
+        tables: For each store, digests of all its tables, as they were when the labels were read.
         labels: One entry a label term.
         stats: Input statistics.
         method: The method, initialised, on the CPU.
         terms: Label terms, initialised, on the CPU.
-        order: Of the samples of split=train.
+        sampling: How the samples of split=train are drawn.
         device: Where it is trained.
         leak: What an audit found the splits of the store to share, where that was accepted.
     """
 
     config: FullConfig
     domain: DomainSpec
-    store: Store
-    tables: dict[str, str]
+    store: JoinedStores
+    tables: list[dict[str, str]]
     labels: list[LabelSet]
     stats: InputStats
     method: Method
     terms: list[LabelTerm]
-    order: Order
+    sampling: Sampling
     device: torch.device
     leak: str = ""
+
+    @property
+    def order(self) -> SampleOrder:
+        """Which sample stands where in every global batch."""
+        return self.sampling.order
 
 
 def make_plan(full: FullConfig, continued: bool = False) -> Plan:
@@ -81,26 +88,23 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
         DataError: When the weights to start from do not fit.
     """
     run = full.run
-    store = Store(run.data)
+    store = JoinedStores([Store(path) for path in run.data])
     domain = load_domain(store.header.domain)
-    split = store.split("train")
-    if len(split) < 2:
-        raise ConfigError(f"{run.data}: split=train holds {len(split)} samples; pretraining needs 2 or more.")
+    check_stores(store)
     run = dataclasses.replace(run, backbone=run.backbone or domain.backbone)
-    tables = store.table_digests()
+    tables = [part.table_digests() for part in store.stores]
     labels = find_labels(store, run.labels)
-    slots = run.slots or None
-    order = Order(len(split), run.seed, run.batch, longest_run(store, run.batch, slots), slots=slots)
+    sampling = make_sampling(store, labels, run)
     generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
     method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = input_stats(store, domain, full.views)
-    return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, order,
+    return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
                 _device(run.compute.device))
 
 
-def _encoder(store: Store, run: RunConfig, continued: bool) -> nn.Module:
+def _encoder(store: JoinedStores, run: RunConfig, continued: bool) -> nn.Module:
     # Here, because loader workers import what the caller's script imports, and need no timm.
     from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 
@@ -131,7 +135,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def input_stats(store: Store, domain: DomainSpec, settings: Any) -> InputStats:
+def input_stats(store: Store | JoinedStores, domain: DomainSpec, settings: Any) -> InputStats:
     """Statistics of evaluation views of split=train, whose keyed-hash order makes any spread of samples a random one.
 
     Of views, not of stored images: a galaxy in the middle window is far brighter than the sky around it.
@@ -207,14 +211,34 @@ def sample_batch(plan: Plan, count: int) -> Batch:
     return make_stream(plan, 0).make(index, np.zeros(count, np.int64))
 
 
+def make_state(plan: Plan, step: int) -> list[dict[str, Any]]:
+    """The state of the loader before a step, of plain values: for each part of the order, which it takes samples from.
+
+    Returns:
+        `stores`, the digests of the stores of the part; `tables`, for each of them, digests of the tables that were
+        read; `samples`, how many the part has given.
+    """
+    drawn = plan.sampling.column
+    used = [found.tables for found in plan.labels] + ([drawn.tables] if drawn else [])
+    read = [
+        {name: plan.tables[k][name] for name in sorted({name for tables in used for name in tables[k]})}
+        for k in range(len(plan.store.stores))
+    ]
+    digests = list(plan.store.digests)
+    by_store = bool(plan.config.run.sampling.rates)
+    own = [slice(k, k + 1) if by_store else slice(None) for k in range(len(plan.sampling.parts))]
+    return [
+        {"stores": digests[part], "tables": read[part], "samples": taken}
+        for part, taken in zip(own, plan.sampling.taken(step), strict=True)
+    ]
+
+
 def make_identity(plan: Plan) -> dict[str, str]:
-    """What a checkpoint must agree with to be continued, in words that an error can print."""
+    """What a checkpoint must agree with to be continued, beside `make_state`, in words that an error can print."""
     run = plan.config.run
-    used = {labels.table for labels in plan.labels if labels.table}
     return {
-        "store": plan.store.digest,
-        "label tables": json.dumps({name: plan.tables[name] for name in sorted(used)}),
-        "withdrawn samples": plan.tables.get(REMOVALS, "none"),
+        "withdrawn samples": ", ".join(tables.get(REMOVALS, "none") for tables in plan.tables),
+        "sampling": plan.sampling.identity(),
         "labels": ", ".join(run.labels),
         "backbone": run.backbone,
         "method": run.method,
@@ -226,7 +250,6 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "optimiser": repr(run.optim),
         "label weight": repr(run.label_weight),
         "seed": str(run.seed),
-        "order": f"units of {plan.order.unit} samples in {plan.order.stream_count} streams",
         "length": f"{run.steps} steps",
         "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",
@@ -242,9 +265,16 @@ def _decoding(plan: Plan) -> str:
 
 
 def make_card(plan: Plan, steps: int) -> folder.ModelCard:
-    """The card of the exported encoder."""
-    run = plan.config.run
-    store = plan.store
+    """The card of the exported encoder.
+
+    A column that decided how often samples came is among the label columns: pretraining saw what it says of them.
+    """
+    run, store = plan.config.run, plan.store
+    columns = [column for labels in plan.labels for column in labels.columns]
+    notes, rows = [labels.note for labels in plan.labels], {}
+    if drawn := plan.sampling.column:
+        columns, notes, rows = [*columns, drawn.name], [*notes, drawn.note], {drawn.name: int(drawn.known.sum())}
+    rows |= {name: count for labels in plan.labels for name, count in labels.rows_of().items()}
     return folder.ModelCard(
         domain=plan.domain.name,
         method=run.method,
@@ -257,12 +287,11 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         steps=steps,
         images=steps * run.batch,
         seed=run.seed,
-        store=str(run.data),
-        store_digest=store.digest,
-        table_digests=plan.tables,
-        label_columns=tuple(column for labels in plan.labels for column in labels.columns),
-        label_note="; ".join(labels.note for labels in plan.labels if labels.note),
-        label_rows={name: count for labels in plan.labels for name, count in labels.rows_of().items()},
+        stores=tuple(folder.StoreRecord(*found) for found in zip(run.data, store.digests, plan.tables, strict=True)),
+        label_columns=tuple(dict.fromkeys(columns)),
+        label_note="; ".join(dict.fromkeys(filter(None, notes))),
+        label_rows=rows,
         init_from=run.init_from,
+        sampling=sampling_words(plan.sampling, plan.store)[0] if plan.sampling.changed else "",
         leak=plan.leak,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from sciencessl.config import FullConfig, build_config, load_config, preset_layers, save_config
+from sciencessl.config import FullConfig, Stores, build_config, load_config, preset_layers, save_config, store_paths
 from sciencessl.data.loader import start_server
 from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.registry import load_domain, load_method
@@ -28,7 +29,8 @@ from sciencessl.train import checkpoint as ckpt
 from sciencessl.train import folder
 from sciencessl.train.cost import add_cost, begin_cost
 from sciencessl.train.estimate import RunEstimate, check_length, estimate, operations_per_image, settle
-from sciencessl.train.plan import Plan, make_card, make_identity, make_plan, make_recipe
+from sciencessl.train.plan import Plan, make_card, make_identity, make_plan, make_recipe, make_state
+from sciencessl.train.sampling_words import sampling_words
 
 if TYPE_CHECKING:
     from sciencessl.train.module import Pretraining
@@ -64,7 +66,7 @@ class RunResult:
 
 
 def pretrain(
-    data: str | Path = "",
+    data: Stores = "",
     out: str | Path = "",
     method: str = DEFAULT_METHOD,
     scale: str = DEFAULT_SCALE,
@@ -76,10 +78,10 @@ def pretrain(
     tell: Callable[[str], None] = print,
     accept_leak: bool = False,
 ) -> RunResult | RunEstimate:
-    """Pretrain an encoder on split=train of a store.
+    """Pretrain an encoder on split=train of a store, or of several.
 
     Args:
-        data: The store; with `resume` it may be left out.
+        data: The store or stores; with `resume` they may be left out.
         out: Run folder.
         method: Name, or FILE.py:NAME.
         scale: Shipped scale preset.
@@ -112,14 +114,18 @@ def pretrain(
         check_length(full.run)
     if full.run.compute.workers:
         start_server()
-    standing = check_audit(Store(full.run.data), accept=accept_leak or resume)
-    for line in standing.lines:
-        if not resume:  # it was told when the run began
+    standings = [check_audit(Store(path), accept=accept_leak or resume) for path in full.run.data]
+    leak = "; ".join(standing.leak for standing in standings if standing.leak)
+    if not resume:  # it was told when the run began
+        for line in (line for standing in standings for line in standing.lines):
             tell(line)
     with _threads(full.run.compute.threads):
         if resume:
-            return _continue(run, full, standing.leak, tell)
-        plan = dataclasses.replace(make_plan(full), leak=standing.leak)
+            return _continue(run, full, leak, tell)
+        plan = dataclasses.replace(make_plan(full), leak=leak)
+        if plan.sampling.changed:
+            for line in sampling_words(plan.sampling, plan.store):
+                tell(line)
         if dry_run:
             return estimate(plan, settle(plan, tell))
         folder.begin(run, overwrite)
@@ -145,14 +151,14 @@ def _given(
 
 
 def fresh_settings(
-    domain: DomainSpec, data: str | Path, method: str, scale: str, config: Sequence[str | Path],
+    domain: DomainSpec, data: Stores, method: str, scale: str, config: Sequence[str | Path],
     settings: Mapping[str, Any],
 ) -> FullConfig:
     """The settings of a new run, from all layers.
 
     Args:
-        domain: Of the store.
-        data: The store, which is not opened.
+        domain: Of the stores.
+        data: The store or stores, which are not opened.
         method: As in `pretrain`, like all that follow.
         scale: As in `pretrain`.
         config: As in `pretrain`.
@@ -162,23 +168,23 @@ def fresh_settings(
         ConfigError: For a setting that does not exist or breaks its rule.
         RegistryError: For an unknown method.
     """
-    flags = {**settings, "data": str(data), "method": method}
+    flags = {**settings, "data": list(store_paths(data)), "method": method}
     return build_config(
         preset_layers(scale, method, domain.name, config), load_method(method).Options, domain.train_options, flags
     )
 
 
-def domain_of(data: str | Path) -> DomainSpec:
-    """The domain of a store.
+def domain_of(data: Stores) -> DomainSpec:
+    """The domain of a store, or of the first of several.
 
     Raises:
         StoreError: When there is no sealed store.
         RegistryError: When its domain is not installed.
     """
-    return load_domain(Store(data).header.domain)
+    return load_domain(Store(next(iter(store_paths(data)), "")).header.domain)
 
 
-def _resumed(run: Path, data: str | Path, given: Mapping[str, Any]) -> FullConfig:
+def _resumed(run: Path, data: Stores, given: Mapping[str, Any]) -> FullConfig:
     """The settings of the run as they were; nothing may be changed on the way."""
     path = run / folder.CONFIG
     if not path.is_file():
@@ -195,7 +201,13 @@ def _resumed(run: Path, data: str | Path, given: Mapping[str, Any]) -> FullConfi
     except StoreError as error:
         raise StoreError(f"--resume: {error} If the run's store has moved, say where with --data.") from error
     full = load_config(path, load_method(values["method"]).Options, domain.train_options)
-    return full if not data else dataclasses.replace(full, run=dataclasses.replace(full.run, data=str(data)))
+    moved = store_paths(data)
+    if moved and len(moved) != len(full.run.data):
+        raise ConfigError(
+            f"--resume: {run} learns from {', '.join(full.run.data)}; --data names {len(moved)} stores, expected "
+            f"{len(full.run.data)} in the same order."
+        )
+    return full if not moved else dataclasses.replace(full, run=dataclasses.replace(full.run, data=moved))
 
 
 @contextlib.contextmanager
@@ -211,7 +223,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _write_start(run: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
-    begin_cost(run, operations_per_image(plan))
+    begin_cost(run, operations_per_image(plan), plan.order.length, sampling_words(plan.sampling, plan.store))
     (run / folder.OVERRIDES).write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
     write_atomic(run / "environment.json", json.dumps(folder.environment(), indent=1).encode())
     # The config last: a folder with it is a run that can be resumed.
@@ -224,6 +236,7 @@ def _continue(run: Path, full: FullConfig, leak: str, tell: Callable[[str], None
     if found is None:
         tell("no checkpoint yet: starting over")
     else:
+        ckpt.check_loader(*found, make_state(plan, ckpt.steps_taken(found[1])))
         ckpt.check_identity(*found, make_identity(plan))
         tell(f"resuming after step {ckpt.steps_taken(found[1])} of {full.run.steps}")
     return _train(run, plan, found, tell)
@@ -246,7 +259,9 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
         if plan.leak:
             log.warning(f"{ACCEPTED}: {plan.leak}")
         module = Pretraining(plan.method, plan.terms, make_recipe(plan), settings.optim, settings.log, run,
-                             make_identity(plan), warn)
+                             make_identity(plan), functools.partial(make_state, plan), warn)
+        for line in sampling_words(plan.sampling, plan.store):
+            log.info(line)
         taken = ckpt.steps_taken(found[1]) if found else 0
         try:
             if taken < settings.steps:

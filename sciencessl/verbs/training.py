@@ -15,8 +15,9 @@ SCALE = "laptop"
 
 def fill_pretrain(parser: argparse.ArgumentParser) -> None:
     """Arguments of `pretrain`; settings with a dot in their name are taken off before, and told in the epilog."""
-    parser.usage = "%(prog)s --data STORE --out RUN (--minutes M | --epochs E | --steps S) [settings]"
-    parser.add_argument("--data", default="", metavar="STORE", help="a sealed store; the domain is known from it")
+    parser.usage = "%(prog)s --data STORE... --out RUN (--minutes M | --epochs E | --steps S) [settings]"
+    parser.add_argument("--data", nargs="+", default="", metavar="STORE", help="a sealed store, from which the domain "
+                        "is known, or several of one domain and equal fields (see --sampling.rates)")
     parser.add_argument("--out", default="", metavar="RUN", help="run folder")
     _add_layers(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly where it stopped")
@@ -64,7 +65,8 @@ def run_pretrain(args: argparse.Namespace) -> int:
 
 def _estimate_text(result: Any) -> str:
     return (
-        f"{result.steps} steps, about {result.seconds / 60:.1f} minutes; {result.parameters / 1e6:.1f} M trainable "
+        f"{result.steps} steps, {result.epochs:.1f} epochs of {result.epoch_samples:,} samples, about "
+        f"{result.seconds / 60:.1f} minutes; {result.parameters / 1e6:.1f} M trainable "
         f"parameters, {result.state_bytes / 2**20:.0f} MiB of weights, gradients, optimiser state and target; "
         f"{result.precision}, {result.memory_format}; {result.operations_per_image / 1e9:.2f} GFLOP an image"
     )
@@ -75,7 +77,8 @@ def fill_config(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s explain (--data STORE | --domain NAME | RUN) [--changed] [settings]"
     parser.add_argument("action", choices=("explain",), help="show each setting and the layer that set it")
     parser.add_argument("run", nargs="?", default="", metavar="RUN", help="a run folder: what it ran with")
-    parser.add_argument("--data", default="", metavar="STORE", help="as `pretrain` would set it for this store")
+    parser.add_argument("--data", nargs="+", default="", metavar="STORE", help="as `pretrain` would set it for this "
+                        "store, or for several")
     parser.add_argument("--domain", default="", metavar="NAME", help="the same without a store")
     _add_layers(parser)
     parser.add_argument("--changed", action="store_true", help="only settings that differ from the default")

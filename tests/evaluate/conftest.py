@@ -25,7 +25,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample, create_store, write_row
-from sciencessl.train.folder import COST, HeadCard, ModelCard, read_model, write_head, write_model
+from sciencessl.train.folder import COST, HeadCard, ModelCard, StoreRecord, read_model, write_head, write_model
 
 SIDE = 40
 KINDS = ("elliptical", "edge-on", "spiral")
@@ -94,7 +94,7 @@ def make_run() -> RunFactory:
             domain=domain.name, method="byol", backbone=backbone, field=store.primary,
             channels=store.header.fields[store.primary].channels, features=encoder.num_features,
             stats=InputStats((0.2,) * 3, (0.2,) * 3, (255.0,) * 3, "linear"), views=views, steps=1, images=8, seed=seed,
-            store=str(store.path), store_digest=store.digest,
+            stores=(StoreRecord(str(store.path), store.digest),),
         )
         write_model(path, replace(card, **changes), encoder)
         (path / COST).write_text(json.dumps({"images_seen": 8}), encoding="utf-8")

@@ -132,7 +132,7 @@ def test_a_random_encoder_is_a_function_of_its_number(run: Path) -> None:
     weights = [next(e.module.parameters()) for e in (one, again, two)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-    assert (one.card.method, one.card.store, one.card.steps) == ("random", "", 0)
+    assert (one.card.method, one.card.stores, one.card.steps) == ("random", (), 0)
     with pytest.raises(ConfigError, match=r"no variant of random encoders named 'branch'. Did you mean 'branches'"):
         random_encoder(card, 0, "branch")
 

@@ -20,7 +20,7 @@ from sciencessl.evaluate.export import CARD, TOLERANCE, export, export_text, sha
 from sciencessl.registry import load_domain
 from sciencessl.spec import InputStats
 from sciencessl.store.reader import Store
-from sciencessl.train.folder import WEIGHTS, ModelCard, read_model, write_model
+from sciencessl.train.folder import WEIGHTS, ModelCard, StoreRecord, read_model, write_model
 
 RunFactory = Callable[..., Path]
 FLUX = InputStats((0.1, 0.2, 0.3, 0.4, 0.5), (1.0, 2.0, 3.0, 4.0, 5.0), (0.01,) * 5, "asinh")
@@ -118,7 +118,8 @@ def test_size_and_window_are_those_of_the_evaluation_view(run: Path) -> None:
 def test_the_card_travels_without_folders_of_its_maker(survey: Store, make_run: RunFactory, tmp_path: Path) -> None:
     made = make_run(tmp_path / "run", survey, init_from="/home/ada/runs/old", method="/home/ada/own.py:Own",
                     label_rows={"bar": 12}, label_columns=("bar_yes", "bar_no"))  # fmt: skip
-    card = replace(read_model(made), store="/home/ada/gz.zarr")
+    card = replace(read_model(made), sampling="draws of /home/ada/gz.zarr",
+                   stores=(StoreRecord("/home/ada/gz.zarr", "ab12"),))
     write_model(made, card, timm_of(made))
     export(made, tmp_path / "out")
     written = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix != ".safetensors")
@@ -126,7 +127,7 @@ def test_the_card_travels_without_folders_of_its_maker(survey: Store, make_run: 
     saved = json.loads((tmp_path / "out" / CARD).read_text())
     assert (saved["format"], saved["timm"], saved["difference"] <= TOLERANCE) == ("timm", timm.__version__, True)
     assert saved["card"] == json.loads(json.dumps(asdict(shareable(read_model(made)))))
-    assert (saved["card"]["store"], saved["card"]["init_from"], saved["card"]["method"]) == (
+    assert (saved["card"]["stores"][0]["path"], saved["card"]["init_from"], saved["card"]["method"]) == (
         "gz.zarr", "old", "own.py:Own",
     )  # fmt: skip
     assert any("bar (12 rows)" in sentence for sentence in saved["pretraining"])

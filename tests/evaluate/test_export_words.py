@@ -19,7 +19,7 @@ from sciencessl.evaluate.export_words import card_sentences, readme
 from sciencessl.registry import load_domain
 from sciencessl.spec import InputStats
 from sciencessl.store.reader import Store
-from sciencessl.train.folder import ModelCard, read_model
+from sciencessl.train.folder import ModelCard, StoreRecord, read_model
 from sciencessl.views.to_input import standardise
 
 
@@ -92,7 +92,7 @@ def test_our_own_format_is_loaded_by_us(card: ModelCard) -> None:
 
 
 def test_what_pretraining_saw(card: ModelCard) -> None:
-    plain = replace(card, images=12800, steps=100, store="gz.zarr", store_digest="ab12")
+    plain = replace(card, images=12800, steps=100, stores=(StoreRecord("gz.zarr", "ab12"),))
     assert card_sentences(plain) == [
         "12,800 images, repeats counted, in 100 steps, from split=train of gz.zarr (digest ab12).", "No labels.",
     ]  # fmt: skip

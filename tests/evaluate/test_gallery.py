@@ -22,7 +22,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample, create_store, write_row
-from sciencessl.train.folder import ModelCard, write_model
+from sciencessl.train.folder import ModelCard, StoreRecord, write_model
 
 GALAXY = load_domain("galaxy")
 VIEWS = {"size": 16, "area": [0.3, 0.85]}
@@ -58,7 +58,7 @@ def encoder(tmp_path: Path) -> Callable[[Store], Path]:
     def build(store: Store) -> Path:
         stats = InputStats((0.0, 0.0), (1.0, 1.0), (1.0, 1.0), "asinh")
         card = ModelCard("galaxy", "byol", "regnety_002", "image", ("g", "r"), 368, stats, VIEWS, 1, 8, 0,
-                         str(store.path), store.digest)
+                         (StoreRecord(str(store.path), store.digest),))
         write_model(tmp_path / "run", card, build_backbone("regnety_002", 2, 0))
         return tmp_path / "run"
 

@@ -19,6 +19,7 @@ from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
+from sciencessl.train.folder import StoreRecord
 
 NAMES = [f"g{i:03d}" for i in range(36)]
 ANSWERS = ("smooth-or-featured_smooth", "smooth-or-featured_featured")
@@ -222,6 +223,29 @@ def test_doubles_under_other_ids_count_as_seen(tmp_path: Path, make_store: Any, 
         assert mark_encoder(run_encoder(run), survey, data).level == level
 
 
+def test_a_column_that_samples_were_drawn_by_is_seen(tmp_path: Path, store: Store, make_run: Any) -> None:
+    drawn = {"label_columns": ("class",), "label_rows": {"class": 24}, "sampling": "an epoch is 24 draws"}
+    assert _mark(make_run(tmp_path / "drawn", store, **drawn), store).level == "own"
+
+
+def test_test_samples_are_looked_for_in_every_training_store(
+    tmp_path: Path, store: Store, make_store: Any, make_run: Any
+) -> None:
+    apart = make_store(tmp_path / "apart.zarr", [f"h{i:03d}" for i in range(36)])
+    all_train = make_store(tmp_path / "all.zarr", NAMES, splits=dict.fromkeys(NAMES, "train"))
+    records = {name: StoreRecord(str(found.path), found.digest) for name, found in
+               (("own", store), ("apart", apart), ("all", all_train))}
+    gone = StoreRecord(str(tmp_path / "gone.zarr"), "abc")
+    for names, level in ((("own", "apart"), "none"), (("apart", "all"), "transductive")):
+        run = make_run(tmp_path / "-".join(names), store, stores=tuple(records[name] for name in names))
+        assert _mark(run, store).level == level
+    mark = _mark(make_run(tmp_path / "lost", store, stores=(records["own"], gone)), store)
+    assert mark.level == "unknown"
+    assert "the training store " + gone.path + " is gone" in mark.sentence
+    mark = _mark(make_run(tmp_path / "enough", store, stores=(gone, records["all"])), store)
+    assert mark.level == "transductive"
+
+
 def test_what_was_withdrawn_after_a_run_was_seen_and_what_was_before_was_not(
     tmp_path: Path, store: Store, make_store: Any, make_run: Any
 ) -> None:
@@ -231,6 +255,7 @@ def test_what_was_withdrawn_after_a_run_was_seen_and_what_was_before_was_not(
     before = run_encoder(make_run(tmp_path / "before", store))
     remove(store.path, [NAMES[0]], "leaks into the test")
     left = Store(store.path)
-    after = run_encoder(make_run(tmp_path / "after", left, table_digests=left.table_digests()))
+    record = StoreRecord(str(left.path), left.digest, left.table_digests())
+    after = run_encoder(make_run(tmp_path / "after", left, stores=(record,)))
     assert mark_encoder(before, left, data, shared).level == "transductive"
     assert mark_encoder(after, left, data, shared).level == "none"

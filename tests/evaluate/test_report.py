@@ -27,7 +27,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample, Refusal, create_store, write_row
-from sciencessl.train.folder import ModelCard, write_model
+from sciencessl.train.folder import ModelCard, StoreRecord, write_model
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECTIONS = ("few-labels", "views", "learning", "collapse", "map", "neighbours", "cost", "data", "settings",
@@ -75,7 +75,7 @@ def write_run(run: Path, store: Path, rows: list[dict[str, Any]], finished: bool
                  "estimated_operations": 8e10, "peak_memory_bytes": 3 * 2**30}
         stats = InputStats((0.2,) * 3, (0.2,) * 3, (255.0,) * 3)
         card = ModelCard("galaxy", settings["method"], "regnety_002", "image", ("r", "g", "b"), 368, stats,
-                         settings["views"], 10, 80, 3, str(store), Store(store).digest)
+                         settings["views"], 10, 80, 3, (StoreRecord(str(store), Store(store).digest),))
         write_model(run, card, build_backbone("regnety_002", 3, 0))
     (run / "cost.json").write_text(json.dumps(cost))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -18,7 +18,7 @@ from sciencessl.flags import given
 
 ROOT = Path(__file__).parents[2]
 DOMAIN_OF = {"sdss": "galaxy", "lung": "pathology", "clothing": "web"}
-"""Store of the README -> the domain that it is prepared for there."""
+"""Store of the README -> the domain that it is prepared for there; the first store of a command decides."""
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 STUDIED = [page for page in PAGES if page.with_suffix(".yaml").exists()]
@@ -54,7 +54,7 @@ def test_commands_of_the_pages_are_understood(
     assert code == 0, capsys.readouterr().err
     (args,) = parsed
     if args.verb == "pretrain":
-        domain = DOMAIN_OF[Path(args.data).stem]
+        domain = DOMAIN_OF[Path(args.data[0]).stem]
         settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
         assert explain(domain=domain, method=args.method, config=args.config, settings=settings | args.settings)
 

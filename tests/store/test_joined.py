@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sciencessl.errors import StoreError
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
+from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample
 
 Make = Callable[..., Store]
@@ -66,3 +68,20 @@ def test_stores_of_other_fields_are_refused(tmp_path: Path, survey: Store, make:
         JoinedStores([survey, other])
     with pytest.raises(StoreError, match="no stores to join"):
         JoinedStores([])
+
+
+def test_a_column_has_gaps_where_a_store_lacks_it(pair: JoinedStores) -> None:
+    for k, store in enumerate(pair.stores):
+        ids = store.ids
+        write_table(store.path, "both", pa.table({"id": ids, "kind": pa.array([1, *[None] * k, 2][: len(ids)] +
+                                                                             [1] * (len(ids) - 2 - k))}))
+    write_table(pair.stores[1].path, "one", pa.table({"id": pair.stores[1].ids, "x": [0.5] * 3, "t": ["a"] * 3}))
+    kinds = pair.column("kind")
+    assert kinds.dtype == np.float64  # of whole numbers and of floats for a gap
+    assert np.isnan(kinds[8])
+    assert np.array_equal(kinds[:7], pair.stores[0].column("kind"))
+    np.testing.assert_array_equal(pair.column("x"), [np.nan] * 7 + [0.5] * 3)
+    assert pair.column("t").tolist() == [None] * 7 + ["a"] * 3
+    with pytest.raises(StoreError, match="has no column 'y'"):
+        pair.column("y")
+    assert pair.sizes("train") == [len(store.split("train")) for store in pair.stores]

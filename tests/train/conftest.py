@@ -31,7 +31,7 @@ def tiny_run(tiny_store: Path) -> TinyRun:
     """`pretrain` on the tiny store; settings given by keyword replace those of the tiny run, `__` for a dot."""
     from sciencessl.train.run import pretrain
 
-    def call(out: Path, data: Path = tiny_store, tell: Callable[[str], None] = _silent, **changes: Any) -> Any:
+    def call(out: Path, data: Any = tiny_store, tell: Callable[[str], None] = _silent, **changes: Any) -> Any:
         own = ("method", "scale", "config", "overwrite", "dry_run", "resume")
         arguments = {name: changes.pop(name) for name in own if name in changes}
         if arguments.get("resume"):

@@ -77,7 +77,7 @@ def test_what_is_no_checkpoint_of_ours_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no such checkpoint"):
         load_checkpoint(path)
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(RunError, match="checkpoint of schema None, expected 1"):
+    with pytest.raises(RunError, match="checkpoint of schema None, expected 2"):
         load_checkpoint(path)
     torch.save([1], path)
     with pytest.raises(RunError, match="checkpoint of schema None"):

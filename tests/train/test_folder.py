@@ -12,8 +12,10 @@ from sciencessl.errors import RunError
 from sciencessl.spec import InputStats
 from sciencessl.train.folder import (
     METRICS,
+    MODEL,
     MetricsFile,
     ModelCard,
+    StoreRecord,
     begin,
     read_metrics,
     read_model,
@@ -24,7 +26,7 @@ from sciencessl.train.folder import (
 CARD = ModelCard(
     domain="galaxy", method="byol", backbone="test_resnet", field="image", channels=("r", "g"), features=4,
     stats=InputStats((0.1, 0.2), (1.0, 2.0), (255.0, 3.5), "asinh"), views={"size": 32, "area": [0.3, 0.8]}, steps=7,
-    images=56, seed=3, store="a.zarr", store_digest="d", table_digests={"labels": "e"}, label_columns=("class",),
+    images=56, seed=3, stores=(StoreRecord("a.zarr", "d", {"labels": "e"}),), label_columns=("class",),
     label_note="by hand", init_from="", label_rows={"class": 12},
 )
 
@@ -33,6 +35,18 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_model(tmp_path, CARD, nn.Linear(2, 3))
     assert read_model(tmp_path) == CARD
     assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == ["encoder.safetensors", "model.json"]
+
+
+def test_a_card_from_when_a_run_had_one_store_is_read_too(tmp_path: Path) -> None:
+    write_model(tmp_path, CARD, nn.Linear(2, 3))
+    values = json.loads((tmp_path / MODEL).read_text())
+    (record,) = values.pop("stores")
+    del values["sampling"]
+    values |= {"store": record["path"], "store_digest": record["digest"], "table_digests": record["tables"]}
+    (tmp_path / MODEL).write_text(json.dumps(values))
+    assert read_model(tmp_path) == CARD
+    (tmp_path / MODEL).write_text(json.dumps({**values, "store": "", "store_digest": ""}))
+    assert read_model(tmp_path).stores == ()
 
 
 def test_a_folder_without_a_model_says_what_it_is(tmp_path: Path) -> None:

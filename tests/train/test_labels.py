@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.errors import ConfigError
+from sciencessl.spec import LabelSchema, Question
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
@@ -19,14 +21,14 @@ from sciencessl.train.labels import find_labels
 
 def test_questions_of_a_table_share_one_term_and_columns_have_their_own(tiny_store: Path) -> None:
     store = Store(tiny_store)
-    votes, classes = find_labels(store, ["class", "arms", "smooth"])
+    votes, classes = find_labels(JoinedStores([store]), ["class", "arms", "smooth"])
     assert votes.name == "arms+smooth"
     assert votes.schema is not None
     assert [q.name for q in votes.schema.questions] == ["arms", "smooth"]
     assert votes.columns == ("arms_1", "arms_2", "arms_more", "smooth_yes", "smooth_no")
     assert votes.values.shape == (60, 5)
-    assert (votes.table, votes.note) == ("votes", "drawn at random")
-    assert (classes.name, classes.classes, classes.table) == ("class", ("edge-on", "round", "spiral"), "labels")
+    assert (votes.tables, votes.note) == ((("votes",),), "drawn at random")
+    assert (classes.name, classes.classes, classes.tables) == ("class", ("edge-on", "round", "spiral"), (("labels",),))
 
 
 def test_labels_outside_training_are_hidden(tiny_store: Path) -> None:
@@ -35,7 +37,7 @@ def test_labels_outside_training_are_hidden(tiny_store: Path) -> None:
     assert test.any()
     raw = store.table("votes").counts(store.ids, ["smooth_yes", "smooth_no"])
     assert (raw[test] > 0).any()
-    votes, classes = find_labels(store, ["smooth", "class"])
+    votes, classes = find_labels(JoinedStores([store]), ["smooth", "class"])
     assert (votes.values[test] == 0).all()
     assert np.array_equal(votes.values[~test], raw[~test])
     assert (classes.values[test] == -1).all()
@@ -47,7 +49,7 @@ def test_labels_outside_training_are_hidden(tiny_store: Path) -> None:
 
 def test_labelled_rows_are_counted_by_question(tiny_store: Path) -> None:
     store = Store(tiny_store)
-    votes, classes = find_labels(store, ["smooth", "arms", "class"])
+    votes, classes = find_labels(JoinedStores([store]), ["smooth", "arms", "class"])
     train = store.split_codes() == 0
     raw = store.table("votes").counts(store.ids, votes.columns)[train]
     assert votes.rows_of() == {"smooth": int((raw[:, :2].sum(1) > 0).sum()), "arms": int((raw[:, 2:].sum(1) > 0).sum())}
@@ -56,19 +58,19 @@ def test_labelled_rows_are_counted_by_question(tiny_store: Path) -> None:
 
 
 def test_row_columns_of_whole_numbers_are_classes(tiny_store: Path) -> None:
-    (night,) = find_labels(Store(tiny_store), ["night"])
-    assert (night.classes, night.table, night.note) == (("0", "1"), "", "")
+    (night,) = find_labels(JoinedStores([Store(tiny_store)]), ["night"])
+    assert (night.classes, night.tables, night.note) == (("0", "1"), ((),), "")
 
 
 def test_no_names_are_no_labels(tiny_store: Path) -> None:
-    assert find_labels(Store(tiny_store), []) == []
+    assert find_labels(JoinedStores([Store(tiny_store)]), []) == []
 
 
 def test_numbers_with_gaps_are_classes_too(tmp_path: Path, make_store: Any) -> None:
     path = make_store(tmp_path / "s.zarr")
     rows = {"id": [f"g{i}" for i in range(20)], "kind": [float(i % 3) for i in range(20)]}
     write_table(path, "later", pa.table(rows))
-    (kind,) = find_labels(Store(path), ["kind"])
+    (kind,) = find_labels(JoinedStores([Store(path)]), ["kind"])
     assert kind.classes == ("0.0", "1.0", "2.0")
     assert kind.labelled == 16
 
@@ -86,14 +88,70 @@ def test_numbers_with_gaps_are_classes_too(tmp_path: Path, make_store: Any) -> N
 )
 def test_what_is_no_label_is_refused(names: list[str], message: str, tiny_store: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_labels(Store(tiny_store), names)
+        find_labels(JoinedStores([Store(tiny_store)]), names)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, make_store: Any) -> JoinedStores:
+    """Two stores of 60: the second has no class `spiral`, another order of classes, and a question of its own."""
+    folder = tmp_path_factory.mktemp("pair")
+    first, second = (Store(make_store(folder / f"{name}.zarr", seed=i)) for i, name in enumerate("ab"))
+    ids = [f"g{i}" for i in range(60)]
+    classes = pa.table({"id": ids, "class": ["round", "barred", "edge-on"] * 20})
+    write_table(second.path, "labels", classes, note="by a student")
+    bar = LabelSchema("bars", (Question("bar", ("yes", "no")),))
+    write_table(second.path, "votes-2", pa.table({"id": ids, "bar_yes": [3] * 60, "bar_no": [1] * 60}), schema=bar)
+    numbers = [None if i % 3 else 1 for i in range(60)]
+    write_table(first.path, "kinds", pa.table({"id": ids, "kind": pa.array([1, 2] * 30)}))
+    write_table(second.path, "kinds", pa.table({"id": ids, "kind": pa.array(numbers)}))
+    return JoinedStores([first, second])
+
+
+def test_classes_are_numbered_over_all_stores(pair: JoinedStores) -> None:
+    (found,) = find_labels(pair, ["class"])
+    assert found.classes == ("barred", "edge-on", "round", "spiral")
+    assert (found.tables, found.note) == ((("labels",), ("labels",)), "by a student")
+    raw = np.concatenate([store.column("class") for store in pair.stores])
+    train = np.concatenate([store.split_codes() == 0 for store in pair.stores])
+    for value, number, used in zip(raw, found.values, train, strict=True):
+        assert (number == -1) if value is None or not used else found.classes[number] == value
+    assert found.labelled == found.rows.sum() == (found.values >= 0).sum()
+
+
+def test_whole_numbers_with_and_without_gaps_are_the_same_classes(pair: JoinedStores) -> None:
+    (found,) = find_labels(pair, ["kind"])
+    assert found.classes == ("1.0", "2.0")
+    assert set(found.values[60:].tolist()) == {-1, 0}
+
+
+def test_a_store_without_a_question_is_unlabelled_in_it(pair: JoinedStores) -> None:
+    votes, bars = find_labels(pair, ["bar", "arms"])[::-1]
+    assert (votes.name, bars.name) == ("arms", "bar")
+    assert (bars.values[:60] == 0).all()
+    assert bars.rows_of() == {"bar": 48}
+    assert bars.tables == ((), ("votes-2",))
+    assert votes.tables == (("votes",), ("votes",))
+    for k, store in enumerate(pair.stores):
+        counts = store.table("votes").counts(store.ids, votes.columns)
+        counts[store.split_codes() != 0] = 0
+        assert np.array_equal(votes.values[60 * k : 60 * (k + 1)], counts)
+
+
+def test_one_name_for_two_questions_is_refused(pair: JoinedStores, tmp_path: Path, make_store: Any) -> None:
+    other = Store(make_store(tmp_path / "c.zarr", seed=2))
+    schema = LabelSchema("tiny", (Question("smooth", ("yes", "no", "unsure")),))
+    votes = pa.table({"id": ["g0", "g1"], "smooth_yes": [1, 2], "smooth_no": [1, 2], "smooth_unsure": [0, 1]})
+    write_table(other.path, "votes", votes, schema=schema)
+    joined = JoinedStores([pair.stores[0], other])
+    with pytest.raises(ConfigError, match=r"--labels smooth: in .*a.zarr .*answers yes, no, in .*c.zarr .*unsure"):
+        find_labels(joined, ["smooth"])
 
 
 def test_withdrawn_samples_teach_nothing(tiny_store: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_store, tmp_path / "copy.zarr"))
-    votes, classes = find_labels(Store(copy), ["smooth", "class"])
+    votes, classes = find_labels(JoinedStores([Store(copy)]), ["smooth", "class"])
     labelled = int(np.flatnonzero((classes.values >= 0) & (votes.values > 0).any(axis=1))[0])
     remove(copy, [Store(copy).ids[labelled]], "blurred")
-    later = find_labels(Store(copy), ["smooth", "class"])
+    later = find_labels(JoinedStores([Store(copy)]), ["smooth", "class"])
     assert [labels.labelled for labels in later] == [votes.labelled - 1, classes.labelled - 1]
     assert later[1].values[labelled] == -1

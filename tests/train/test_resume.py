@@ -276,7 +276,7 @@ def test_a_checkpoint_of_another_store_or_of_other_labels_or_samples_is_refused(
     out, other = tmp_path / "run", make_store(tmp_path / "other.zarr", seed=1)
     mine = make_store(tmp_path / "mine.zarr")
     stop_after(2, out, tiny_run, monkeypatch, data=mine, labels=["class"])
-    with pytest.raises(RunError, match="made with store '"):
+    with pytest.raises(RunError, match="made with stores \\['"):
         tiny_run(out, resume=True, data=other)
     remove(mine, ["g2"], "blurred")
     with pytest.raises(RunError, match="made with withdrawn samples 'none', this run has '"):
@@ -284,7 +284,7 @@ def test_a_checkpoint_of_another_store_or_of_other_labels_or_samples_is_refused(
     ids = [f"g{i}" for i in range(60)]
     write_table(mine, "later", pa.table({"id": ids, "score": [0.5] * 60}))
     write_table(mine, "labels", pa.table({"id": ids, "class": ["a", "b"] * 30}))
-    with pytest.raises(RunError, match="made with label tables"):
+    with pytest.raises(RunError, match="made with tables "):
         tiny_run(out, resume=True)
 
 
@@ -330,3 +330,59 @@ def test_steps_before_a_failure_of_the_loader_are_kept(
     assert json.loads((out / "cost.json").read_text())["steps"] == 4
     assert tiny_run(out, resume=True).finished
     assert_equal_runs(finished, out)
+
+
+DRAWN: dict[str, dict[str, Any]] = {
+    "mixture": {"sampling__rates": [3, 1], "sampling__balance": "class", "labels": ["class"]},
+    "weighted": {"sampling__weights": "smooth_yes"},
+    "labelled": {"sampling__labelled_share": 0.25, "labels": ["class"]},
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, make_store: Callable[..., Path]) -> list[Path]:
+    return [tiny_store, make_store(tmp_path_factory.mktemp("other") / "other.zarr", seed=1, each=20)]
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_run_that_draws_its_samples_goes_on_the_same(
+    kind: str, tmp_path: Path, tiny_run: Any, pair: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pair if kind == "mixture" else pair[:1]
+    whole = tmp_path / "whole"
+    tiny_run(whole, data=data, **DRAWN[kind])
+    for workers, taken in {"mixture": ((0, 4), (1, 5)), "weighted": ((0, 7), (1, 2)), "labelled": ((0, 5),)}[kind]:
+        parts = tmp_path / f"parts-{workers}"
+        stop_after(taken, parts, tiny_run, monkeypatch, data=data, compute__workers=workers, **DRAWN[kind])
+        assert tiny_run(parts, data=data, resume=True).finished
+        assert_equal_runs(whole, parts)
+
+
+def test_a_run_that_draws_otherwise_is_refused_by_what_differs(
+    tmp_path: Path, tiny_run: Any, pair: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the loader counts what steps have taken: batches that a worker made ahead are not in it."""
+    from sciencessl.store.reader import Store
+
+    out, stores = tmp_path / "run", [Store(path) for path in pair]
+    stop_after(3, out, tiny_run, monkeypatch, data=pair, compute__workers=1, **DRAWN["mixture"])
+    assert load_checkpoint(checkpoint_path(out, 3))["sciencessl"]["loader"] == [
+        {"stores": [store.digest], "tables": [{"labels": store.table("labels").digest}], "samples": taken}
+        for store, taken in zip(stores, (18, 6), strict=True)
+    ]
+    text = (out / "config.yaml").read_text()
+    for old, new, message in (
+        ("  rates:\n  - 3\n", "  rates:\n  - 2\n", r"samples in part 1 of its order 18, this run has 16"),
+        ("  balance: class\n", "  balance: night\n", r"made with sampling '80 samples, .*, rates 3, 1, weights"),
+        ("exponent: 1.0", "exponent: 0.5", r"made with sampling '80 samples, .*, rates 3, 1, weights"),
+        ("balance: class\n", "balance: ''\n", r"made with sampling .* this run has '80 samples, .* rates 3, 1'"),
+    ):
+        assert old in text
+        (out / "config.yaml").write_text(text.replace(old, new))
+        with pytest.raises(RunError, match=message):
+            tiny_run(out, resume=True)
+    (out / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"learns from .*tiny.zarr, .*other.zarr; --data names 1 stores, expected 2"):
+        tiny_run(out, resume=True, data=pair[:1])
+    with pytest.raises(RunError, match="made with stores in part 1 of its order"):
+        tiny_run(out, resume=True, data=pair[::-1])

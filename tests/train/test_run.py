@@ -53,8 +53,9 @@ def test_the_exported_encoder_is_the_trained_one_and_loads_elsewhere(finished: P
     card = read_model(finished)
     assert (card.domain, card.method, card.backbone, card.field) == ("galaxy", "byol", "test_resnet", "image")
     assert (card.steps, card.images, card.channels) == (9, 72, ("r", "g", "b"))
-    assert card.store_digest == Store(tiny_store).digest
-    assert set(card.table_digests) == {"labels", "votes"}
+    (record,) = card.stores
+    assert (record.path, record.digest) == (str(tiny_store), Store(tiny_store).digest)
+    assert record.tables == Store(tiny_store).table_digests()
     assert card.label_columns == ("smooth_yes", "smooth_no", "arms_1", "arms_2", "arms_more", "class")
     assert card.label_note == "drawn at random"
     assert set(card.label_rows) == {"smooth", "arms", "class"}
@@ -141,7 +142,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, tiny_run: Any) -> None:
         ({"optim__base_lrr": 1}, r"no setting named 'optim.base_lrr'. Did you mean 'optim.base_lr'\?"),
         ({"options__hiden": 1}, r"Did you mean 'options.hidden'\?"),
         ({"labels": ["smoth"]}, r"no such question or column. Did you mean 'smooth'\? Questions: smooth, arms"),
-        ({"labels": ["one"]}, r"--labels one: .*1 classes \('same' alone\); a label needs two or more"),
+        ({"labels": ["one"]}, r"--labels one: .*1 classes \('same' alone\); give a column with two or more"),
         ({"labels": ["test-only"]}, r"--labels test-only: .*holds 0 classes"),
         ({"labels": ["mag"]}, r"--labels mag: .*measurements such as"),
         ({"labels": ["id"]}, r"--labels id: .*names, not classes"),
@@ -331,3 +332,40 @@ def test_the_collapse_warning_reaches_result_and_log(
     assert result.warnings[0].startswith("step 2: the representation is collapsing")
     assert f"warning: {result.warnings[0]}" in told
     assert "is collapsing" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_balanced_run_says_what_it_does_everywhere(tmp_path: Path, tiny_run: Any, finished: Path) -> None:
+    out, told = tmp_path / "run", list[str]()
+    tiny_run(out, tell=told.append, steps=None, epochs=0.5, sampling__balance="class", labels=["smooth"])
+    cost = json.loads((out / "cost.json").read_text())
+    told = [line for line in told if not line.startswith("note: ")]
+    assert cost["sampling"] == told
+    assert told[0] == "an epoch is 48 draws from 48 samples, balanced by class"
+    assert sum("times an epoch" in line for line in told) == 5  # three classes, none, and the extremes
+    log = (out / "train.log").read_text()
+    assert all(line in log for line in told)
+    assert (cost["epoch_samples"], cost["epochs"], cost["steps"]) == (48, 0.5, 3)
+    card = read_model(out)
+    assert card.label_columns == ("smooth_yes", "smooth_no", "class")
+    assert card.label_rows["class"] == 32
+    assert card.sampling == told[0]
+    assert "each of split=train once" in (finished / "train.log").read_text()
+    assert read_model(finished).sampling == ""
+
+
+def test_two_stores_are_one_run(tmp_path: Path, tiny_run: Any, tiny_store: Path, make_store: Any) -> None:
+    other = make_store(tmp_path / "other.zarr", seed=1, each=20)
+    out = tmp_path / "run"
+    told: list[str] = []
+    data = [tiny_store, other]
+    found = tiny_run(out, data=data, tell=told.append, dry_run=True, sampling__rates=["3", "1"])
+    assert (found.epoch_samples, found.epochs) == (80, 9 * 8 / 80)
+    assert list(found.sampling) == told[2:]  # after a note on each store, that it was never audited
+    assert told[2].startswith("an epoch is 80 draws: 75.0% tiny.zarr (1.25 passes over 48 samples), 25.0% other.zarr")
+    tiny_run(out, data=data, steps=2)
+    assert yaml.safe_load((out / "config.yaml").read_text())["data"] == [str(path) for path in data]
+    card = read_model(out)
+    assert [(store.path, store.digest) for store in card.stores] == [(str(p), Store(p).digest) for p in data]
+    assert card.label_rows["class"] == 32 + sum(
+        value is not None for value in Store(other).column("class")[Store(other).split("train").all()]
+    )

@@ -1,0 +1,140 @@
+"""The nested groups of a run's settings: optimiser, sampling, compute, log. Each checks its own rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sciencessl.errors import ConfigError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+
+
+def require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:
+    """Refuse a setting that breaks its rule.
+
+    Raises:
+        ConfigError: With its name, its value, the rule and what to do.
+    """
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}; it must be {rule}. Fix: {fix}.")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule.
+
+    Attributes:
+        name: `lars` as in the BYOL paper, or `adamw` for small batches.
+        base_lr: Learning rate for a batch of 256; the peak is base_lr * batch / 256.
+        weight_decay: Of weights; biases and norm parameters have none.
+        momentum: Of LARS; first beta of AdamW.
+        warmup: Fraction of the run in which the learning rate rises, 0 to 1.
+    """
+
+    name: Literal["lars", "adamw"] = "lars"
+    base_lr: float = 0.2
+    weight_decay: float = 1.5e-6
+    momentum: float = 0.9
+    warmup: float = 0.01
+
+    def __post_init__(self) -> None:
+        rate = self.base_lr
+        require(0 < rate < math.inf, "optim.base_lr", rate, "above 0", "the BYOL paper uses 0.2 with lars")
+        require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)", "the usual value is 0.9")
+        require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a fraction in [0, 1]", "the usual value is 0.01")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How training samples are drawn. Without any of these, each sample of split=train comes once an epoch.
+
+    Attributes:
+        balance: Column of classes, clusters or groups that are to come equally often, or nearer to it than they do.
+        exponent: Of the balance, 0 to 1: n samples of a class come n ** (1 - exponent) times, in proportion.
+        weights: Column of numbers, 0 or more: how often each sample comes, relative to the others.
+        labelled_share: Share of each batch that has a label for the label term, above 0 and below 1; 0: as they come.
+        rates: Whole numbers, one a store: 3 1 draws three samples of the first for each of the second. Without them
+            several stores are drawn from as if they were one.
+    """
+
+    balance: str = ""
+    exponent: float = 1.0
+    weights: str = ""
+    labelled_share: float = 0.0
+    rates: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.exponent <= 1, "sampling.exponent", self.exponent, "in [0, 1]",
+            "0 leaves classes as they come, 0.5 tempers them, 1 makes them equal",
+        )
+        require(
+            self.exponent == 1 or bool(self.balance), "sampling.exponent", self.exponent, "given with sampling.balance",
+            "name the column to balance",
+        )
+        require(
+            not (self.balance and self.weights), "sampling.weights", self.weights,
+            f"alone, without sampling.balance {self.balance!r}, since both say how often a sample comes",
+            "give one of them, or a column of weights that balances too: each weight over the size of its class",
+        )
+        require(
+            0 <= self.labelled_share < 1, "sampling.labelled_share", self.labelled_share, "0, or above 0 and below 1",
+            "try 0.25; 0 lets labelled samples come as they do",
+        )
+        require(
+            all(rate >= 1 for rate in self.rates), "sampling.rates", list(self.rates), "whole numbers of 1 or more",
+            "leave a store out of --data that is not to be drawn from",
+        )
+        require(
+            not (self.rates and self.labelled_share), "sampling.rates", list(self.rates),
+            f"alone, without sampling.labelled_share {self.labelled_share:g}, since both divide each batch",
+            "give the share and no rates; or, where one store holds the labels, rates that give it that share",
+        )
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where and how it is computed. `auto` is measured once, at the start of a new run, and stored resolved.
+
+    Attributes:
+        precision: `float32`, `bfloat16` (autocast) or `auto`.
+        memory_format: `contiguous`, `channels_last` or `auto`.
+        device: `cpu`, `cuda` or `auto`.
+        threads: Threads of torch on the CPU; 0 means all cores.
+        workers: Loader processes; -1 means one less than the cores, at least 1, at most 8.
+    """
+
+    precision: Precision = "auto"
+    memory_format: MemoryFormat = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    workers: int = -1
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, "compute.threads", self.threads, "0 or more", "0 means all cores")
+        require(self.workers >= -1, "compute.workers", self.workers, "-1 or more", "-1 chooses")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """How often what is written, in steps.
+
+    Attributes:
+        every: Metrics.
+        monitor_every: Collapse gauge.
+        checkpoint_every: Checkpoints; the last two are kept.
+    """
+
+    every: int = 10
+    monitor_every: int = 50
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            require(value >= 1, f"log.{entry.name}", value, "1 step or more", "the default is a good start")
