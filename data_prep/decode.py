@@ -24,7 +24,7 @@ MAX_STORED_BYTES = 64 * 2**20
 """Most bytes of one stored image, a quarter of a row."""
 # No EPS, PDF, WMF or PSD: they start interpreters or hold documents rather than images.
 _WANTED = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-# Loads every plug-in now: threads that open their first file would otherwise load them at the same time.
+# Loads every plug-in: only then does Pillow know which formats it opens.
 Image.init()
 FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 """Formats that are opened; AVIF only where Pillow was built with it. MPO comes in through JPEG."""

@@ -112,4 +112,4 @@ def test_the_printed_lines_make_the_store_that_one_process_makes(
     assert Store(tmp_path / "s.zarr").digest == whole.manifest_digest, told  # type: ignore[union-attr]
     assert "nothing to do" not in told
     assert "--dependency=afterany:77 --time=5 --wrap bash" in told
-    assert all(word in told for word in ("part 0/2 of s.zarr: 8 rows written", "part 1/2 of s.zarr: "))
+    assert "part 0/2 of s.zarr: 8 rows written, 0 were there" in told
