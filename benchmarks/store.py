@@ -47,7 +47,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.writer import PreparedSample, create_store, write_row
 
-BATCH, CROP_PX, SHORT_PX, LONG_PX = 256, 224, 256, 341
+BATCH, CROP_PX, SHORT_PX, LONG_PX = 64, 224, 256, 341
 ROW_IMAGES, TAR_IMAGES, CRC_BYTES = 8192, 1000, 4 * 2**20
 WINDOW_BYTES, SHUFFLE_BUFFER = 8 * 2**20, 1000
 CUTOUT, CUTOUTS, CUTOUT_BATCH = (5, 64, 64), 4096, 64
@@ -235,9 +235,13 @@ class Photographs:
         return self._batches(crop(decode(entry["image"]), rng) for entry in data)
 
     def _batches(self, images: Iterator[np.ndarray]) -> int:
+        """Collated as ours are: each image is copied into its place, channels last."""
         count = len(self.payloads) // BATCH
         for _ in range(count):
-            np.ascontiguousarray(np.stack([next(images) for _ in range(BATCH)]).transpose(0, 3, 1, 2))
+            batch = np.empty((BATCH, CROP_PX, CROP_PX, 3), np.uint8)
+            for row in range(BATCH):
+                batch[row] = next(images)
+            torch.from_numpy(batch).permute(0, 3, 1, 2)
         return count * BATCH
 
 
