@@ -96,6 +96,9 @@ def test_what_pretraining_saw(card: ModelCard) -> None:
     assert card_sentences(plain) == [
         "12,800 images, repeats counted, in 100 steps, from split=train of gz.zarr (digest ab12).", "No labels.",
     ]  # fmt: skip
+    two = replace(plain, stores=(*plain.stores, StoreRecord("b.zarr", "cd34")), sampling="an epoch is 40 draws")
+    assert card_sentences(two)[0].endswith("from split=train of gz.zarr (digest ab12) and b.zarr (digest cd34).")
+    assert card_sentences(two)[2] == "An epoch is 40 draws."
     hybrid = replace(plain, label_rows={"bar": 1200, "round": 3}, label_note="simulated votes", init_from="old")
     assert card_sentences(hybrid)[1:] == [
         "Labels: bar (1,200 rows), round (3 rows). simulated votes.",

@@ -166,3 +166,19 @@ def test_curves_rise_in_labels_and_keep_their_order(full_result: TransferResult)
     assert all([row.n_labels for row in rows] == [20, 60, 200, 2853] for rows in found)
     assert words.curve_name("byol", "knn") == "byol, knn"
     assert words.curve_name("scratch", "scratch") == "scratch"
+
+
+def test_how_samples_were_drawn_is_said_where_it_is_not_each_once() -> None:
+    cost = {"images_seen": 96, "steps": 6, "epoch_samples": 40, "sampling": ["an epoch is 40 draws", "  more"]}
+    plain = {"batch": 16, "sampling": {"balance": "", "exponent": 1.0, "rates": [], "labelled_share": 0.0}}
+    drawn = {"batch": 16, "data": ["a.zarr", "b.zarr"], "sampling": {"balance": "class"}}
+    assert "2.0 passes over 48 training samples" in words.length_sentence(plain, cost, 48, 6, True)
+    assert words.length_sentence(drawn, cost, 48, 6, True) == (
+        "It took 6 steps of 16 images, 96 images seen, 2.4 epochs; an epoch is 40 draws."
+    )
+    assert words.seen_sentence(drawn, "by hand", [], "run") == (
+        "Pretraining read the images of split=train, as often as column class says, and no labels (by hand)."
+    )
+    assert "on split=train of a.zarr and b.zarr (galaxy domain)" in words.training_sentence("r", drawn, "galaxy", True)
+    assert not words.drawn_otherwise(plain)
+    assert not words.drawn_otherwise({})
