@@ -10,9 +10,10 @@ from the page cache, and a neighbour on the machine must not count.
 
 - bytes: every image of the data set as bytes, in stored order, checksums verified. Alternatives: `tarfile`, one read of
   each row with its CRC32C and slicing (`plain_read_crc`), one file an image (`loose_files`).
-- loader: a shuffled epoch of decoded images, each cropped to 224 px and flipped (the same function for all).
-  Alternatives: the same function on bytes in memory (`bare_decode`), `webdataset` with a shuffle buffer of 1000,
-  `litdata` with shuffle and chunks of 64 MB.
+- loader: a shuffled epoch of decoded images, each cropped to 224 px and flipped (the same function for all), in
+  batches. Alternatives: decode and crop of bytes in memory, without batches (`bare_decode`); `webdataset` with a
+  shuffle buffer of 1000 and `litdata` with shuffle and chunks of 64 MB, as their documentation uses them, so each with
+  its own decoder; and both handing bytes to our decoder (`*_our_decoder`), which leaves only what a loader adds to it.
 - cutouts: 5 x 64 x 64 float32 in batches of 64, in stored order and in a shuffled epoch.
 """
 
@@ -160,8 +161,9 @@ class Photographs:
     def _write_litdata(self) -> None:
         from litdata import optimize
 
-        optimize(fn=_read_file, inputs=[str(path) for path in sorted((self.work / "loose").iterdir())],
-                 output_dir=str(self.work / "litdata"), chunk_bytes="64MB", num_workers=1)
+        files = [str(path) for path in sorted((self.work / "loose").iterdir())]
+        for name, function in (("litdata", _read_image), ("litdata_our_decoder", _read_file)):
+            optimize(fn=function, inputs=files, output_dir=str(self.work / name), chunk_bytes="64MB", num_workers=1)
 
     def store_bytes(self) -> int:
         """Ours: windows of 8 MiB through the reader that training uses."""
@@ -218,21 +220,36 @@ class Photographs:
         return count
 
     def webdataset(self) -> int:
-        """A shuffled epoch of its default pipeline, in batches."""
+        """A shuffled epoch of its default pipeline."""
+        rng = np.random.default_rng(0)
+        return self._batches(crop(image, rng) for (image,) in self._webdataset().decode("rgb8").to_tuple("jpg"))
+
+    def webdataset_our_decoder(self) -> int:
+        """The same without its decoder."""
+        rng = np.random.default_rng(0)
+        return self._batches(crop(decode(raw), rng) for (raw,) in self._webdataset().to_tuple("jpg"))
+
+    def _webdataset(self) -> Any:
         import webdataset
 
-        rng = np.random.default_rng(0)
         shards = [str(path) for path in sorted(self.work.glob("*.tar"))]
-        data = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(SHUFFLE_BUFFER).to_tuple("jpg")
-        return self._batches(crop(decode(raw), rng) for (raw,) in data)
+        return webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(SHUFFLE_BUFFER)
 
     def litdata(self) -> int:
-        """A shuffled epoch of its streaming data set, in batches."""
+        """A shuffled epoch of its streaming data set, which decodes images as (3, H, W) tensors."""
+        rng = np.random.default_rng(0)
+        return self._batches(crop(np.ascontiguousarray(entry["image"].permute(1, 2, 0)), rng)
+                             for entry in self._litdata("litdata"))
+
+    def litdata_our_decoder(self) -> int:
+        """The same with images stored as bytes."""
+        rng = np.random.default_rng(0)
+        return self._batches(crop(decode(entry["image"]), rng) for entry in self._litdata("litdata_our_decoder"))
+
+    def _litdata(self, name: str) -> Any:
         from litdata import StreamingDataset
 
-        rng = np.random.default_rng(0)
-        data = StreamingDataset(str(self.work / "litdata"), shuffle=True)
-        return self._batches(crop(decode(entry["image"]), rng) for entry in data)
+        return StreamingDataset(str(self.work / name), shuffle=True)
 
     def _batches(self, images: Iterator[np.ndarray]) -> int:
         """Collated as ours are: each image is copied into its place, channels last."""
@@ -247,6 +264,12 @@ class Photographs:
 
 def _read_file(path: str) -> dict[str, bytes]:
     return {"image": Path(path).read_bytes()}
+
+
+def _read_image(path: str) -> dict[str, Any]:
+    from PIL import Image
+
+    return {"image": Image.open(path)}
 
 
 def cutouts_in_order(store: Store) -> int:
@@ -293,7 +316,8 @@ def measure(work: Path, images: int, rounds: int) -> dict[str, Any]:
     total = sum(map(len, data.payloads))
     read = rates({name: getattr(data, name) for name in ("store_bytes", "tarfile", "plain_read_crc", "loose_files")},
                  rounds)
-    loaded = rates({name: getattr(data, name) for name in ("loader", "bare_decode", *data.peers)}, rounds)
+    peers = [f"{name}{decoder}" for name in data.peers for decoder in ("", "_our_decoder")]
+    loaded = rates({name: getattr(data, name) for name in ("loader", "bare_decode", *peers)}, rounds)
     cutouts = write_cutouts(work / "cutouts.zarr")
     read_cutouts = {"in_order": partial(cutouts_in_order, cutouts), "shuffled": partial(cutouts_shuffled, cutouts)}
     stamps = rates(read_cutouts, rounds)

@@ -132,37 +132,6 @@ def feistel(x: Int64, n: Int64 | int, key: UInt64 | int) -> Int64:
     return out
 
 
-@dataclass(frozen=True)
-class FeistelPermutation:
-    """A keyed bijection of [0, n) in constant memory.
-
-    Attributes:
-        n: Size of the range, 1 to 2**40.
-        key: 64-bit key, as from `derive_key`.
-
-    Raises:
-        ConfigError: For n outside its range.
-    """
-
-    n: int
-    key: int
-
-    def __post_init__(self) -> None:
-        _check_size("FeistelPermutation", self.n)
-
-    def __call__(self, x: Any) -> Any:
-        """The image of an integer (as int) or of an integer array (as int64 of the same shape).
-
-        Raises:
-            IndexError: For a value outside [0, n).
-        """
-        values = np.asarray(x, dtype=np.int64)
-        if values.size and (values.min() < 0 or values.max() >= self.n):
-            raise IndexError(f"permutation of [0, {self.n}) got {int(values.min())} to {int(values.max())}.")
-        out = feistel(values.reshape(-1), self.n, self.key & _WORD).reshape(values.shape)
-        return int(out) if out.ndim == 0 and not isinstance(x, np.ndarray) else out
-
-
 def _check_size(where: str, n: int) -> None:
     if not 1 <= n <= LARGEST:
         raise ConfigError(f"{where}: n must be 1 to 2**40 samples, got {n}; an empty split has no order.")

@@ -116,9 +116,10 @@ def pretrain(
         start_server()
     standings = [check_audit(Store(path), accept=accept_leak or resume) for path in full.run.data]
     leak = "; ".join(standing.leak for standing in standings if standing.leak)
-    if not resume:  # it was told when the run began
-        for line in (line for standing in standings for line in standing.lines):
-            tell(line)
+    for standing in standings:
+        if standing.leak or not resume:  # the rest was told when the run began
+            for line in standing.lines:
+                tell(line)
     with _threads(full.run.compute.threads):
         if resume:
             return _continue(run, full, leak, tell)
