@@ -24,7 +24,7 @@ import numpy as np
 
 from sciencessl.data.mixture import Mixture, mix_stores
 from sciencessl.data.order import Order, SampleOrder
-from sciencessl.data.weights import WeightedOrder, Weights, WeightSums, sum_weights
+from sciencessl.data.weights import WeightedOrder, Weights, WeightSums, sum_weights, weighted_order
 
 BATCH = 4096
 COMPARED = 10**6
@@ -53,7 +53,7 @@ def plain(n: int, _: WeightSums | None) -> Order:
 def weighted(n: int, sums: WeightSums | None) -> WeightedOrder:
     """Samples by weight; the sums are known."""
     assert sums is not None
-    return WeightedOrder(Order(n, seed=0, batch=BATCH), Weights(SimulatedWeights(n)), sums)
+    return weighted_order(Weights(SimulatedWeights(n)), 0, BATCH, sums=sums)
 
 
 def mixed(n: int, _: WeightSums | None) -> Mixture:

@@ -241,21 +241,20 @@ class Order(SampleOrder):
 
     Global sample number g = step * batch + j counts on across epochs: epoch e = g // n, so every sample occurs exactly
     once an epoch and none is dropped. Tickets are runs of m = batch / S sample numbers; ticket q belongs to slot
-    q mod S and, inside an epoch, to stream q mod V with V = streams_per_slot * S. Streams own contiguous ranges of the
-    epoch's dealt sequence: its units of u = max(1, min(longest_run, n // (16 V))) consecutive samples in keyed order,
-    and last the n mod u samples that fill no unit. Inside a stream samples are permuted within mixing blocks of
-    `mix_units` units. Units have the same borders in every epoch, so that a loader can read and keep them whole: at
-    any time the blocks of all streams, mix_units * V * u samples, are in use.
+    q mod S and ticket number q of an epoch to its stream q mod S. Streams own contiguous ranges of the epoch's dealt
+    sequence: its units of u = max(1, min(longest_run, n // (16 S))) consecutive samples in keyed order, and last the
+    n mod u samples that fill no unit. Inside a stream samples are permuted within mixing blocks of `mix_units` units.
+    Units have the same borders in every epoch, so that a loader can read and keep them whole: at any time the blocks
+    of all streams, mix_units * S * u samples, are in use.
 
     Epochs that do not start on a ticket boundary begin with the rest of the ticket that the last epoch left: a slot
-    thus reads `streams_per_slot` streams in every epoch.
+    thus reads one stream in every epoch.
 
     Attributes:
         n: Samples of split=train, 1 to 2**40.
         seed: Of the run.
         batch: Global batch size.
         longest_run: Most samples that are worth reading in one piece; `sciencessl.data.runs.longest_run` knows.
-        streams_per_slot: Streams that one slot visits in turn.
         mix_units: Units in a mixing block.
         slots: S, a divisor of batch; None means gcd(batch, 64). Saved with a run: it decides the order.
 
@@ -267,13 +266,12 @@ class Order(SampleOrder):
     seed: int
     batch: int
     longest_run: int = LONGEST_RUN
-    streams_per_slot: int = 1
     mix_units: int = 4
     slots: int | None = None
 
     def __post_init__(self) -> None:
         _check_size("Order", self.n)
-        for name in ("batch", "longest_run", "streams_per_slot", "mix_units"):
+        for name in ("batch", "longest_run", "mix_units"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Order: {name} must be at least 1, got {getattr(self, name)}.")
         cut_batch("Order", self.batch, self.slots)
@@ -289,14 +287,9 @@ class Order(SampleOrder):
         return self.batch // self.slot_count
 
     @cached_property
-    def stream_count(self) -> int:
-        """V = streams_per_slot * S."""
-        return self.streams_per_slot * self.slot_count
-
-    @cached_property
     def unit(self) -> int:
         """u: consecutive samples that are dealt as one piece."""
-        return max(1, min(self.longest_run, self.n // (UNITS * self.stream_count)))
+        return max(1, min(self.longest_run, self.n // (UNITS * self.slot_count)))
 
     @property
     def length(self) -> int:
@@ -315,25 +308,19 @@ class Order(SampleOrder):
 
     def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
         """(stop - start,) int64 epochs and positions in [0, n) of samples number `start` to `stop`."""
-        epoch, within = self._numbers(0, start, stop)
-        return epoch, self._locate(epoch, within)
-
-    def _numbers(self, step: int, start: int, stop: int) -> tuple[Int64, Int64]:
         # Python integers up to here: the sample number of a long run may not fit 64 bits, its epoch and rest do.
-        epoch, first = divmod(step * self.batch + start, self.n)
+        before, first = divmod(start, self.n)
         ahead, within = np.divmod(first + np.arange(stop - start, dtype=np.int64), self.n)
-        return epoch + ahead, within
-
-    def _locate(self, epoch: Int64, within: Int64) -> Int64:
-        stream, ordinal, length, start = self._ticket(epoch, within)
-        return self._deal(epoch, start + self._blend(epoch, stream, ordinal, length))
+        epoch = before + ahead
+        stream, ordinal, length, begin = self._ticket(epoch, within)
+        return epoch, self._deal(epoch, begin + self._blend(epoch, stream, ordinal, length))
 
     def _ticket(self, epoch: Int64, within: Int64) -> tuple[Int64, Int64, Int64, Int64]:
         """Stream, ordinal inside it, its length in this epoch and where its range starts in the dealt sequence."""
         # `left`: samples of the epoch's first ticket that the last epoch has taken; epoch * n may exceed 64 bits.
         m = self.ticket_size
         left = (epoch % m) * (self.n % m) % m
-        stream = (within + left) // m % self.stream_count
+        stream = (within + left) // m % self.slot_count
         before = self._held(left, stream)
         after = self._held(left + self.n, stream)
         ordinal = self._held(within + left, stream) - before
@@ -342,12 +329,12 @@ class Order(SampleOrder):
 
     def _held(self, count: Int64, stream: Int64) -> Int64:
         """How many of the first `count` tickets' samples fall to a stream."""
-        turns, rest = np.divmod(count, self.ticket_size * self.stream_count)
+        turns, rest = np.divmod(count, self.batch)
         return turns * self.ticket_size + np.clip(rest - stream * self.ticket_size, 0, self.ticket_size)
 
     def _below(self, count: Int64, stream: Int64) -> Int64:
         """How many of them fall to all streams before it: the sum of `_held`, in closed form."""
-        turns, rest = np.divmod(count, self.ticket_size * self.stream_count)
+        turns, rest = np.divmod(count, self.batch)
         return turns * self.ticket_size * stream + np.minimum(rest, stream * self.ticket_size)
 
     def _blend(self, epoch: Int64, stream: Int64, ordinal: Int64, length: Int64) -> Int64:

@@ -42,7 +42,7 @@ def sample_bytes(store: Store | JoinedStores) -> int:
     return max(1, sum(receipt.payload_bytes for receipt in receipts) // max(samples, 1))
 
 
-def longest_run(store: Store | JoinedStores, batch: int, slots: int | None = None) -> int:
+def longest_run(store: Store | JoinedStores, batch: int, slots: int | None = None, parts: int = 1) -> int:
     """Samples of the longest run that an order over a store should deal: what is in use then fits `IN_USE_BYTES`.
 
     Where all of the store does, nothing but `RUN_BYTES` bounds a run.
@@ -50,13 +50,14 @@ def longest_run(store: Store | JoinedStores, batch: int, slots: int | None = Non
     Args:
         store: One store, or several joined.
         batch: Global batch size.
-        slots: As in `Order`: more slots are more streams, and shorter runs.
+        slots: As in `Order`: each is a stream, so more slots make shorter runs.
+        parts: Orders of a mixture, each with streams of its own.
 
     Raises:
         ConfigError: For slots that do not divide the batch.
         StoreError: When a receipt is missing or damaged.
     """
-    streams = cut_batch("longest_run", batch, slots) * Order.streams_per_slot
+    streams = cut_batch("longest_run", batch, slots) * parts
     size = sample_bytes(store)
     fits = size * len(store) <= IN_USE_BYTES
     return max(1, (RUN_BYTES if fits else min(RUN_BYTES, IN_USE_BYTES // (streams * (Order.mix_units + 1)))) // size)

@@ -158,11 +158,13 @@ class WeightedOrder(SampleOrder):
         order: Of the draws; `order.n` is how many there are in an epoch.
         weights: Of the samples.
         sums: `sum_weights(weights)`.
+        run: Samples that are read in one piece.
     """
 
     order: Order
     weights: Weights
     sums: WeightSums
+    run: int
 
     @property
     def seed(self) -> int:  # type: ignore[override]
@@ -192,8 +194,7 @@ class WeightedOrder(SampleOrder):
     @cached_property
     def passes(self) -> int:
         """How often the heaviest sample comes in an epoch at most, were its count not rounded."""
-        # Less a little: rounding must not make two passes of equal weights, which are exactly one.
-        return min(self.length, max(1, math.ceil(self._scale * self.sums.largest / self.resolution - 2**-10)))
+        return _passes(self.length, self.sums)
 
     def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
         """(stop - start,) int64 turns and positions of the draws; a turn counts epochs and repeats inside them."""
@@ -204,10 +205,9 @@ class WeightedOrder(SampleOrder):
         return epoch * (self.passes + 1) + (point - bound) // self.resolution, position
 
     def run_of(self, positions: Int64) -> tuple[Int64, Int64]:
-        """(K,) int64 runs of `order.longest_run` samples: draws that come together lie in few of them."""
-        size = self.order.longest_run
-        first = positions // size * size
-        return first, np.minimum(first + size, self.sums.n)
+        """(K,) int64 runs of `run` samples: draws that come together lie in few of them."""
+        first = positions // self.run * self.run
+        return first, np.minimum(first + self.run, self.sums.n)
 
     def _spread(self, place: Int64) -> Int64:
         """Place in the passes, which lie one after the other -> number of the draw along the store."""
@@ -262,6 +262,11 @@ class WeightedOrder(SampleOrder):
         return derive_key("draws", self.seed), derive_key("points", self.seed)
 
 
+def _passes(draws: int, sums: WeightSums) -> int:
+    # Less a little: rounding must not make two passes of equal weights, which are exactly one.
+    return min(draws, max(1, math.ceil(draws * sums.largest / float(sums.before[-1]) - 2**-10)))
+
+
 def _below(key: UInt64, room: Int64 | np.int64) -> Int64:
     """A number in [0, room) from a key; room is at most 2**20, so that the remainder's bias is below 2**-44."""
     return (key % np.asarray(room).astype(np.uint64)).astype(np.int64)
@@ -288,4 +293,8 @@ def weighted_order(
     """
     sums = sums or sum_weights(weights)
     count = sums.positive if draws is None else draws
-    return WeightedOrder(Order(count, seed, batch, longest_run, slots=slots), weights, sums)
+    # A unit holds draws of one pass, which lie so many samples apart. It spans as many samples as a run has and so
+    # lies in two as a rule: with runs half as long what is in use is no more than an `Order` has.
+    run = max(1, longest_run // 2)
+    apart = max(1.0, _passes(count, sums) * sums.n / max(count, 1))
+    return WeightedOrder(Order(count, seed, batch, max(1, int(run / apart)), slots=slots), weights, sums, run)

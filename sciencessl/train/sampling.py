@@ -102,7 +102,7 @@ class Sampling:
         rates = self.order.rates if isinstance(self.order, Mixture) else ()
         sums = [part.sums.digest for part in self.parts if isinstance(part, WeightedOrder)]
         dealt = [part.order if isinstance(part, WeightedOrder) else part for part in self.parts]
-        units = [f"{part.unit} in {part.stream_count} streams" for part in dealt if isinstance(part, Order)]
+        units = [f"{part.unit} in {part.slot_count} streams" for part in dealt if isinstance(part, Order)]
         said = [f"{sum(self.sizes)} samples", f"units of {' and '.join(units)}"]
         said += [f"rates {', '.join(map(str, rates))}"] if rates else []
         said += [f"weights {' '.join(sums)}"] if sums else []
@@ -133,7 +133,7 @@ def make_sampling(store: JoinedStores, labels: Sequence[LabelSet], run: RunConfi
     )
     column = _read_column(store, settings)
     labelled = _labelled(store, labels) if settings.labelled_share else None
-    longest = longest_run(store, run.batch, slots)
+    longest = longest_run(store, run.batch, slots, parts=len(settings.rates) or 1 + bool(settings.labelled_share))
     whole = None if column is None else column.weights(0, sum(sizes))
     order: SampleOrder
     if settings.rates:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sciencessl.data import runs as module
+from sciencessl.data.mixture import mix_stores
 from sciencessl.data.order import Order
 from sciencessl.data.runs import RunCache, longest_run, sample_bytes
 from sciencessl.errors import ConfigError
@@ -150,9 +151,21 @@ def test_runs_in_use_fit_the_budget(
     monkeypatch.setattr(Store, "__len__", lambda store: 10**9)
     run = longest_run(Store(tiny_store), batch)
     order = Order(10**9, 0, batch, run)
-    assert (order.mix_units + 1) * order.stream_count * order.unit * size <= module.IN_USE_BYTES
+    assert (order.mix_units + 1) * order.slot_count * order.unit * size <= module.IN_USE_BYTES
     assert order.unit * size <= module.RUN_BYTES
     assert 2 * order.unit * size > min(module.RUN_BYTES, 2**20)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_runs_in_use_of_a_mixture_fit_the_budget_of_one_order(
+    tiny_store: Path, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "sample_bytes", lambda store: 31_000)
+    monkeypatch.setattr(Store, "__len__", lambda store: 10**9)
+    run = longest_run(Store(tiny_store), 256, parts=parts)
+    mixture = mix_stores([10**8] * parts, [1] * parts, 0, 256, longest_run=run)
+    held = sum((part.mix_units + 1) * part.slot_count * part.unit for part in mixture.parts)
+    assert module.IN_USE_BYTES / 2 < held * 31_000 <= module.IN_USE_BYTES
 
 
 def test_runs_of_a_store_that_fits_as_a_whole_are_as_long_as_a_read_is_worth(tiny_store: Path) -> None:

@@ -181,6 +181,26 @@ class TestOrder:
         plain = Order(order.length, 2, 32)
         assert np.array_equal(order.positions(9), np.flatnonzero(chosen)[plain.positions(9)])
 
+    @pytest.mark.parametrize(
+        "weights",
+        [
+            np.ones(60_000), np.arange(60_000) % 10 == 0, 1.0 + np.arange(60_000) % 20,
+            np.where(np.arange(60_000) % 10, 1.0, 40.0), np.where(np.arange(60_000) < 6000, 40.0, 1.0),
+        ],
+        ids=["equal", "tenth", "uniform", "scattered", "sorted"],
+    )
+    def test_no_more_samples_are_in_use_than_in_a_plain_order(self, weights: np.ndarray) -> None:
+        """However heavy some are: a loader that keeps this much reads a run once for all draws of a mixing block."""
+        longest, batch, slots = 64, 64, 4
+        order = weighted_order(Weights(weights), 0, batch, slots=slots, longest_run=longest)
+        block = order.order.mix_units * order.order.unit // order.order.ticket_size
+        for start in (0, 200):
+            found = [order.run_of(order.positions(step)) for step in range(start, start + max(1, block))]
+            first, stop = (np.concatenate(side) for side in zip(*found, strict=True))
+            used, where = np.unique(first, return_index=True)
+            # In the time of a block a stream sees two of them, each of mix_units units and a piece of another.
+            assert (stop[where] - used).sum() <= 2 * (order.order.mix_units + 1) * slots * longest
+
 
 class Simulated:
     """A billion weights that are computed when asked for: every tenth sample weighs six times the others."""
@@ -206,7 +226,7 @@ def test_a_billion_samples_cost_no_pass_little_memory_and_little_time() -> None:
     sums = Simulated().sums(-(-(10**9) // 2**21))
     tracemalloc.start()
     began = time.process_time()
-    order = WeightedOrder(Order(10**9, 0, 4096), Weights(Simulated()), sums)
+    order = weighted_order(Weights(Simulated()), 0, 4096, sums=sums)
     found = np.concatenate([order.positions(step) for step in (0, 123_456_789)])
     elapsed = time.process_time() - began
     peak = tracemalloc.get_traced_memory()[1]

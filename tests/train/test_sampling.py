@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.config import RunConfig
-from sciencessl.data.mixture import Mixture
+from sciencessl.data import runs
 from sciencessl.data.order import Order
 from sciencessl.data.runs import longest_run
+from sciencessl.data.weights import WeightedOrder
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.setting_groups import SamplingConfig
 from sciencessl.store.joined import JoinedStores
@@ -136,6 +137,15 @@ def test_with_rates_each_store_is_balanced_by_itself(pair: JoinedStores) -> None
         shares = [draws[part][classes[part] == name].sum() for name in ("round", "edge-on", "spiral")]
         np.testing.assert_allclose(shares, shares[0])
         assert draws[part].sum() == pytest.approx(112 * total)
+
+
+@pytest.mark.parametrize(("kind", "parts"), [({}, 1), ({"rates": (3, 1)}, 2), ({"labelled_share": 0.25}, 2)])
+def test_the_parts_of_a_mixture_share_what_a_loader_keeps(
+    kind: dict[str, Any], parts: int, pair: JoinedStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "IN_USE_BYTES", 5 * BATCH * 2 * runs.sample_bytes(pair))
+    longest = {part.run if isinstance(part, WeightedOrder) else part.longest_run for part in sample(pair, **kind).parts}
+    assert longest == {2 // parts}
 
 
 def test_a_store_without_the_column_is_drawn_from_evenly_at_its_rate(pair: JoinedStores) -> None:
