@@ -41,17 +41,25 @@ def begin(out: Path, plan: Plan, overwrite: bool) -> zpack.StoreHeader:
         StoreError: As `find_begun`.
     """
     header = find_begun(out, plan, overwrite)
-    if header is not None and (header.sealed or any((out / "receipts").glob("*.json"))):
+    if header is not None and header.sealed:
         return header
-    # Laid beside and renamed: a kill never leaves half a header, and what is deleted here is always a store.
-    fresh = out.with_name(f".{out.name}.begin")
-    shutil.rmtree(fresh, ignore_errors=True)
+    # Laid beside and renamed, renamed and deleted beside: whenever a kill comes, what has the name is a whole store.
+    fresh, gone = out.with_name(f".{out.name}.begin"), out.with_name(f".{out.name}.gone")
+    _delete(fresh, gone)
+    if header is not None and any((out / "receipts").glob("*.json")):
+        return header
     out.parent.mkdir(parents=True, exist_ok=True)
     create_store(fresh, plan.header, plan.row_bytes)
     if out.exists():
-        shutil.rmtree(out)
+        out.rename(gone)
     fresh.rename(out)
+    _delete(gone)
     return plan.header
+
+
+def _delete(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_begun(out: Path, plan: Plan, overwrite: bool = False) -> zpack.StoreHeader | None:

@@ -108,7 +108,8 @@ def _try(engine: Engine, source: Source, inputs: Sequence[Input]) -> _Tried:
         found = cast("_Tried", engine.call(_read, (source, left), 0))
     except WorkerDied as died:
         raise StoreError(f"nothing can be estimated: each process that tried {died}.") from None
-    return replace(found, refused={**found.refused, CRASHED: len(inputs) - len(left)})
+    crashed = len(inputs) - len(left)  # 0 where a process died once
+    return replace(found, refused={**found.refused, CRASHED: crashed}) if crashed else found
 
 
 def _read(source: Source, inputs: Sequence[Input], tell: Tell = silent) -> _Tried:

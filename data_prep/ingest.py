@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,8 +92,10 @@ def _content(entry: Input, reader: Reader) -> bytes:
         raise Refused("missing-file", str(error)) from error
     except (RuntimeError, NotImplementedError) as error:
         raise Refused("unsupported", str(error)) from error
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise Refused("corrupt", str(error)) from error
+    except MemoryError as error:
+        raise Refused("too-large", f"{entry.size} bytes do not fit in memory") from error
+    except Exception as error:  # hostile archives raise anything from KeyError to zlib.error
+        raise Refused("corrupt", f"{type(error).__name__}: {error}"[:200]) from error
 
 
 @dataclass(frozen=True)

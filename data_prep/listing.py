@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
+import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -234,9 +235,13 @@ class Reader:
         """The whole content.
 
         Raises:
-            OSError, RuntimeError, zipfile.BadZipFile: As the file system or the archive says.
+            OSError: As the file system says; also for a pipe or a device, which might never end.
+            Exception: Whatever an archive that is damaged, or is another by now, makes `zipfile` and its decompressors
+                raise.
         """
         if not ref.member:
+            if not stat.S_ISREG(os.stat(ref.path).st_mode):
+                raise OSError(f"{ref.path!r} is no regular file")
             return Path(ref.path).read_bytes()
         if ref.path not in self._archives:
             self._archives[ref.path] = zipfile.ZipFile(ref.path)

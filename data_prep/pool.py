@@ -18,6 +18,7 @@ from sciencessl.errors import ConfigError, StoreError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _START = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # sent to the whole group, and the starter's affair
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from sciencessl.data_prep.worker import serve; serve()"
 )
@@ -140,7 +141,8 @@ class Processes:
 class _Process:
     def __init__(self) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            # -P: a pickle.py or signal.py in the current folder is not ours to run.
+            [sys.executable, "-P", "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
         )
         assert self._child.stdin is not None
@@ -163,7 +165,14 @@ class _Process:
     def ask(self, function: Callable[..., Any], arguments: Sequence[Any], tell: Tell) -> tuple[str, Any]:
         """Send a call, pass on what is told, and return (kind, value)."""
         try:
-            send(self._calls, (function, tuple(arguments)))
+            raw = pickle.dumps((function, tuple(arguments)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"the source cannot be sent to another process ({error}). Its `read` must be a function of a module, "
+                "or a method of an object that pickles; --workers 0 prepares in this process."
+            ) from error
+        try:
+            send(self._calls, raw)
             while True:
                 kind, value = pickle.loads(receive(self._answers))
                 if kind != TOLD:
@@ -171,11 +180,6 @@ class _Process:
                 tell(value)
         except (OSError, EOFError):
             raise WorkerDied(self._end()) from None
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                f"the source cannot be sent to another process ({error}). Its `read` must be a function of a module, "
-                "or a method of an object that pickles; --workers 0 prepares in this process."
-            ) from error
 
     def _end(self) -> str:
         self.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import signal
 import sys
 import threading
 import time
@@ -23,20 +22,18 @@ DONE, FAILED, TOLD = "done", "failed", "told"
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def send(stream: BinaryIO, value: object) -> None:
-    """Write one value.
+def send(stream: BinaryIO, raw: bytes) -> None:
+    """Write one pickle.
 
     Raises:
         OSError: When nobody reads any more.
-        Exception: Whatever pickling raises; then nothing was written.
     """
-    raw = pickle.dumps(value)
     stream.write(len(raw).to_bytes(LENGTH_BYTES, "little") + raw)
     stream.flush()
 
 
 def receive(stream: BinaryIO) -> bytes:
-    """The pickle of the next value.
+    """The next pickle.
 
     Raises:
         EOFError: When the other end is gone.
@@ -67,11 +64,10 @@ def serve() -> None:
     """Answer calls from stdin on stdout until stdin ends, which it does with the process at its other end."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not come between answers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to the whole group; who started us decides what it means
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(calls,), daemon=True).start()
     use_one_core()
-    send(answers, DONE)
+    send(answers, pickle.dumps(DONE))
     while True:
         _answer(answers, calls.get())
 
@@ -92,18 +88,28 @@ def _answer(answers: BinaryIO, raw: bytes) -> None:
         nonlocal told
         if time.monotonic() - told >= TELL_SECONDS:
             told = time.monotonic()
-            send(answers, (TOLD, done))
+            send(answers, pickle.dumps((TOLD, done)))
 
     try:
         function, arguments = pickle.loads(raw)
-        answer = (DONE, function(*arguments, tell=tell))
+        answer = pickle.dumps((DONE, function(*arguments, tell=tell)))
     except Exception as error:
         if not isinstance(error, SciencesslError):  # a bug: ours say all that there is to say
             error.add_note("in a worker process:\n" + traceback.format_exc())
-        answer = (FAILED, error)
+        answer = _failure(error)
     try:
         send(answers, answer)
     except OSError:
         os._exit(1)  # nobody is there to be told
-    except Exception as error:  # an error that does not pickle
-        send(answers, (FAILED, RuntimeError(f"{type(error).__name__}: {error}; answer was {answer[1]!r}")))
+
+
+def _failure(error: Exception) -> bytes:
+    """An answer that arrives: some errors do not pickle, and others do but cannot be built again from it."""
+    try:
+        raw = pickle.dumps((FAILED, error))
+        pickle.loads(raw)
+    except Exception:
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+        told.__notes__ = getattr(error, "__notes__", [])
+        raw = pickle.dumps((FAILED, told))
+    return raw

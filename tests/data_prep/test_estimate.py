@@ -60,8 +60,13 @@ def test_time_is_shared_among_workers_and_array_tasks(
 def test_an_input_that_ends_its_process_does_not_end_the_estimate(
     deadly: str, make_spec: Any, write_images: Any, tmp_path: Path
 ) -> None:
-    folder = write_images([*(f"{i}.jpg" for i in range(9)), "kills.jpg"])
     spec = make_spec(sources={"images": deadly})
+    folder = write_images([*(f"{i}.jpg" for i in range(9)), "once.jpg"])
+    tried_twice = prepare(spec, [folder], tmp_path / "s.zarr", PrepareSettings(), dry_run=True)
+    assert (folder / "already").exists()
+    assert tried_twice.refused == {}  # type: ignore[union-attr]
+    (folder / "already").unlink()
+    (folder / "once.jpg").rename(folder / "kills.jpg")
     found = prepare(spec, [folder], tmp_path / "s.zarr", PrepareSettings(), dry_run=True)
     assert isinstance(found, PrepareEstimate)
     assert (found.refused, found.tried) == ({"crashed": 1}, 10)

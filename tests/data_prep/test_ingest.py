@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +88,40 @@ def test_damaged_archive_members_are_refused(make_spec: Make, encode: Any, tmp_p
     items = read(source)
     source.close()
     assert [items["1"].reason, type(items["2"])] == ["corrupt", PreparedSample]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archive_members_that_no_longer_unpack_or_are_gone_are_refused(
+    make_spec: Make, encode: Any, tmp_path: Path, method: int
+) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("1.jpg", encode(1, size=(64, 64)))
+        archive.writestr("2.jpg", encode(2))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + b"\xff" * 60 + whole[100:])
+    source = images(make_spec(), [path], PrepareSettings())
+    items = read(source)
+    source.close()
+    assert [type(items["1"]), type(items["2"])] == [Refusal, PreparedSample]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("2.jpg", encode(2))
+    items = read(source)
+    source.close()
+    assert [items["1"].reason, type(items["2"])] == ["corrupt", PreparedSample]  # type: ignore[union-attr]
+    path.write_bytes(b"no archive at all")
+    assert {item.reason for item in read(source).values()} == {"corrupt"}  # type: ignore[union-attr]
+
+
+def test_what_might_never_end_is_refused_unread(make_spec: Make, write_images: Write) -> None:
+    folder = write_images(["1.jpg"])
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zeros.jpg").symlink_to("/dev/zero")
+    items = read(images(make_spec(), [folder], PrepareSettings()))
+    assert isinstance(items.pop("1"), PreparedSample)
+    assert [items[name].detail for name in ("pipe", "zeros")] == [  # type: ignore[union-attr]
+        f"'{folder}/pipe.jpg' is no regular file", f"'{folder}/zeros.jpg' is no regular file"
+    ]
 
 
 def test_settings_hold_what_changes_pixels_and_splits_only(make_spec: Make, write_images: Write) -> None:

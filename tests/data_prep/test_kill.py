@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -34,10 +36,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(photos: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(photos: Path, out: Path, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "sciencessl", "prepare", "web", str(photos), "--out", str(out), "--workers", "2",
-         "--resize-px", str(RESIZE_PX)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+         "--resize-px", str(RESIZE_PX)], stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
 
 
@@ -112,6 +115,28 @@ def test_killed_at_a_random_moment_it_goes_on_to_the_same_store_and_its_workers_
     assert (found["killed"], found["workers"], found["sealed"]) == (True, 2, False)
     assert found["rows"] > rows
     assert found["digest"] == whole
+
+
+@pytest.mark.parametrize("hang", [False, True])
+def test_interrupting_ends_it_and_its_workers_even_if_they_hang_with_a_word(
+    photos: Path, tmp_path: Path, hang: bool
+) -> None:
+    out = tmp_path / "s.zarr"
+    child = start(photos, out, subprocess.PIPE)
+    try:
+        # Workers that start are interrupted, too, and have nothing to say to it.
+        wait_for(lambda: bool(list(out.glob("receipts/*.json")) if hang else children(child.pid)), child)
+        workers = children(child.pid)
+        for pid in workers if hang else ():
+            os.kill(pid, signal.SIGSTOP)
+        os.killpg(child.pid, signal.SIGINT)
+        told = child.communicate(timeout=20)[1].decode()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    assert (child.returncode, len(workers) > 0) == (130, True), told
+    assert told == "interrupted; the same command goes on where it stopped (pretrain: add --resume)\n"
+    require_gone(workers)
 
 
 @pytest.mark.slow

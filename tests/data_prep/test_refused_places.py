@@ -6,10 +6,8 @@ import ctypes
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,21 +98,3 @@ def test_a_store_that_is_finished_is_not_locked(photos: Path, tmp_path: Path) ->
         assert prepare(SPEC, [photos], out, settings).nothing_to_do  # type: ignore[union-attr]
         with pytest.raises(StoreError, match="being written by another process"):
             prepare(SPEC, [photos], out, PrepareSettings(workers=0, overwrite=True))
-
-
-def test_interrupting_ends_it_and_its_workers_with_a_word(photos: Path, tmp_path: Path) -> None:
-    (photos / "slow").mkdir()
-    os.mkfifo(photos / "slow" / "waits.jpg")  # reading it waits for a writer that never comes
-    child = subprocess.Popen(
-        [sys.executable, "-m", "sciencessl", "prepare", "web", str(photos), "--out", str(tmp_path / "s.zarr"),
-         "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )
-    while child.poll() is None and not list((tmp_path / "s.zarr").glob("receipts/*.json")):
-        time.sleep(0.01)
-    os.killpg(child.pid, signal.SIGINT)
-    _, told = child.communicate(timeout=20)
-    assert child.returncode == 130
-    assert "interrupted; the same command goes on where it stopped" in told
-    assert "Traceback" not in told
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
