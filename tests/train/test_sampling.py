@@ -13,6 +13,7 @@ import pytest
 
 from sciencessl.config import RunConfig
 from sciencessl.data import runs
+from sciencessl.data.mixture import Mixture
 from sciencessl.data.order import Order
 from sciencessl.data.runs import longest_run
 from sciencessl.data.weights import WeightedOrder
