@@ -144,9 +144,10 @@ def test_with_rates_each_store_is_balanced_by_itself(pair: JoinedStores) -> None
 def test_the_parts_of_a_mixture_share_what_a_loader_keeps(
     kind: dict[str, Any], parts: int, pair: JoinedStores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "IN_USE_BYTES", 5 * BATCH * 2 * runs.sample_bytes(pair))
-    monkeypatch.setattr(JoinedStores, "__len__", lambda store: 10**6)  # or all of it would fit
-    longest = {part.run if isinstance(part, WeightedOrder) else part.longest_run for part in sample(pair, **kind).parts}
+    # Two samples for each of five runs in each of eight slots: less than both stores hold.
+    monkeypatch.setattr(runs, "IN_USE_BYTES", 2 * 5 * 8 * runs.sample_bytes(pair))
+    dealt = sample(pair, batch=8, **kind).parts
+    longest = {part.run if isinstance(part, WeightedOrder) else part.longest_run for part in dealt}
     assert longest == {2 // parts}
 
 
