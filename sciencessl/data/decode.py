@@ -105,4 +105,5 @@ def _from_array(payload: np.ndarray, field: FieldSpec) -> np.ndarray:
         raise StoreError(
             f"an array of shape {payload.shape} cannot fill a field of kind {field.kind!r} and shape {expected}."
         )
-    return np.ascontiguousarray(np.moveaxis(payload, 0, -1))
+    # A copy even of one channel: the loader keeps what it reads, and views may work in place.
+    return np.array(np.moveaxis(payload, 0, -1), order="C")

@@ -100,7 +100,7 @@ class RunCache:
         self.nbytes = 0
 
     def __call__(self, positions: Int64, first: Int64, stop: Int64) -> Read:
-        """The samples at positions, in the order asked for. Arrays are the caller's own.
+        """The samples at positions, in the order asked for. Arrays are read-only, as they are kept.
 
         Args:
             positions: (K,) positions in the split.
@@ -120,8 +120,7 @@ class RunCache:
             index[where], keys[where] = run.index[local], run.keys[local]
             for name, values in run.payloads.items():
                 for place, at in zip(where.tolist(), local.tolist(), strict=True):
-                    value = values[at]
-                    payloads[name][place] = value if isinstance(value, bytes) else value.copy()
+                    payloads[name][place] = values[at]
         return Read(index, keys, payloads)
 
     def _runs(self, first: Int64, stop: Int64) -> Iterator[tuple[Int64, Read]]:
@@ -159,10 +158,13 @@ class RunCache:
                 found = self._store.consecutive(name, first, stop)
                 # Arrays of one read are views of one: of a few among many, copies let the others go.
                 few = len(places) < len(found)
-                values += [_own(found[place]) if few else found[place] for place in places]
+                values += [_kept(found[place], few) for place in places]
         given = {name: [values[place] for place in back] for name, values in payloads.items()}
         return Read(index, self._store.keys(index), given)
 
 
-def _own(payload: bytes | np.ndarray) -> bytes | np.ndarray:
-    return payload if isinstance(payload, bytes) else payload.copy()
+def _kept(payload: bytes | np.ndarray, copy: bool) -> bytes | np.ndarray:
+    if isinstance(payload, np.ndarray):
+        payload = payload.copy() if copy else payload
+        payload.flags.writeable = False
+    return payload
