@@ -13,6 +13,7 @@ import pytest
 
 from sciencessl.config import RunConfig
 from sciencessl.data import runs
+from sciencessl.data.mixture import Mixture
 from sciencessl.data.order import Order
 from sciencessl.data.runs import longest_run
 from sciencessl.data.weights import WeightedOrder
@@ -143,8 +144,9 @@ def test_with_rates_each_store_is_balanced_by_itself(pair: JoinedStores) -> None
 def test_the_parts_of_a_mixture_share_what_a_loader_keeps(
     kind: dict[str, Any], parts: int, pair: JoinedStores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "IN_USE_BYTES", 5 * BATCH * 2 * runs.sample_bytes(pair))
-    longest = {part.run if isinstance(part, WeightedOrder) else part.longest_run for part in sample(pair, **kind).parts}
+    monkeypatch.setattr(runs, "IN_USE_BYTES", 5 * 8 * 2 * runs.sample_bytes(pair))
+    order = sample(pair, batch=8, **kind)
+    longest = {part.run if isinstance(part, WeightedOrder) else part.longest_run for part in order.parts}
     assert longest == {2 // parts}
 
 
@@ -213,6 +215,27 @@ def test_the_words_of_weights_count_those_that_never_come(pair: JoinedStores) ->
     most, least = (len(positive) * value / weights.sum() for value in (positive.max(), positive.min()))
     assert last.endswith(f"comes {most:.2f} times an epoch, the least frequent {least:.2f} times; "
                          f"{112 - len(positive)} samples never come")
+
+
+def test_the_words_of_a_mixture_count_passes_over_samples_that_come(pair: JoinedStores) -> None:
+    weights = train_column(pair, "only-a")[:48]
+    some = int((weights > 0).sum())
+    first, last = sampling_words(sample(pair, rates=(1, 1), weights="only-a"), pair)
+    half = (some + 64) / 2
+    assert first == (f"an epoch is {some + 64} draws: 50.0% a.zarr ({half / some:.2f} passes over {some} samples), "
+                     f"50.0% b.zarr ({half / 64:.2f} passes over 64 samples), within each by the weights only-a")
+    assert last.endswith(f"; {48 - some} samples never come")
+
+
+def test_a_sample_that_comes_once_in_a_thousand_epochs_is_not_said_to_come_never(
+    tmp_path: Path, make_store: Any
+) -> None:
+    store = Store(make_store(tmp_path / "s.zarr"))
+    weights = np.ones(len(store))
+    weights[store.split("train").all()[0]] = 0.001
+    write_table(store.path, "w", pa.table({"id": store.ids, "w": weights}))
+    one = JoinedStores([store])
+    assert sampling_words(sample(one, weights="w"), one)[-1].endswith("the least frequent 0.001 times")
 
 
 def test_of_many_classes_the_largest_and_smallest_are_shown(tmp_path: Path, make_store: Any) -> None:
