@@ -73,9 +73,10 @@ def _column(store: Store, name: str, where: str) -> dict[str, Any]:
 def _mixing(store: Store, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """How well batches of split=train would mix rows, groups and classes; empty where there are too few samples."""
     split = store.split("train")
-    batch = min(BATCH, len(split) // 4)
-    if batch < 2:
+    if len(split) < 8:
         return {}
+    # A power of two, as runs have: of an odd batch all comes from one stream, which mixes far less.
+    batch = min(BATCH, 2 ** ((len(split) // 4).bit_length() - 1))
     order, index = Order(len(split), 0, batch, longest_run(store, batch)), split.all()
     codes = {"row": np.searchsorted(store.row_first, index, side="right")}
     for name, described in columns.items():

@@ -124,7 +124,7 @@ def pretrain(
         if resume:
             return _continue(run, full, leak, tell)
         plan = dataclasses.replace(make_plan(full), leak=leak)
-        if plan.sampling.changed:
+        if plan.sampling.changed or len(plan.store.stores) > 1:
             for line in sampling_words(plan.sampling, plan.store):
                 tell(line)
         if dry_run:

@@ -65,12 +65,10 @@ def _epoch(sampling: Sampling, names: Sequence[str]) -> str:
         each = f" ({_listed(sizes, names)})" if len(sizes) > 1 else ""
         return f"an epoch is {order.length:,} draws from {sum(sizes):,} samples{each}, {by}"
     within = f", within each {by}" if by else ""
-    if sampling.labelled is not None:
-        labelled = int(sampling.labelled.sum())
-        sizes, names = (labelled, len(sampling.labelled) - labelled), ("labelled", "unlabelled")
+    names = names if sampling.labelled is None else ("labelled", "unlabelled")
     rated = ", ".join(
-        f"{rate / sum(order.rates):.1%} {name} ({passes:.2f} passes over {size:,} samples)"
-        for rate, name, passes, size in zip(order.rates, names, part_passes(order), sizes, strict=True)
+        f"{rate / sum(order.rates):.1%} {name} ({passes:.2f} passes over {part.length:,} samples)"
+        for rate, name, passes, part in zip(order.rates, names, part_passes(order), order.parts, strict=True)
     )
     return f"an epoch is {order.length:,} draws: {rated}{within}"
 
@@ -110,5 +108,7 @@ def _frequencies(draws: Float64) -> str:
     ever = draws[draws > 0]
     never = len(draws) - len(ever)
     left_out = f"; {never:,} samples never come" if never else ""
-    return (f"  the most frequent sample comes {ever.max():.2f} times an epoch, the least frequent {ever.min():.2f} "
-            f"times{left_out}")
+    # Of a number that two places would show as none, one digit.
+    least = f"{ever.min():.2f}" if ever.min() >= 0.01 else f"{ever.min():.1g}"
+    return (f"  the most frequent sample comes {ever.max():.2f} times an epoch, the least frequent {least} times"
+            f"{left_out}")

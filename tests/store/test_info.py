@@ -84,14 +84,22 @@ def test_mixing_is_scored_for_rows_groups_and_classes(tmp_path: Path, make, samp
     samples = [sample(f"s{i}", kind="abcd"[kinds[i]], group=f"g{i}", note="same") for i in range(count)]
     store = make(tmp_path / "m.zarr", [samples[:60], samples[60:]])
     found = info(store.path)["mixing"]
-    assert found["batch"] == 24
+    assert found["batch"] == 16
     assert list(found["scores"]) == ["row", "group", "kind"]
     assert found["scores"]["group"]["score"] == pytest.approx(1)
-    order, stored = Order(count, 0, 24), store.column("kind")
+    order, stored = Order(count, 0, 16), store.column("kind")
     assert found["scores"]["kind"] == mixing_score(order, np.array(["abcd".index(k) for k in stored]))._asdict()
     assert found["scores"]["row"] == mixing_score(order, (np.arange(count) >= 60).astype(int))._asdict()
     line = next(line for line in info_text(info(store.path)).splitlines() if line.startswith("mixing:"))
-    assert re.match(r"mixing:  row \d\.\d\d ±\d\.\d\d, group 1\.00 ±0\.00, kind .* batches of 24 of split=train", line)
+    assert re.match(r"mixing:  row \d\.\d\d ±\d\.\d\d, group 1\.00 ±0\.00, kind .* batches of 16 of split=train", line)
+
+
+def test_a_small_store_is_scored_as_runs_mix_it(tmp_path: Path, make, sample) -> None:  # type: ignore[no-untyped-def]
+    rows = [[sample(f"s{row}-{i}", kind="a", group=f"g{row}-{i}", note="same") for i in range(10)] for row in range(19)]
+    found = info(make(tmp_path / "m.zarr", rows).path)["mixing"]
+    assert found["batch"] == 32
+    score, error = found["scores"]["row"].values()
+    assert abs(score - 1) < max(4 * error, 0.5)
 
 
 def test_a_store_of_a_few_samples_has_no_mixing_score(survey: Store) -> None:

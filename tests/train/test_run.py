@@ -362,7 +362,9 @@ def test_two_stores_are_one_run(tmp_path: Path, tiny_run: Any, tiny_store: Path,
     assert (found.epoch_samples, found.epochs) == (80, 9 * 8 / 80)
     assert list(found.sampling) == told[2:]  # after a note on each store, that it was never audited
     assert told[2].startswith("an epoch is 80 draws: 75.0% tiny.zarr (1.25 passes over 48 samples), 25.0% other.zarr")
-    tiny_run(out, data=data, steps=2)
+    told.clear()
+    tiny_run(out, data=data, steps=2, tell=told.append)
+    assert "an epoch is 80 samples, each of split=train once: 48 of tiny.zarr, 32 of other.zarr" in told
     assert yaml.safe_load((out / "config.yaml").read_text())["data"] == [str(path) for path in data]
     card = read_model(out)
     assert [(store.path, store.digest) for store in card.stores] == [(str(p), Store(p).digest) for p in data]

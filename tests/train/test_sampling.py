@@ -218,6 +218,27 @@ def test_the_words_of_weights_count_those_that_never_come(pair: JoinedStores) ->
                          f"{112 - len(positive)} samples never come")
 
 
+def test_the_words_of_a_mixture_count_passes_over_samples_that_come(pair: JoinedStores) -> None:
+    weights = train_column(pair, "only-a")[:48]
+    some = int((weights > 0).sum())
+    first, last = sampling_words(sample(pair, rates=(1, 1), weights="only-a"), pair)
+    half = (some + 64) / 2
+    assert first == (f"an epoch is {some + 64} draws: 50.0% a.zarr ({half / some:.2f} passes over {some} samples), "
+                     f"50.0% b.zarr ({half / 64:.2f} passes over 64 samples), within each by the weights only-a")
+    assert last.endswith(f"; {48 - some} samples never come")
+
+
+def test_a_sample_that_comes_once_in_a_thousand_epochs_is_not_said_to_come_never(
+    tmp_path: Path, make_store: Any
+) -> None:
+    store = Store(make_store(tmp_path / "s.zarr"))
+    weights = np.ones(len(store))
+    weights[store.split("train").all()[0]] = 0.001
+    write_table(store.path, "w", pa.table({"id": store.ids, "w": weights}))
+    one = JoinedStores([store])
+    assert sampling_words(sample(one, weights="w"), one)[-1].endswith("the least frequent 0.001 times")
+
+
 def test_of_many_classes_the_largest_and_smallest_are_shown(tmp_path: Path, make_store: Any) -> None:
     store = Store(make_store(tmp_path / "s.zarr"))
     clusters = np.minimum(np.arange(60) // 3, 9)
