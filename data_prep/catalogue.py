@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from sciencessl.data_prep.listing import CATALOGUE_NAMES, TABLE_SUFFIXES, Listing, Reader, absolute, has_suffix
 from sciencessl.data_prep.split import SPLIT_NAMES
 from sciencessl.errors import ConfigError, DataError, MissingExtraError
+from sciencessl.store.files import read_parquet
 
 _LEADING_ZERO = re.compile(r"^[+-]?0[0-9]")
 
@@ -149,7 +149,7 @@ def read_table(content: Path | bytes, where: str) -> pa.Table:
     if has_suffix(where, (".csv", ".tsv", ".txt")):
         return _read_csv(content if isinstance(content, bytes) else content.read_bytes())
     if has_suffix(where, (".parquet", ".pq")):
-        return pq.read_table(pa.BufferReader(content) if isinstance(content, bytes) else content)
+        return read_parquet(content if isinstance(content, bytes) else content.read_bytes())
     if has_suffix(where, (".fits", ".fit", ".fits.gz")):
         return _read_fits(content, where)
     raise ConfigError(f"catalogue {where}: expected a file ending in .csv, .parquet or .fits.")

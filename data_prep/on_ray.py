@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from sciencessl.data_prep.worker import use_one_core
 from sciencessl.errors import ConfigError, MissingExtraError, StoreError
 
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 10
 
 
 class OnRay:
@@ -98,10 +100,22 @@ def _ray() -> Any:
     return ray
 
 
+def _require_answer(address: str) -> None:
+    """Ray itself asks for many minutes whether somebody is there.
+
+    Raises:
+        OSError: When nobody listens at `HOST:PORT` or `ray://HOST:PORT`.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+
+
 def _connect(ray: Any, workers: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     here = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
+        _require_answer(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the cluster of RAY_ADDRESS={address!r} cannot be reached" if address else "Ray cannot start here"

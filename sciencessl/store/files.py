@@ -146,6 +146,18 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
+def read_parquet(raw: bytes) -> pa.Table:
+    """The table that is one Parquet file.
+
+    Without Arrow's threads: one that still holds the bytes when Python ends aborts the process, once in some thirty
+    short ones, after all its work was done (https://github.com/apache/arrow/issues/34314).
+
+    Raises:
+        pyarrow.ArrowException: When the bytes are none.
+    """
+    return pq.read_table(pa.BufferReader(raw), use_threads=False)
+
+
 @contextmanager
 def clear_os_errors(out: Path) -> Iterator[None]:
     """Turn an error of the file system into a `StoreError` that says what is kept and how to go on."""

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 
 from sciencessl.errors import DataError, StoreError
 from sciencessl.store import format as zpack
-from sciencessl.store.files import flush_to_disk, read_file, remove_leftovers, visible_files, write_atomic
+from sciencessl.store.files import (
+    flush_to_disk,
+    read_file,
+    read_parquet,
+    remove_leftovers,
+    visible_files,
+    write_atomic,
+)
 from sciencessl.store.index import IndexWriter, RowIndex, row_index
 from sciencessl.store.repeated import MOST_REPEATED, RepeatedKeys, heads
 
@@ -52,7 +58,7 @@ def read_sidecar(path: Path, receipt: zpack.Receipt, name: str) -> pa.Table:
         raise StoreError(f"{path}: row {receipt.row} lacks its file {name}.") from None
     if zpack.digest(raw) != receipt.files.get(name):
         raise StoreError(f"{path}: row {receipt.row} is damaged: {name} is not the file that was committed.")
-    return pq.read_table(pa.BufferReader(raw))
+    return read_parquet(raw)
 
 
 def read_columns(path: Path, row: int) -> pa.Table:

@@ -11,11 +11,10 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sciencessl.errors import DataError, StoreError, unknown_name
 from sciencessl.spec import LabelSchema
-from sciencessl.store.files import parquet_bytes, read_file, remove_file, sized_files, write_atomic
+from sciencessl.store.files import parquet_bytes, read_file, read_parquet, remove_file, sized_files, write_atomic
 from sciencessl.store.format import canonical_json, digest
 
 REMOVALS = "removals"
@@ -169,7 +168,7 @@ def read_table(store: Path, name: str) -> Table:
     schema = described["schema"]
     return Table(
         name=name,
-        data=pq.read_table(pa.BufferReader(raw)),
+        data=read_parquet(raw),
         schema=None if schema is None else LabelSchema.from_dict(schema),
         derived_from={column: tuple(parents) for column, parents in described["derived_from"].items()},
         note=described["note"],

@@ -13,14 +13,13 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from sciencessl.errors import DataError, StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store import format as zpack
-from sciencessl.store.files import flush_to_disk, parquet_bytes, write_atomic
+from sciencessl.store.files import flush_to_disk, parquet_bytes, read_parquet, write_atomic
 
 Payload = bytes | np.ndarray
 UNSTORABLE = (pa.ArrowException, ValueError, TypeError)
@@ -146,7 +145,7 @@ def write_row(
     }
     for name, content in raw.items():
         write_atomic(path / name, content)
-    stored = pq.read_table(pa.BufferReader(raw[zpack.rows_file(row)]))
+    stored = read_parquet(raw[zpack.rows_file(row)])
     payloads = {name: [sample.payload[name] for sample in ordered] for name in header.fields}
     receipt = zpack.Receipt(
         row=row,

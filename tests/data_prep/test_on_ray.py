@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sciencessl.data_prep.engine import PrepareReport, PrepareSettings, prepare
 from sciencessl.data_prep.on_ray import OnRay
-from sciencessl.errors import ConfigError, MissingExtraError
+from sciencessl.errors import ConfigError, MissingExtraError, StoreError
 
 
 def test_a_process_killed_midway_is_replaced_and_the_store_is_the_same(
@@ -39,6 +41,17 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"--engine ray needs Ray.*pip install 'sciencessl\[cluster\]'"):
         OnRay(2)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://localhost:{}"])
+def test_a_cluster_where_nobody_listens_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        where = address.format(taken.getsockname()[1])
+        monkeypatch.setenv("RAY_ADDRESS", where)
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+        with pytest.raises(StoreError, match=f"RAY_ADDRESS='{where}' cannot be reached: .*refused"):
+            OnRay(1)
 
 
 def test_ray_does_not_run_in_this_process() -> None:

@@ -4,10 +4,18 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from sciencessl.store.files import flush_to_disk, parquet_bytes, remove_leftovers, visible_files, write_atomic
+from sciencessl.store.files import (
+    flush_to_disk,
+    parquet_bytes,
+    read_parquet,
+    remove_leftovers,
+    visible_files,
+    write_atomic,
+)
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_file_is_written_with_its_folder_and_replaced_whole(tmp_path: Path) -> None:
@@ -43,7 +51,14 @@ def test_flushing_leaves_the_bytes_as_they_are(tmp_path: Path) -> None:
 def test_equal_tables_give_equal_parquet_bytes_that_read_back() -> None:
     table = pa.table({"id": ["a", "b"], "x": [1, None]})
     assert parquet_bytes(table) == parquet_bytes(pa.table({"id": ["a", "b"], "x": [1, None]}))
-    assert pq.read_table(pa.BufferReader(parquet_bytes(table))).equals(table)
+    assert read_parquet(parquet_bytes(table)).equals(table)
+
+
+def test_tables_in_memory_are_read_without_threads_which_abort_a_process_that_ends() -> None:
+    sources = [path for folder in ("sciencessl/store", "data_prep") for path in (ROOT / folder).rglob("*.py")]
+    told = {path.name: path.read_text() for path in sources if "read_table(pa.BufferReader" in path.read_text()}
+    assert list(told) == ["files.py"]
+    assert told["files.py"].count("read_table(") == told["files.py"].count("use_threads=False)") == 1
 
 
 def test_hidden_files_and_other_folders_are_not_listed(tmp_path: Path) -> None:
