@@ -71,9 +71,10 @@ def scaled_momentum(tau: float, kappa: float) -> float:
     if kappa == 1.0 or tau == 1.0:
         return tau
     if not KAPPA[0] <= kappa <= KAPPA[1]:
+        ratio = f"{kappa:g} times" if kappa > 1 else f"1/{1 / kappa:g} of"
         raise ConfigError(
-            f"target momentum: the batch is {kappa:g} times the one that tau {tau} belongs to; the rule is trusted "
-            f"from 1/16 to {KAPPA[1]:g} times. Give a tau that belongs to a batch nearer to it."
+            f"target momentum: the batch is {ratio} the one that tau {tau} belongs to; the rule is trusted from 1/16 "
+            f"to {KAPPA[1]:g} times. Give a tau that belongs to a batch nearer to it."
         )
     scaled = float(tau**kappa)
     if scaled < LEAST_MOMENTUM:

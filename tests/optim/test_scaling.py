@@ -147,7 +147,7 @@ def test_weight_decay_shrinks_by_as_much_an_epoch(rule: ScalingRule) -> None:
         (float("nan"), 2, "tau nan"),
         (0.996, 0, "a ratio above 0"),
         (0.996, 8.5, "8.5 times the one that tau 0.996 belongs to; .* from 1/16 to 8 times"),
-        (0.996, 1 / 17, "0.0588235 times"),
+        (0.996, 1 / 17, "the batch is 1/17 of the one"),
         (0.9, 8, "tau 0.9 becomes 0.43 at 8 times its batch, below 0.5"),
         (0.0, 0.5, "becomes 0 at"),
     ],
