@@ -91,6 +91,7 @@ class RunConfig:
             self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,
             f"0 or a divisor of batch={self.batch}", "0 chooses",
         )
+        self.optim.at_batch(self.batch)  # refuses what cannot be scaled
         lengths = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
         require(
             all(0 <= v < math.inf for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sciencessl.errors import ConfigError
+from sciencessl.optim.scaling import Hyperparameters, scale_hyperparameters
+from sciencessl.optim.schedules import ScalingRule
 
 Precision = Literal["auto", "float32", "bfloat16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
@@ -29,10 +31,13 @@ class OptimConfig:
 
     Attributes:
         name: `lars` as in the BYOL paper, or `adamw` for small batches.
-        base_lr: Learning rate for a batch of 256; the peak is base_lr * batch / 256.
+        base_lr: Learning rate for a batch of `reference_batch`; `scaling` makes the peak of it.
         weight_decay: Of weights; biases and norm parameters have none.
         momentum: Of LARS; first beta of AdamW.
         warmup: Fraction of the run in which the learning rate rises, 0 to 1.
+        scaling: `linear`: the peak is base_lr * batch / reference_batch; `sqrt`, for adamw alone: base_lr times the
+            square root of that ratio, with weight decay, betas and epsilon scaled too; `none`: base_lr.
+        reference_batch: Batch that base_lr, and with `sqrt` weight_decay and momentum, belong to.
     """
 
     name: Literal["lars", "adamw"] = "lars"
@@ -40,6 +45,8 @@ class OptimConfig:
     weight_decay: float = 1.5e-6
     momentum: float = 0.9
     warmup: float = 0.01
+    scaling: ScalingRule = "linear"
+    reference_batch: int = 256
 
     def __post_init__(self) -> None:
         rate = self.base_lr
@@ -47,6 +54,23 @@ class OptimConfig:
         require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)", "the usual value is 0.9")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a fraction in [0, 1]", "the usual value is 0.01")
+        require(
+            self.scaling != "sqrt" or self.name == "adamw", "optim.scaling", self.scaling,
+            f"linear or none with {self.name}", "the square-root rule is Adam's; set optim.name to adamw for it",
+        )
+        reference = self.reference_batch
+        require(reference >= 1, "optim.reference_batch", reference, "1 or more", "256 is the usual one")
+
+    def at_batch(self, batch: int) -> Hyperparameters:
+        """Peak learning rate, weight decay, betas and epsilon at a batch, as `scaling` says.
+
+        Raises:
+            ConfigError: When one of Adam's betas would leave [0, 1).
+        """
+        base = Hyperparameters(
+            self.reference_batch, self.base_lr, weight_decay=self.weight_decay, betas=(self.momentum, 0.999)
+        )
+        return scale_hyperparameters(base, batch / self.reference_batch, self.scaling)
 
 
 @dataclass(frozen=True)

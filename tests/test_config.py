@@ -36,8 +36,8 @@ LEAVES = [
     "data", "method", "backbone", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps", "minutes",
     "slots", "branches_on", "init_from", "sampling.balance", "sampling.exponent", "sampling.weights",
     "sampling.labelled_share", "sampling.rates", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
-    "optim.warmup", "compute.precision", "compute.memory_format", "compute.device", "compute.threads",
-    "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",
+    "optim.warmup", "optim.scaling", "optim.reference_batch", "compute.precision", "compute.memory_format",
+    "compute.device", "compute.threads", "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",
 ]
 
 
@@ -51,7 +51,7 @@ def test_the_settings_of_a_run_are_these_and_no_more_than_forty() -> None:
 
 
 def test_the_options_of_the_methods_are_these() -> None:
-    assert leaf_names(ByolOptions) == ["hidden", "out", "tau_base", "tau_schedule"]
+    assert leaf_names(ByolOptions) == ["hidden", "out", "tau_base", "tau_schedule", "tau_batch"]
     assert leaf_names(LabelsOnlyOptions) == []
 
 
@@ -193,6 +193,10 @@ def test_a_run_without_a_config_is_said_to_be_none(tmp_path: Path) -> None:
         ({"optim.weight_decay": -0.1}, "optim.weight_decay is -0.1", "0 or more", "1.5e-6"),
         ({"optim.momentum": 1}, "optim.momentum is 1.0", "in [0, 1)", "0.9"),
         ({"optim.warmup": 1.5}, "optim.warmup is 1.5", "a fraction in [0, 1]", "0.01"),
+        ({"optim.scaling": "sqrt"}, "optim.scaling is 'sqrt'", "linear or none with lars", "optim.name to adamw"),
+        ({"optim.reference_batch": 0}, "optim.reference_batch is 0", "1 or more", "256"),
+        ({"optim.scaling": "sqrt", "optim.name": "adamw", "batch": 4096}, "beta 0.9 becomes -0.6 at 16 times its batch",
+         "in [0, 1)", "optim.reference_batch"),
         ({"compute.threads": -1}, "compute.threads is -1", "0 or more", "0 means"),
         ({"compute.workers": -2}, "compute.workers is -2", "-1 or more", "-1 chooses"),
         *(({f"log.{e.name}": 0}, f"log.{e.name} is 0", "1 step or more", "the default") for e in

@@ -93,6 +93,18 @@ class Method(nn.Module):
         """Compare the views; None for a method that learns from labels alone."""
         return None
 
+    def at_batch(self, batch: int) -> None:
+        """Told, before the first step, how many samples a step has: what belongs to another batch is scaled here.
+
+        Not every caller tells; until then hyperparameters are used as given. Changes no parameter and no buffer.
+
+        Args:
+            batch: Samples of one optimiser step, over all micro-batches.
+
+        Raises:
+            ConfigError: When something cannot be scaled that far.
+        """
+
     def after_step(self, step: int, total: int) -> dict[str, float]:
         """Update what gradient does not, after the optimiser, once a step; return what should be logged.
 

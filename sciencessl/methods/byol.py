@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sciencessl.errors import ConfigError
 from sciencessl.losses.regression import negative_cosine
 from sciencessl.methods.base import Method, Online, PairLoss, mlp
+from sciencessl.optim.scaling import scaled_momentum
 from sciencessl.optim.schedules import target_momentum
 from sciencessl.optim.target import TargetUpdater
 
@@ -26,18 +27,26 @@ class ByolOptions:
         out: Width of a projection.
         tau_base: Target momentum at step 0, in [0, 1].
         tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays.
+        tau_batch: Batch that the momentum belongs to: at another batch B, tau ** (B / tau_batch) is used, so that the
+            target lags by as many samples. 0: tau is used as it is.
     """
 
     hidden: int = 4096
     out: int = 256
     tau_base: float = 0.996
     tau_schedule: Literal["cosine", "constant"] = "cosine"
+    tau_batch: int = 0
 
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.out < 1:
             raise ConfigError(f"options.hidden is {self.hidden}, options.out is {self.out}; both must be 1 or more.")
         if not 0.0 <= self.tau_base <= 1.0:
             raise ConfigError(f"options.tau_base is {self.tau_base}; it must be in [0, 1]. The paper's is 0.996.")
+        if self.tau_batch < 0:
+            raise ConfigError(
+                f"options.tau_batch is {self.tau_batch}; it must be 0 or more. The paper's momentum belongs to 4096; 0 "
+                "leaves it as it is."
+            )
 
 
 class Byol(Method):
@@ -58,6 +67,7 @@ class Byol(Method):
         self.predictor = mlp(options.out, options.hidden, options.out, generator)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self._kappa = 1.0
         self._updater = TargetUpdater(
             [(self.target_encoder, self.encoder), (self.target_projector, self.projector)], buffers="own"
         )
@@ -80,8 +90,15 @@ class Byol(Method):
         rows = (2.0 + 2.0 * first) + (2.0 + 2.0 * second)
         return PairLoss(rows.sum(), (0.5 * (first + second)).detach().sum(), len(first))
 
+    def at_batch(self, batch: int) -> None:
+        """Scale the momentum from `tau_batch` to this batch; the lowest one, at the start, decides what is refused."""
+        kappa = batch / self.options.tau_batch if self.options.tau_batch else 1.0
+        scaled_momentum(self.options.tau_base, kappa)
+        self._kappa = kappa
+
     def after_step(self, step: int, total: int) -> dict[str, float]:
-        """Move the target with the momentum of this step's index."""
+        """Move the target with the momentum of this step's index, scaled to the batch (arXiv 2307.13813)."""
         tau = target_momentum(step, total, self.options.tau_base, self.options.tau_schedule)
+        tau = scaled_momentum(tau, self._kappa)
         self._updater.update(tau)
         return {"tau": tau}

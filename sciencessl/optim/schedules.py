@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from sciencessl.errors import ConfigError, unknown_name
+
+ScalingRule = Literal["linear", "sqrt", "none"]
+SCALING_RULES: tuple[ScalingRule, ...] = get_args(ScalingRule)
 
 
 def target_momentum(step: int, total: int, base: float, kind: Literal["cosine", "constant"] = "cosine") -> float:
@@ -61,20 +64,34 @@ def warmup_cosine(step: int, warmup: int, total: int, peak: float) -> float:
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def peak_learning_rate(base_lr: float, batch: int, reference: int = 256) -> float:
-    """Linear scaling rule: `base_lr * batch / reference`, both in samples a step.
+def peak_learning_rate(base_lr: float, batch: float, reference: float = 256, rule: ScalingRule = "linear") -> float:
+    """The learning rate at a batch, from the one at another batch, by a scaling rule.
+
+    With kappa = batch / reference: `linear` is `kappa * base_lr`, `sqrt` is `sqrt(kappa) * base_lr`, `none` is
+    `base_lr`.
+
+    Args:
+        base_lr: Learning rate at the reference, 0 or more.
+        batch: Samples of a step, 1 or more.
+        reference: Samples of a step that `base_lr` belongs to, 1 or more.
+        rule: One of the three.
 
     Raises:
-        ConfigError: For a batch or reference below 1, or a negative base_lr.
+        ConfigError: For a value outside its range or an unknown rule.
 
-    Source: arXiv 1706.02677; BYOL (arXiv 2006.07733) uses reference 256.
+    Source: linear, for SGD and LARS: arXiv 1706.02677; BYOL (arXiv 2006.07733) uses reference 256. sqrt, for Adam:
+    arXiv 2205.10287, by its abstract.
     """
-    if batch < 1 or reference < 1 or not base_lr >= 0:
+    if not (batch >= 1 and reference >= 1 and base_lr >= 0):
         raise ConfigError(
             f"learning rate: base_lr {base_lr}, batch {batch}, reference {reference}; base_lr must be 0 or more and "
             "the other two 1 or more."
         )
-    return base_lr * batch / reference
+    if rule not in SCALING_RULES:
+        raise ConfigError(unknown_name("scaling rule", rule, SCALING_RULES))
+    if rule == "linear":
+        return base_lr * batch / reference
+    return base_lr * math.sqrt(batch / reference) if rule == "sqrt" else base_lr
 
 
 def epochs_to_steps(epochs: int, samples: int, batch: int) -> int:

@@ -117,12 +117,13 @@ def _steps(plan: Plan, seconds: float | None) -> int:
 def probe_step(plan: Plan) -> Callable[[Batch], None]:
     """A function that takes one step on copies, laid out in memory as the run's are: nothing of the run is touched."""
     method, terms = copy.deepcopy((plan.method, plan.terms))
-    method.to(memory_format=memory_layout(plan.config.run.compute.memory_format))
+    run = plan.config.run
+    method.to(memory_format=memory_layout(run.compute.memory_format))
     for module in (method, *terms):
         module.to(plan.device)
-    optimizer = build_optimizer({"method": method, "terms": torch.nn.ModuleList(terms)}, plan.config.run.optim)
+    optimizer = build_optimizer({"method": method, "terms": torch.nn.ModuleList(terms)}, run.optim, run.batch)
     recipe = make_recipe(plan)
-    accumulate = plan.config.run.accumulate
+    accumulate = run.accumulate
 
     def once(batch: Batch) -> None:
         size = len(batch) // accumulate

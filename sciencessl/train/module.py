@@ -105,7 +105,7 @@ class Pretraining(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over method and label heads."""
-        return build_optimizer({"method": self.method, "terms": self.terms}, self._optim)
+        return build_optimizer({"method": self.method, "terms": self.terms}, self._optim, self.recipe.batch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The step moves what it needs, in the stored dtype."""

@@ -19,7 +19,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
-from sciencessl.optim.schedules import peak_learning_rate, warmup_cosine
+from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
 from sciencessl.samples import Batch
 from sciencessl.setting_groups import OptimConfig
@@ -37,6 +37,8 @@ from sciencessl.views.to_input import fit_stats
 
 STATS_SAMPLES = 512
 """Samples whose pixels set the input statistics: their mean and spread are then known to a few percent."""
+ADDED = ("scaling", "reference_batch", "tau_batch")
+"""Settings that came later and change nothing by default: checkpoints from before them can be continued."""
 
 
 @dataclass
@@ -97,6 +99,7 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     sampling = make_sampling(store, labels, run)
     generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
     method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
+    method.at_batch(run.batch)
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = input_stats(store, domain, full.views)
@@ -163,7 +166,7 @@ def make_recipe(plan: Plan) -> Recipe:
     run = plan.config.run
     function = resolve(plan.domain.to_input)
     layout = memory_layout(run.compute.memory_format)
-    peak = peak_learning_rate(run.optim.base_lr, run.batch)
+    peak = run.optim.at_batch(run.batch).learning_rate
     total = max(run.steps, 1)  # a probe runs before the length is known
     warmup = round(run.optim.warmup * total)
     return Recipe(
@@ -185,14 +188,21 @@ def memory_layout(name: str) -> torch.memory_format:
     return torch.channels_last if name == "channels_last" else torch.contiguous_format
 
 
-def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig) -> torch.optim.Optimizer:
-    """LARS as in the BYOL paper, or AdamW; biases and norms are excluded from decay by the same rule."""
-    groups = parameter_groups(modules, settings.weight_decay)
+def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig, batch: int) -> torch.optim.Optimizer:
+    """LARS as in the BYOL paper, or AdamW; biases and norms are excluded from decay by the same rule.
+
+    Args:
+        modules: What is trained, under names.
+        settings: Of the optimiser.
+        batch: Samples of a step; what the settings scale with it is scaled.
+    """
+    scaled = settings.at_batch(batch)
+    groups = parameter_groups(modules, scaled.weight_decay)
     if settings.name == "lars":
-        return LARS(groups, lr=settings.base_lr, momentum=settings.momentum)
+        return LARS(groups, lr=scaled.learning_rate, momentum=settings.momentum)
     for group in groups:
         group.pop("adapt")
-    return torch.optim.AdamW(groups, lr=settings.base_lr, betas=(settings.momentum, 0.999), fused=True)
+    return torch.optim.AdamW(groups, lr=scaled.learning_rate, betas=scaled.betas, eps=scaled.eps, fused=True)
 
 
 def make_stream(plan: Plan, start: int) -> BatchStream:
@@ -243,17 +253,23 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "backbone": run.backbone,
         "method": run.method,
         "method source": method_source_digest(run.method),
-        "options": repr(plan.config.options),
+        "options": _words(plan.config.options),
         "views": repr(plan.config.views),
         "decoding": _decoding(plan),
         "input statistics": repr(plan.stats),
-        "optimiser": repr(run.optim),
+        "optimiser": _words(run.optim),
         "label weight": repr(run.label_weight),
         "seed": str(run.seed),
         "length": f"{run.steps} steps",
         "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",
     }
+
+
+def _words(settings: Any) -> str:
+    """As `repr`, without the settings of `ADDED` where they are at their default."""
+    shown = [x for x in dataclasses.fields(settings) if x.name not in ADDED or getattr(settings, x.name) != x.default]
+    return f"{type(settings).__qualname__}({', '.join(f'{x.name}={getattr(settings, x.name)!r}' for x in shown)})"
 
 
 def _decoding(plan: Plan) -> str:

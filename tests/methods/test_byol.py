@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -230,6 +231,31 @@ def test_momentum_rises_as_in_the_card(share: float, tau: float) -> None:
     method = build(tau_base=0.996)
     assert method.after_step(int(share * 1000), 1000)["tau"] == pytest.approx(tau, abs=5e-7)
     assert target_momentum(int(share * 1000), 1000, 0.996) == pytest.approx(tau, abs=5e-7)
+
+
+def test_momentum_of_another_batch_is_scaled_value_by_value() -> None:
+    method = build(tau_base=0.996, tau_batch=4096)
+    before = copy.deepcopy(method.state_dict())
+    method.at_batch(24_576)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert method.after_step(0, 1000)["tau"] == pytest.approx(0.976239, abs=5e-7)
+    assert method.after_step(500, 1000)["tau"] == pytest.approx(0.998**6, rel=1e-12)
+    assert method.after_step(1000, 1000)["tau"] == 1.0
+    assert copy.deepcopy(method).after_step(0, 1000)["tau"] == method.after_step(0, 1000)["tau"]
+
+
+def test_momentum_that_belongs_to_no_batch_or_to_this_one_is_used_as_it_is() -> None:
+    for options in ({"tau_batch": 0}, {"tau_batch": 64}):
+        method = build(tau_base=0.3, tau_schedule="constant", **options)
+        method.at_batch(64)
+        assert method.after_step(0, 10)["tau"] == 0.3
+
+
+def test_momentum_that_cannot_be_scaled_that_far_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"64 times the one that tau 0\.996 belongs to"):
+        build(tau_base=0.996, tau_batch=64).at_batch(4096)
+    with pytest.raises(ConfigError, match="tau_batch is -1; it must be 0 or more"):
+        build(tau_batch=-1)
 
 
 def test_momentum_one_keeps_the_target_and_zero_copies() -> None:

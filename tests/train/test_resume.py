@@ -250,6 +250,8 @@ def test_resuming_takes_no_other_settings(tmp_path: Path, tiny_run: Any, finishe
         ("seed: 0", "seed: 1", "seed"),
         ("  size: 32", "  size: 40", "views"),
         ("base_lr: 0.01", "base_lr: 0.5", "optimiser"),
+        ("scaling: linear", "scaling: none", "optimiser"),
+        ("tau_batch: 0", "tau_batch: 8", "options"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_name(
@@ -263,6 +265,15 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(
     checkpoint_path(out, 6).write_bytes(checkpoint_path(finished, 6).read_bytes())
     with pytest.raises(RunError, match=rf"step-00000006.ckpt was made with {name} .*this run has .*--init-from"):
         tiny_run(out, resume=True)
+
+
+def test_scaling_left_alone_is_as_it_was_before_there_was_any(finished: Path) -> None:
+    """Word for word: checkpoints of versions without these settings go on."""
+    identity = load_checkpoint(checkpoint_path(finished, 9))["sciencessl"]["identity"]
+    assert identity["optimiser"] == (
+        "OptimConfig(name='adamw', base_lr=0.01, weight_decay=0.01, momentum=0.9, warmup=0.05)"
+    )
+    assert identity["options"] == "ByolOptions(hidden=16, out=8, tau_base=0.97, tau_schedule='cosine')"
 
 
 def test_a_checkpoint_of_another_store_or_of_other_labels_or_samples_is_refused(
