@@ -138,8 +138,8 @@ def _scaled_beta(beta: float, kappa: float) -> float:
     if not 0.0 <= scaled < 1.0:
         raise ConfigError(
             f"square-root scaling: Adam's beta {beta} becomes {scaled:.3g} at {kappa:g} times its batch; it must stay "
-            "in [0, 1). Give a learning rate and betas that belong to a batch nearer to it, and name that batch in "
-            "optim.reference_batch."
+            "in [0, 1). Fix: give a learning rate and betas that belong to a batch nearer to it, and name that batch "
+            "in optim.reference_batch."
         )
     return scaled
 
