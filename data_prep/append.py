@@ -87,7 +87,7 @@ def append_plan(domain: str, source: Source, old: Store, labels: str) -> tuple[P
         source, read=WithDuplicates(source.read), labels=_joined(old, source.labels, labels),
         guessed=(*source.guessed, said, *again),
     )
-    return Plan(header, tasks, old.chunk_bytes, old), more
+    return Plan(header, tasks, plan.row_bytes, old), more
 
 
 def _check_groups(old: Store, fresh: Sequence[Input]) -> None:

@@ -49,7 +49,7 @@ def begin(out: Path, plan: Plan, overwrite: bool) -> zpack.StoreHeader:
     if header is not None and any((out / "receipts").glob("*.json")):
         return header
     out.parent.mkdir(parents=True, exist_ok=True)
-    create_store(fresh, plan.header, plan.row_bytes)
+    create_store(fresh, plan.header, plan.row_bytes, plan.older.chunk_bytes if plan.older else 0)
     if out.exists():
         out.rename(gone)
     fresh.rename(out)

@@ -88,7 +88,7 @@ def compact(store: str | Path, out: str | Path, dry_run: bool = False) -> Compac
         plan_digest=zpack.digest(b"compact", opened.digest.encode(), opened.removals_digest.encode()),
     )
     with writing(out):
-        found = begin_derived(opened, out, header, "store compact", opened.chunk_bytes)
+        found = begin_derived(opened, out, header, "store compact", 0, opened.chunk_bytes)
         if found.sealed:
             return replace(report, manifest_digest=found.manifest_digest, nothing_to_do=True)
         require_space(out, report.bytes)

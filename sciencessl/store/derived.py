@@ -27,7 +27,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 def begin_derived(
-    source: Store, out: Path, header: zpack.StoreHeader, what: str, row_bytes: int
+    source: Store, out: Path, header: zpack.StoreHeader, what: str, row_bytes: int, chunk: int = 0
 ) -> zpack.StoreHeader:
     """Make a store, or find the one that the same call began.
 
@@ -37,6 +37,7 @@ def begin_derived(
         header: Of the store to be; its `plan_digest` says what is to be in it.
         what: What is made, in words, such as `store compact`.
         row_bytes: Bytes of a row, as `create_store` takes them.
+        chunk: As there.
 
     Returns:
         The header found or made; its `sealed` says whether there is nothing left to do.
@@ -56,7 +57,7 @@ def begin_derived(
     fresh = out.with_name(f".{out.name}.begin")
     shutil.rmtree(fresh, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    create_store(fresh, header, row_bytes)
+    create_store(fresh, header, row_bytes, chunk)
     fresh.rename(out)
     return header
 

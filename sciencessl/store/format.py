@@ -278,9 +278,13 @@ def shard_file(name: str, spec: FieldSpec, row: int) -> str:
 
 
 def chunk_bytes(row_payload_bytes: int) -> int:
-    """Inner chunk for rows of about that many bytes: a power of two up to 4 MiB, so that small stores stay small."""
-    needed = 1 << max(row_payload_bytes - 1, 1).bit_length()
-    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, needed))
+    """Inner chunk for rows of about that many bytes: a power of two of a 64th of a row, as 4 MiB are of a full one.
+
+    Shorter rows have chunks of 1 MiB, where they are as long: a run of samples is read with all chunks that it touches,
+    and an object store takes a request for each chunk. The smallest chunk is `MIN_CHUNK_BYTES`.
+    """
+    whole, share = (1 << max(size - 1, 1).bit_length() for size in (row_payload_bytes, -(-row_payload_bytes // 64)))
+    return max(MIN_CHUNK_BYTES, min(CHUNK_BYTES, whole, max(share, 2**20)))
 
 
 def array_chunk_samples(sample_bytes: int) -> int:

@@ -52,13 +52,14 @@ class Refusal:
     detail: str = ""
 
 
-def create_store(path: Path, header: zpack.StoreHeader, row_payload_bytes: int) -> None:
+def create_store(path: Path, header: zpack.StoreHeader, row_payload_bytes: int, chunk: int = 0) -> None:
     """Lay the group and its empty arrays. The header must not be sealed.
 
     Args:
         path: Folder to make; its name usually ends in `.zarr`.
         header: With R rows of `places` places.
         row_payload_bytes: Expected bytes of a row, which sets the chunk size of `bytes` fields.
+        chunk: That chunk size in bytes, where rows of another store are to be shared; 0 follows from the rows.
 
     Raises:
         StoreError: When a store is there already, or the header cannot be laid out.
@@ -66,7 +67,7 @@ def create_store(path: Path, header: zpack.StoreHeader, row_payload_bytes: int) 
     _check_header(path, header)
     fields = zarr.open_group(path / "fields", mode="a", zarr_format=3, use_consolidated=False)
     for name, spec in header.fields.items():
-        _create_field(fields, name, spec, header, row_payload_bytes)
+        _create_field(fields, name, spec, header, chunk or zpack.chunk_bytes(row_payload_bytes))
     # The root last: a folder without it is no store yet, and creating it again does the same.
     zarr.create_group(path, zarr_format=3, attributes=header.to_attributes())
 
@@ -82,11 +83,11 @@ def _check_header(path: Path, header: zpack.StoreHeader) -> None:
 
 
 def _create_field(
-    group: zarr.Group, name: str, spec: FieldSpec, header: zpack.StoreHeader, row_payload_bytes: int
+    group: zarr.Group, name: str, spec: FieldSpec, header: zpack.StoreHeader, chunk: int
 ) -> None:
     if spec.kind == "bytes":
         shape: tuple[int, ...] = (header.rows, zpack.ROW_BYTES)
-        chunks: tuple[int, ...] = (1, zpack.chunk_bytes(row_payload_bytes))
+        chunks: tuple[int, ...] = (1, chunk)
         shards: tuple[int, ...] = (1, zpack.ROW_BYTES)
         dtype, fill = "uint8", 0
     else:
