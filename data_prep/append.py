@@ -18,7 +18,6 @@ from sciencessl.store.derived import carry_tables, require_space
 from sciencessl.store.links import can_link, link_row
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import required_receipt
-from sciencessl.store.tables import list_tables
 from sciencessl.store.writer import Refusal
 
 DUPLICATE = "duplicate-id"
@@ -127,7 +126,7 @@ def _joined(old: Store, new: Labels | None, name: str) -> Labels | None:
 
 
 def keep_rows(old: Store, out: Path, header: zpack.StoreHeader, name: str) -> None:
-    """Make the rows of the old store the first of the new one, and its tables too; what is there stays.
+    """Make the rows of the old store the first of the new one; rows that are there stay. Tables are as they are now.
 
     Args:
         old: The sealed store.
@@ -145,4 +144,4 @@ def keep_rows(old: Store, out: Path, header: zpack.StoreHeader, name: str) -> No
     for row in rows:
         link_row(old.path, out, header, row)
     # Withdrawals name indices, which are the same: the rows of the old store come first.
-    carry_tables(old, out, skip=(name, *list_tables(out)))
+    carry_tables(old, out, skip=(name,))

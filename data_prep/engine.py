@@ -29,6 +29,7 @@ from sciencessl.data_prep.source import Labels, Source
 from sciencessl.data_prep.write import Progress
 from sciencessl.errors import ConfigError, SciencesslError
 from sciencessl.spec import DomainSpec, LabelSchema
+from sciencessl.store.derived import require_apart
 from sciencessl.store.files import clear_os_errors, write_atomic
 from sciencessl.store.format import SPLITS
 from sciencessl.store.lock import only_writer
@@ -140,9 +141,9 @@ def _plan(spec: DomainSpec, source: Source, settings: PrepareSettings, out: Path
     if not settings.append_to:
         return make_plan(spec.name, source), source
     older = local_path(settings.append_to, "--append-to")
-    if older.absolute() == out.absolute():
-        raise ConfigError(f"--append-to {older} is --out too: a sealed store is never edited. Choose another --out.")
-    return append_plan(spec.name, source, Store(older), LABELS)
+    old = Store(older)
+    require_apart(old.path, out)
+    return append_plan(spec.name, source, old, LABELS)
 
 
 def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:

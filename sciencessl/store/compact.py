@@ -13,6 +13,7 @@ from sciencessl.store import format as zpack
 from sciencessl.store.derived import (
     begin_derived,
     finish_derived,
+    require_apart,
     require_space,
     row_refusals,
     row_samples,
@@ -67,7 +68,7 @@ def compact(store: str | Path, out: str | Path, dry_run: bool = False) -> Compac
         dry_run: Count and write nothing.
 
     Raises:
-        ConfigError: For a URL.
+        ConfigError: For a URL, or an `out` that is the store or lies in it.
         DataError: When no sample is withdrawn, or all of them are.
         StoreError: When something else lies at `out`, there is no room for it, or a row to be written is damaged.
     """
@@ -75,6 +76,7 @@ def compact(store: str | Path, out: str | Path, dry_run: bool = False) -> Compac
         raise ConfigError(f"store compact {store}: rows that lost nothing are linked, so it works on a store of this "
                           "machine. Copy the store here, compact it, and copy the new one back.")
     opened, out = Store(store), local_path(out)
+    require_apart(opened.path, out)
     removed = opened.removed
     if not len(removed):
         raise DataError(f"{store} has no withdrawn samples, so there is nothing to leave out; see `store remove`.")

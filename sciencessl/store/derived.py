@@ -12,18 +12,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sciencessl.errors import StoreError
+from sciencessl.errors import ConfigError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.files import clear_os_errors
 from sciencessl.store.header import read_header
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import is_remote
 from sciencessl.store.seal import read_columns, read_sidecar, required_receipt, seal
 from sciencessl.store.tables import REMOVALS, write_table
 from sciencessl.store.writer import Payload, PreparedSample, Refusal, create_store
 
 SPARE_BYTES = 64 * 2**20
 """Room left on a disk beside what is written: sidecars, index and metadata."""
+
+
+def require_apart(source: Path, out: Path) -> None:
+    """Refuse to write into a store that is read, by whatever names.
+
+    Args:
+        source: The store that is read.
+        out: Folder that is to be written, there or not.
+
+    Raises:
+        ConfigError: When one is the other, or lies in it.
+    """
+    if is_remote(source):
+        return
+    real = source.resolve(), out.resolve()
+    if real[0].is_relative_to(real[1]) or real[1].is_relative_to(real[0]):
+        raise ConfigError(f"--out {out} is {source}, or one lies in the other: a sealed store is never edited. Choose "
+                          "another --out.")
 
 
 def begin_derived(

@@ -131,12 +131,11 @@ def sized_files(folder: Path) -> Iterator[tuple[str, int]]:
             yield path.relative_to(folder).as_posix(), about.st_size
 
 
-def remove_leftovers(store: Path, folders: Iterable[str]) -> None:
+def remove_leftovers(store: Path) -> None:
     """Delete the temporary files of writers that were killed, ours and zarr's. Nobody may be writing."""
-    for folder in folders:
-        for pattern in (".*.tmp", "*.partial"):
-            for path in (store / folder).rglob(pattern):
-                path.unlink(missing_ok=True)
+    for pattern in (".*.tmp", "*.partial"):
+        for path in store.rglob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -137,7 +137,7 @@ class Receipt:
             values = json.loads(raw)
             own = values.pop("self")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{where} is not a receipt ({error}); delete it and run prepare again.") from error
+            raise StoreError(f"{where} is not a receipt ({error}): the file was changed or damaged.") from error
         if own != digest(canonical_json(values)):
             raise StoreError(f"{where} does not match its own digest: the file was changed or damaged.")
         return cls(**values)

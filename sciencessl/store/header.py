@@ -30,7 +30,7 @@ def read_header(path: Path) -> zpack.StoreHeader:
     except SciencesslError:
         raise
     except Exception as error:  # a damaged zarr.json can make its parser raise anything
-        sentence = f"{path} is no store: {first_line(error)}. Make one with `sciencessl prepare`."
+        sentence = f"{path} is no store, or its zarr.json is damaged: {first_line(error)}."
         raise unreadable(path, error, sentence) from error
     return zpack.StoreHeader.from_attributes(attributes, path)
 

@@ -14,6 +14,7 @@ from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.preparation import schema_loader
 from sciencessl.registry import label_reader, load_domain
 from sciencessl.store import format as zpack
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS, Table, current_digest, some_names, write_table
@@ -85,7 +86,7 @@ def label(
     Raises:
         ConfigError: For a table, column or schema that does not exist, a name or a column that no table may have.
         DataError: When no id is in the store, ids are empty or repeated, or counts cannot be counts.
-        StoreError: When the store is missing or unsealed, or has another table of that name.
+        StoreError: When the store is missing or unsealed, has another table of that name, or is being written.
     """
     if name == REMOVALS:
         raise ConfigError(f"table {name!r} is written by `sciencessl store remove`; choose another --name.")
@@ -98,8 +99,9 @@ def label(
     # Withdrawn samples keep their labels, which nobody reads: the same file then gives the same table as before.
     place = pc.index_in(known, value_set=data["id"].combine_chunks())
     kept = data.take(place.drop_null())
-    before = current_digest(opened.path, name) if name in opened.tables else ""
-    written = write_table(opened.path, name, kept, read.schema, parents, note, overwrite)
+    with only_writer(opened.path):  # of two at once, one would remove what the other's table.json names
+        before = current_digest(opened.path, name) if name in opened.tables else ""
+        written = write_table(opened.path, name, kept, read.schema, parents, note, overwrite)
     matched = pc.is_valid(place).to_numpy(zero_copy_only=False)
     strange = data["id"].filter(pc.invert(pc.is_in(data["id"], value_set=known)))
     return LabelReport(
@@ -144,7 +146,7 @@ def _checked_parents(
 
 def _unlabelled(store: Store, table: Table, matched: np.ndarray) -> int:
     """Samples without a value in any column, withdrawn ones left out."""
-    some = [pc.is_valid(table.data[name]).to_numpy() for name in table.columns]
+    some = [~pc.is_null(table.data[name], nan_is_null=True).to_numpy() for name in table.columns]
     labelled = np.zeros(len(matched), dtype=bool)
     labelled[np.flatnonzero(matched)] = np.logical_or.reduce(some)
     return int((~labelled[store.present.all()]).sum())

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from sciencessl.errors import StoreError
 from sciencessl.store.files import clear_os_errors
-from sciencessl.store.remote import is_remote
+from sciencessl.store.remote import NAMELESS, is_remote
 
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """What a file system without locks answers, as some of clusters do: two writers are then kept apart by nothing."""
@@ -30,12 +30,16 @@ def only_writer(out: Path, shared: bool = False) -> Iterator[None]:
         shared: Let other shared writers in, who write other rows. The file then stays for the next writer alone.
 
     Raises:
-        StoreError: When another process is writing the store, or nothing can be written beside it.
+        StoreError: When another process is writing the store, nothing can be written beside it, or it has no name.
     """
     if is_remote(out):  # an object store has no locks either
         yield
         return
-    path = out.with_name(f".{out.name}.lock")
+    if out.name in NAMELESS:
+        raise StoreError(f"{str(out)!r} is no name for a store; give it one, such as NAME.zarr.")
+    # Beside the store itself, so that all links to it are one store.
+    real = out.resolve()
+    path = real.with_name(f".{real.name}.lock")
     with clear_os_errors(out):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = _locked(path, out, shared)

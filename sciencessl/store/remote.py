@@ -27,6 +27,8 @@ setting, `async.concurrency`, changes nothing here: it asks for the chunks of on
 S3 = ("s3", "s3a")
 EXTRAS = dict.fromkeys(S3, "s3fs; pip install 's3fs' (or 'sciencessl[cluster]')")
 """What a scheme needs and how to get it; fsspec's own words say it for the others."""
+NAMELESS = ("", "..")
+"""How paths end that do not say what their folder is called, such as `.`."""
 DECODERS = ("builtins", "zarr", "numcodecs", "numpy", "json", "google_crc32c")
 """Packages whose errors come from the bytes that were read. All others come from the client that should read them."""
 
@@ -48,7 +50,8 @@ def store_path(path: str | Path) -> Path:
         StoreError: When the URL has a scheme that cannot hold a store.
     """
     if not is_remote(path):
-        return Path(path)
+        # What lies beside a store is named for it, and the current folder has a name too.
+        return Path(path).resolve() if Path(path).name in NAMELESS else Path(path)
     from upath import UPath
 
     scheme, _, rest = str(path).partition("://")
@@ -90,7 +93,7 @@ def local_path(path: str | Path, what: str = "--out") -> Path:
 def beside(store: str | Path, ending: str) -> Path:
     """A local file or folder named for a store: beside a local one, in the current folder for one behind a URL."""
     path = store_path(store)
-    return Path(f"{path.stem}{ending}") if is_remote(path) else path.with_name(f"{path.stem}{ending}")
+    return (Path() if is_remote(path) else path.parent) / f"{path.stem}{ending}"
 
 
 def zarr_root(path: Path) -> StoreLike:

@@ -118,12 +118,14 @@ def _table(ids: object, index: object, reasons: object) -> pa.Table:
 
 def _read_ids(path: Path, store: Store) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # an id may hold what else Python takes for line ends
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"--ids {path} cannot be read ({error}); expected a text file with one id a line.") from error
-    if lines[:1] == ["id"] and "id" not in store.ids:
+    if lines[0].strip() == "id" and "id" not in store.ids:
         lines = lines[1:]
-    return [line for line in lines if line]
+    # Spaces around an id are most likely not meant, unless the store has such an id.
+    meant = {line for line in lines if line != line.strip()}.intersection(store.ids)
+    return [line if line in meant else line.strip() for line in lines if line.strip()]
 
 
 def _index_of(store: Store, ids: Sequence[str]) -> np.ndarray:

@@ -43,7 +43,7 @@ def read_receipt(path: Path, row: int) -> zpack.Receipt | None:
         raw = read_file(path / name)
     except FileNotFoundError:
         return None
-    return zpack.Receipt.from_bytes(raw, name)
+    return zpack.Receipt.from_bytes(raw, str(path / name))
 
 
 def read_sidecar(path: Path, receipt: zpack.Receipt, name: str) -> pa.Table:
@@ -92,7 +92,7 @@ def seal(path: Path, header: zpack.StoreHeader) -> zpack.StoreHeader:
     if not samples:
         listing = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items())) or "there were none"
         raise DataError(f"nothing to store: every input was refused ({listing}). See refused/ in the store.")
-    remove_leftovers(path, FIXED_FOLDERS)
+    remove_leftovers(path)
     _write_index(path, group, header, samples)
     for name in visible_files(path, ["index"]):
         flush_to_disk(path / name)
@@ -133,7 +133,8 @@ def required_receipt(path: Path, row: int) -> zpack.Receipt:
     """
     receipt = read_receipt(path, row)
     if receipt is None:
-        raise StoreError(f"{path}: row {row} has no receipt, so the store is unfinished; run prepare again to go on.")
+        raise StoreError(f"{path}: row {row} has no receipt. If the store was never sealed, run the same command again "
+                         "to go on; else the file was lost.")
     return receipt
 
 

@@ -16,7 +16,15 @@ from sciencessl.data.order import derive_key, subkey
 from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store import format as zpack
-from sciencessl.store.derived import as_samples, begin_derived, finish_derived, require_space, row_refusals, writing
+from sciencessl.store.derived import (
+    as_samples,
+    begin_derived,
+    finish_derived,
+    require_apart,
+    require_space,
+    row_refusals,
+    writing,
+)
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.seal import read_receipt
@@ -102,11 +110,12 @@ def shuffle(
         dry_run: Count and write nothing.
 
     Raises:
-        ConfigError: For an `out` that is a URL, a seed below 0, or less memory than one row takes.
+        ConfigError: For an `out` that is a URL or lies in the store, a seed below 0, or less memory than one row takes.
         DataError: When the store has no samples left.
         StoreError: When something else lies at `out`, the disk is too small, or a row is damaged.
     """
     opened, out = Store(store), local_path(out)
+    require_apart(opened.path, out)
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more.")
     if not len(opened.present):
@@ -123,14 +132,16 @@ def shuffle(
     )
     with writing(out):
         found = begin_derived(opened, out, header, f"store shuffle --seed {seed}", -(-total // deal.rows))
-        if found.sealed:
-            return replace(report, manifest_digest=found.manifest_digest, nothing_to_do=True)
         spill = Spill(out / SCRATCH, header.fields, deal.columns)
+        if found.sealed:
+            spill.clear()
+            return replace(report, manifest_digest=found.manifest_digest, nothing_to_do=True)
         report = replace(report, groups=_first_pass(opened, out, header, deal, groups, spill))
         _second_pass(opened, out, header, deal, report.groups, spill)
-        spill.clear()
         gone = opened.table(REMOVALS).data["id"].to_pylist() if REMOVALS in opened.tables else []
         made = finish_derived(opened, out, header, gone)
+        # Last: without it, a call after a kill would deal everything once more to find that no row is missing.
+        spill.clear()
     return replace(report, manifest_digest=made.digest)
 
 

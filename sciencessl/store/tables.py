@@ -162,9 +162,9 @@ def read_table(store: Path, name: str) -> Table:
         if _description(store, name) != raw_description:
             # The table was replaced between the two reads.
             return read_table(store, name)
-        raise StoreError(f"{folder} lacks its data; write the table again.") from error
+        raise StoreError(f"{folder} lacks its data; {_remedy(name)}.") from error
     if digest(raw) != described["data"]:
-        raise StoreError(f"{folder} does not match its digest: it was changed or damaged; write the table again.")
+        raise StoreError(f"{folder} does not match its digest: it was changed or damaged; {_remedy(name)}.")
     schema = described["schema"]
     return Table(
         name=name,
@@ -208,11 +208,17 @@ def _parsed(folder: Path, raw: bytes) -> dict[str, Any]:
         described: dict[str, Any] = json.loads(raw)
         own = described.pop("self")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{folder}/table.json is damaged ({error}); write the table again.") from error
+        raise StoreError(f"{folder}/table.json is damaged ({error}); {_remedy(folder.name)}.") from error
     if own != digest(canonical_json(described)):
         raise StoreError(f"{folder}/table.json does not match its own digest: it was changed or damaged; "
-                         "write the table again.")
+                         f"{_remedy(folder.name)}.")
     return described
+
+
+def _remedy(name: str) -> str:
+    if name == REMOVALS:  # what was withdrawn must not come back unnoticed, so that nothing overwrites it
+        return "bring back a copy of it, or delete its folder and withdraw the samples again"
+    return "write the table again"
 
 
 def _check_table(name: str, data: pa.Table, schema: LabelSchema | None) -> None:

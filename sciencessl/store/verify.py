@@ -1,4 +1,4 @@
-"""`store verify`: reads every byte once and names each file or row that is not what was sealed."""
+"""`store verify`: reads every byte and names each file or row that is not what was sealed."""
 
 from __future__ import annotations
 

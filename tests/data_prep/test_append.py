@@ -146,6 +146,23 @@ def test_cut_anywhere_it_goes_on_to_the_same(
     assert verify(out) == []
 
 
+def test_samples_withdrawn_meanwhile_do_not_come_back(
+    make_spec: Make, deliver: Deliver, old: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more, out = deliver("second", ["b0", "b1"]), tmp_path / "new.zarr"
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_missing", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_spec(), more, out, append_to=str(old.path))
+    remove(old.path, ["a7"], "consent withdrawn")
+    run(make_spec(), more, out, append_to=str(old.path))
+    assert {Store(out).ids[i] for i in Store(out).removed} == {"a3", "a7"}
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -193,8 +210,11 @@ def test_what_must_agree(make_spec: Make, deliver: Deliver, old: Store, tmp_path
         run(make_spec(), more, out, append_to=str(old.path), jpeg_quality=80)
     with pytest.raises(StoreError, match="domain 'toy' instead of 'other'"):
         run(make_spec(name="other"), more, out, append_to=str(old.path))
-    with pytest.raises(ConfigError, match=r"is --out too: a sealed store is never edited\. Choose another --out"):
-        run(make_spec(), more, old.path, append_to=str(old.path))
+    (tmp_path / "link.zarr").symlink_to(old.path)
+    for same in (old.path, more / ".." / old.path.name, tmp_path / "link.zarr", old.path / "new.zarr"):
+        with pytest.raises(ConfigError, match=r"a sealed store is never edited\. Choose another --out"):
+            run(make_spec(), more, same, append_to=str(old.path), overwrite=True)
+    assert verify(old.path) == []
     with pytest.raises(StoreError, match="is no store: there is nothing of that name"):
         run(make_spec(), more, out, append_to=str(tmp_path / "absent.zarr"))
     assert not out.exists()

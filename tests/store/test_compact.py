@@ -16,13 +16,14 @@ import pyarrow as pa
 import pytest
 
 from sciencessl import cli
-from sciencessl.errors import DataError, StoreError
+from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.store import derived, links
 from sciencessl.store.compact import compact, compact_text
 from sciencessl.store.format import rows_file, shard_file
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.removals import remove
+from sciencessl.store.shuffle import shuffle
 from sciencessl.store.tables import REMOVALS, write_table
 from sciencessl.store.verify import verify
 
@@ -151,6 +152,14 @@ def test_what_it_refuses(survey: Store, tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"all 7 samples of .* are withdrawn: nothing would be left"):
         compact(survey.path, tmp_path / "none.zarr")
     assert REMOVALS not in Store(out).tables
+
+
+def test_nothing_is_written_into_the_store_that_is_read(cut: Store, tmp_path: Path) -> None:
+    (tmp_path / "link.zarr").symlink_to(cut.path)
+    for out in (cut.path, cut.path / "rows" / ".." / "new.zarr", tmp_path / "link.zarr" / "new.zarr", tmp_path):
+        for derive in (compact, shuffle):
+            with pytest.raises(ConfigError, match=r"or one lies in the other: a sealed store is never edited"):
+                derive(cut.path, out, dry_run=True)
 
 
 def test_the_verb(cut: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

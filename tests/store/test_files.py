@@ -68,7 +68,8 @@ def test_hidden_files_and_other_folders_are_not_listed(tmp_path: Path) -> None:
 
 
 def test_only_temporary_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    for name in ("rows/.0.parquet.ab12.tmp", "fields/image/c/0/0.ab12.partial", "rows/0.parquet", "keep.partial"):
+    for name in ("rows/.0.parquet.ab12.tmp", "fields/image/c/0/0.ab12.partial", "zarr.ab12.partial", "rows/0.parquet",
+                 "tables/labels/.table.json.ab12.tmp", "rows/.DS_Store"):
         write_atomic(tmp_path / name, b"x")
-    remove_leftovers(tmp_path, ["rows", "fields"])
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["0.parquet", "keep.partial"]
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".DS_Store", "0.parquet"]

@@ -14,6 +14,7 @@ from sciencessl import cli
 from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.registry import load_domain
 from sciencessl.store.label import label, label_text
+from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.verify import verify
 
@@ -75,6 +76,17 @@ def test_a_table_of_two_names_says_which_one_hides(survey: Store, tmp_path: Path
     file = table(tmp_path / "x.csv", "id,class\na0,ring\n")
     assert "column 'class' is hidden by that of table 'labels'" in label(survey.path, file, "a").guessed
     assert "column 'class' hides that of table 'labels'" in label(survey.path, file, "z").guessed
+
+
+def test_two_at_once_would_lose_the_data_of_one(survey: Store, tmp_path: Path) -> None:
+    file = table(tmp_path / "x.csv", "id,x\na0,1\n")
+    with only_writer(survey.path), pytest.raises(StoreError, match="is being written by another process"):
+        label(survey.path, file, "n")
+
+
+def test_a_number_that_is_none_is_no_label(survey: Store, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a0", "a1", "c0"], "x": [1.0, float("nan"), None]}), tmp_path / "x.parquet")
+    assert label(survey.path, tmp_path / "x.parquet", "n").unlabelled == 6
 
 
 def test_a_damaged_table_is_written_anew(survey: Store, tmp_path: Path) -> None:

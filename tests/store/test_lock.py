@@ -63,6 +63,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         only_writer(tmp_path / "file" / "s.zarr").__enter__()
 
 
+def test_a_link_to_a_store_has_the_lock_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "real" / "s.zarr")
+    with only_writer(tmp_path / "real" / "s.zarr"), pytest.raises(StoreError, match="another process"):
+        only_writer(tmp_path / "link.zarr").__enter__()
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/.."])
+def test_a_store_to_be_written_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"is no name for a store; give it one, such as NAME\.zarr"):
+        only_writer(Path(name)).__enter__()
+
+
 def test_shared_writers_keep_one_that_wants_the_store_alone_out_until_the_last_is_done(tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     with only_writer(out), pytest.raises(StoreError, match="another process"):

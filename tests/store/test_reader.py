@@ -250,6 +250,9 @@ def test_what_is_no_store_is_said_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is no store") as caught:
         Store(str(tmp_path / "file"))
     assert "PosixPath" not in str(caught.value)
+    (tmp_path / "empty" / "zarr.json").write_bytes(b'{"zarr_format": 3, ')
+    with pytest.raises(StoreError, match=r"empty is no store, or its zarr\.json is damaged: Expecting"):
+        Store(tmp_path / "empty")
 
 
 def test_other_zarr_and_unsealed_stores_are_refused(tmp_path: Path, header: Any) -> None:

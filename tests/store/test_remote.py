@@ -341,6 +341,16 @@ def test_read_each_keeps_the_order_and_the_first_error(root: str) -> None:
         list(read_each(path, broken, range(100)))
 
 
+def test_the_current_folder_is_a_store_with_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.zarr" / "rows").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x.zarr" / "rows")
+    for name in ("..", "../rows/.."):
+        assert store_path(name) == (tmp_path / "x.zarr").resolve()
+    monkeypatch.chdir(tmp_path / "x.zarr")
+    assert beside(".", ".png") == (tmp_path / "x.png").resolve()
+    assert beside("/", ".png") == Path("/.png")
+
+
 def test_urls_become_paths_and_folders_stay_folders(tmp_path: Path) -> None:
     assert store_path(tmp_path) is tmp_path or store_path(tmp_path) == tmp_path
     assert store_path("a/b.zarr") == Path("a/b.zarr")

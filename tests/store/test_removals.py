@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,9 @@ from sciencessl.store.show import show
 from sciencessl.store.sides import Side
 from sciencessl.store.tables import REMOVALS, write_table
 from sciencessl.store.verify import verify
+
+Make = Callable[..., Store]
+SampleFactory = Callable[..., object]
 
 
 def ids_of(store: Store, index: np.ndarray) -> list[str]:
@@ -86,6 +90,23 @@ def test_what_it_cannot_do_without(survey: Store, arguments: dict[str, object], 
 def test_ids_come_from_a_file(survey: Store, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("id\na0\n\n c2 \n")
     assert remove(survey.path, reason="x", file=tmp_path / "ids.txt").removed == 2
+
+
+def test_odd_ids_are_taken_literally(tmp_path: Path, make: Make, sample: SampleFactory) -> None:
+    odd = ["a\u2028b", "x\x85y", " lead", "trail ", "-x", "*", "a,b", '"q"', "NaN", "007", "\u00fc"]
+    store = make(tmp_path / "s.zarr", [[sample(name) for name in [*odd, "trail", "stays"]]])
+    (tmp_path / "ids.txt").write_bytes("\r\n".join(["id", *odd, " trail", ""]).encode("utf-8-sig"))
+    found = remove(store.path, reason="x", file=tmp_path / "ids.txt")
+    assert (found.removed, ids_of(Store(store.path), Store(store.path).present.all())) == (len(odd) + 1, ["stays"])
+    assert verify(store.path) == []
+
+
+def test_damaged_withdrawals_are_never_overwritten(survey: Store) -> None:
+    remove(survey.path, ["a0"], "consent")
+    (survey.path / "tables/removals/table.json").write_bytes(b"{}")
+    for call in (lambda: remove(survey.path, ["a1"], "x"), lambda: Store(survey.path).split("train")):
+        with pytest.raises(StoreError, match="bring back a copy of it, or delete its folder and withdraw the samples"):
+            call()
 
 
 def test_two_at_once_would_lose_one(survey: Store) -> None:

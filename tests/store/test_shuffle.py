@@ -169,6 +169,23 @@ def test_samples_that_were_lost_between_the_passes_are_noticed(
         shuffle(sorted_store.path, out)
 
 
+def test_a_call_after_all_rows_deals_nothing_again(
+    sorted_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "finish_derived", _fail)
+        with pytest.raises(StoreError, match="cannot write"):
+            shuffle(sorted_store.path, out)
+    monkeypatch.setattr(module, "_spill_piece", _fail)
+    found = shuffle(sorted_store.path, out)
+    assert not found.nothing_to_do
+    # A kill between sealing and the end leaves the folder to the next call.
+    (out / SCRATCH).mkdir()
+    assert shuffle(sorted_store.path, out).nothing_to_do
+    assert not (out / SCRATCH).exists()
+
+
 def _fail(*_: object) -> None:
     raise OSError("no space left")
 

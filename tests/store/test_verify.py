@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import zarr
 
 from sciencessl.errors import StoreError
 from sciencessl.store.reader import Store
+from sciencessl.store.seal import read_columns
 from sciencessl.store.tables import write_table
 from sciencessl.store.verify import Damage, row_payloads, verify
 from sciencessl.store.writer import create_store
@@ -57,6 +61,74 @@ def test_one_flipped_bit_in_any_file_is_found(survey: Store, seed: int) -> None:
         file.write_bytes(raw)
     assert missed == []
     assert verify(survey.path) == []
+
+
+def readings(path: Path) -> dict[str, object]:
+    """Everything that can be asked of `survey`, piece by piece, and its answer or the first words of the error."""
+    store = Store(path)
+    asked: dict[str, Callable[[], object]] = {
+        **{f"{name} {i}": partial(store.payloads, name, [i]) for name in store.header.fields for i in range(7)},
+        **{f"{name} {i} alone": partial(store.consecutive, name, i, i + 1)
+           for name in store.header.fields for i in range(7)},
+        **{f"columns {row}": partial(read_columns, path, row) for row in range(3)},
+        "columns": lambda: store.rows, "refused": store.refusals,
+        "keys": lambda: store.keys(np.arange(7)).tolist(), "train": lambda: store.split("train").all().tolist(),
+        "labels": lambda: store.table("labels").data, "tables": lambda: store.tables,
+    }
+    found: dict[str, object] = {}
+    for name, ask in asked.items():
+        try:
+            found[name] = repr(ask())
+        except StoreError as error:
+            found[name] = error
+    return found
+
+
+def spoilt(name: str) -> list[str]:
+    """What a damaged file of `survey` must make unreadable: patterns of the names of `readings`."""
+    folder, _, rest = name.partition("/")
+    samples = {"0": "[0-3]", "2": "[4-6]"}
+    if folder == "fields" and "/c/" in rest:
+        field, _, row, *_ = rest.split("/")
+        return [f"{field} {samples[row]}*"]
+    row = rest[7:8]
+    whole = {
+        "fields/image/zarr.json": ["image *"], "fields/flux/zarr.json": ["flux *"],
+        f"rows/0000000{row}.parquet": [f"columns {row}", "columns"],
+        f"receipts/0000000{row}.json": [f"columns {row}", "columns", "refused"],
+        f"refused/0000000{row}.parquet": ["refused"],
+    }
+    if folder == "index" and "/" in rest:
+        return {"image.offset": ["image *"], "key": ["keys"], "split_first": ["train"],
+                "row_first": ["image *", "flux *", "keys"]}[rest.split("/")[0]]
+    return ["labels"] if folder == "tables" else whole.get(name, [])
+
+
+def test_one_flipped_byte_in_each_file_is_refused_and_all_else_is_read(survey: Store) -> None:
+    sound, rng = readings(survey.path), np.random.default_rng(0)
+    assert not any(isinstance(answer, StoreError) for answer in sound.values())
+    names = sorted(file.relative_to(survey.path).as_posix() for file in files(survey.path))
+    assert {name.split("/")[0] for name in names} == {
+        "zarr.json", "fields", "index", "rows", "refused", "receipts", "tables"}
+    for name in names:
+        raw = (survey.path / name).read_bytes()
+        changed = bytearray(raw)
+        # Of a shard, a byte that some sample needs: its table of chunks, at the end.
+        changed[len(raw) - 3 if "/c/" in name else rng.integers(len(raw))] ^= 0xFF
+        (survey.path / name).write_bytes(bytes(changed))
+        if name == "zarr.json":
+            with pytest.raises(StoreError, match=r"zarr\.json"):
+                Store(survey.path)
+        else:
+            assert verify(survey.path), name
+            found = readings(survey.path)
+            errors = {asked for asked, answer in found.items() if isinstance(answer, StoreError)}
+            assert errors == {asked for asked in sound if any(fnmatch(asked, p) for p in spoilt(name))}, name
+            assert {asked: found[asked] for asked in sound if asked not in errors} == {
+                asked: answer for asked, answer in sound.items() if asked not in errors}, name
+            assert all(str(survey.path) in str(found[asked]) for asked in errors), name
+        (survey.path / name).write_bytes(raw)
+    assert readings(survey.path) == sound
 
 
 def test_one_flipped_bit_at_any_place_of_the_root_is_found(survey: Store) -> None:
