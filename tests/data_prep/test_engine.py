@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sciencessl.data_prep import begin, engine
+from sciencessl.data_prep import engine
 from sciencessl.data_prep import task as tasks
 from sciencessl.data_prep.engine import PrepareEstimate, PrepareReport, PrepareSettings, prepare
 from sciencessl.errors import ConfigError, DataError, StoreError
@@ -248,49 +248,6 @@ def test_other_labels_rewrite_the_table_and_no_row(
     store = Store(out)
     assert "class" not in store.columns()
     assert dict(zip(store.ids, store.column("bar"), strict=True))[str(rows[0]["objid"])] is None
-
-
-def test_folder_that_is_no_store_is_left_alone(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:
-    folder, _ = galaxies(3)
-    for overwrite in (False, True):
-        with pytest.raises(StoreError, match="is no store, so it is left alone"):
-            run(make_spec(), folder, folder, overwrite=overwrite)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="is no store"):
-        run(make_spec(), folder, tmp_path / "file", overwrite=True)
-    (tmp_path / "empty.zarr").mkdir()
-    assert run(make_spec(), folder, tmp_path / "empty.zarr").n_samples == 3
-
-
-def test_overwrite_takes_damaged_and_begun_stores(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:
-    folder, _ = galaxies(3)
-    out = tmp_path / "s.zarr"
-    run(make_spec(), folder, out)
-    header = (out / "zarr.json").read_text()
-    (out / "zarr.json").write_text(header.replace('"places"', '"placed"'))
-    with pytest.raises(StoreError, match="does not match its own digest"):
-        run(make_spec(), folder, out)
-    assert run(make_spec(), folder, out, overwrite=True).rows_written == 3
-
-
-def test_a_kill_while_an_overwritten_store_is_deleted_leaves_one_to_go_on_with(
-    make_spec: Make, galaxies: Galaxies, tmp_path: Path, monkeypatch: Any
-) -> None:
-    folder, _ = galaxies(3)
-    out = tmp_path / "s.zarr"
-    whole = run(make_spec(), folder, out).manifest_digest
-
-    def killed(path: Path, *_: object, **__: object) -> None:
-        if (path / "index").exists():  # after its first file, as it happens the one that says what it is
-            (path / "zarr.json").unlink()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(begin.shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(make_spec(), folder, out, overwrite=True)
-    monkeypatch.undo()
-    assert run(make_spec(), folder, out).manifest_digest == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "s.zarr"]
 
 
 def test_unwritable_places(make_spec: Make, galaxies: Galaxies, tmp_path: Path) -> None:

@@ -82,10 +82,12 @@ def _state(pid: int) -> str:
 def kill_and_finish(photos: Path, out: Path, moment: Callable[[subprocess.Popen[bytes]], None]) -> dict[str, Any]:
     """Kill a `prepare` at a moment, and return what was found before it was run again, and its digest after."""
     child = start(photos, out)
-    moment(child)
-    workers = children(child.pid)
-    child.kill()
-    child.wait()
+    try:
+        moment(child)
+        workers = children(child.pid)
+    finally:
+        child.kill()
+        child.wait()
     require_gone(workers)
     found = {
         "killed": child.returncode < 0, "workers": len(workers), "rows": len(list(out.glob("receipts/*.json"))),
@@ -140,6 +142,7 @@ def test_interrupting_ends_it_and_its_workers_even_if_they_hang_with_a_word(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_20_moments_spread_over_the_whole_run(photos: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.zarr"
     child = start(photos, whole)
