@@ -18,7 +18,7 @@ import yaml
 
 from sciencessl import registry
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
-from sciencessl.setting_groups import ComputeConfig, LogConfig, OptimConfig, SamplingConfig, require
+from sciencessl.setting_groups import ComputeConfig, LogConfig, Norm, OptimConfig, SamplingConfig, require
 
 Stores = str | Path | Sequence[str | Path]
 """One store, or several that a run learns from together."""
@@ -38,6 +38,9 @@ class RunConfig:
         data: Folder of the sealed store, or of several with one domain and equal fields.
         method: Name of a method, or FILE.py:NAME.
         backbone: timm architecture; empty means the domain's own.
+        norm: What normalises encoder and heads. `batch`: the architecture's own. For ResNets and RegNets also
+            `group_ws`, group norm and standardised weights, and `none`, scales and shifts that start from the first
+            batch: without batch statistics a step is the same however its batch is divided (arXiv 2010.10241).
         labels: Questions of the store's vote table, or class columns, that the label term learns from.
         label_weight: Weight w of the label term, relative to the pair loss.
         seed: Of weights, order and augmentation.
@@ -56,6 +59,7 @@ class RunConfig:
     data: tuple[str, ...]
     method: str = "byol"
     backbone: str = ""
+    norm: Norm = "batch"
     labels: tuple[str, ...] = ()
     label_weight: float = 1.0
     seed: int = 0

@@ -13,6 +13,8 @@ from sciencessl.optim.schedules import ScalingRule
 
 Precision = Literal["auto", "float32", "bfloat16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+Norm = Literal["batch", "group_ws", "none"]
+"""What normalises encoder and heads: see `sciencessl.backbones.norms.replace_norms`."""
 
 
 def require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:

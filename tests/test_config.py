@@ -33,8 +33,8 @@ from sciencessl.methods.labels_only import LabelsOnlyOptions
 from sciencessl.setting_groups import LogConfig
 
 LEAVES = [
-    "data", "method", "backbone", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps", "minutes",
-    "slots", "branches_on", "init_from", "sampling.balance", "sampling.exponent", "sampling.weights",
+    "data", "method", "backbone", "norm", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps",
+    "minutes", "slots", "branches_on", "init_from", "sampling.balance", "sampling.exponent", "sampling.weights",
     "sampling.labelled_share", "sampling.rates", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
     "optim.warmup", "optim.scaling", "optim.reference_batch", "compute.precision", "compute.memory_format",
     "compute.device", "compute.threads", "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",

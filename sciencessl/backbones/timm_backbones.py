@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from sciencessl.backbones.norms import find_gates, replace_norms
 from sciencessl.errors import ConfigError, DataError, RegistryError, did_you_mean
+from sciencessl.setting_groups import Norm
 
 SWITCHED_OFF = 0.01
 """A scale whose values are all the same and no larger is one that an initialiser sets so that a branch starts off."""
@@ -25,11 +27,13 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return list(timm.list_models(pattern))
 
 
-def build_backbone(name: str, channels: int, rng_seed: int, pretrained_file: Path | None = None) -> nn.Module:
-    """A stock timm encoder without its classifier, on the CPU, in float32, in training mode.
+def build_backbone(
+    name: str, channels: int, rng_seed: int, pretrained_file: Path | None = None, norm: Norm = "batch"
+) -> nn.Module:
+    """A timm encoder without its classifier, on the CPU, in float32, in training mode.
 
-    The module maps (B, channels, H, W) to pooled features (B, F), and F is its attribute `num_features`. Some
-    architectures (most ViTs) accept only the image size that timm declares for them.
+    The module maps (B, channels, H, W) to pooled features (B, F), and F is its attribute `num_features`; `norm_kind` is
+    `norm`. Some architectures (most ViTs) accept only the image size that timm declares for them.
 
     The initial weights are a pure function of (name, channels, rng_seed): no global generator is read or moved. They
     are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the released
@@ -44,10 +48,12 @@ def build_backbone(name: str, channels: int, rng_seed: int, pretrained_file: Pat
             `weights_only=True`. Its classifier is ignored. When it was trained on three channels and C differs, the
             first convolution is summed over channels (C = 1) or its channels are repeated and scaled by 3 / C, which
             keeps the response to a grey image (timm).
+        norm: `batch` leaves the architecture as it is; the others are for ResNets and RegNets, with the same initial
+            weights (`norms.replace_norms`). With `none` and no file, `norms.start_from_data` should follow.
 
     Raises:
         RegistryError: When timm has no such architecture, or the name asks for weights.
-        ConfigError: When `channels` is below 1.
+        ConfigError: When `channels` is below 1, or the architecture does not take that norm.
         DataError: When the weight file is missing, unreadable, or of another architecture or channel count.
     """
     check_backbone(name)
@@ -59,8 +65,13 @@ def build_backbone(name: str, channels: int, rng_seed: int, pretrained_file: Pat
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
     # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
     model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    if norm != "batch":
+        _check_norm(model, name, norm)
+        model = replace_norms(model, norm, find_gates(model, channels) if norm == "group_ws" else ())
+    model.norm_kind = norm
     if pretrained_file is not None:
-        _load_weights(model, name, channels, Path(pretrained_file))
+        label = repr(name) if norm == "batch" else f"{name!r} with norm {norm!r}"
+        _load_weights(model, label, channels, Path(pretrained_file))
     encoder: nn.Module = model
     return encoder
 
@@ -83,6 +94,23 @@ def check_backbone(name: str) -> None:
     raise RegistryError(
         f"no backbone named {name!r} among the {len(known)} architectures of timm.{did_you_mean(name, known)} "
         f"List them with a pattern: sciencessl backbones '{architecture[:4].lower()}*'."
+    )
+
+
+def _check_norm(model: nn.Module, name: str, norm: Norm) -> None:
+    from timm.models.regnet import RegNet
+    from timm.models.resnet import ResNet
+
+    kind = type(model).__name__
+    if not isinstance(model, (ResNet, RegNet)):
+        fault = f"it is a {kind}, and norms are replaced in ResNets and RegNets"
+    elif not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+        fault = f"this {kind} has no batch norm to replace"
+    else:
+        return
+    raise ConfigError(
+        f"backbone {name!r} does not take norm {norm!r}: {fault}. Leave norm at 'batch', which keeps an architecture "
+        "as it is, or choose a backbone such as resnet50 or regnety_016."
     )
 
 
@@ -142,7 +170,7 @@ def _check_state(state: dict[str, Tensor], own: dict[str, Tensor], name: str, ch
     faults = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in parts if keys]
     if faults:
         raise DataError(
-            f"weight file {str(path)!r} does not fit backbone {name!r} with {channels} channels: "
+            f"weight file {str(path)!r} does not fit backbone {name} with {channels} channels: "
             f"{', '.join(faults)}. Give weights of the same architecture, trained on {_either(channels)} channels."
         )
 

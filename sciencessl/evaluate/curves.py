@@ -170,8 +170,8 @@ def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int) -> t
     return tuple(curves)
 
 
-def _kind(run: Encoder) -> tuple[str, str]:
-    return run.card.backbone, run.input
+def _kind(run: Encoder) -> tuple[str, str, str]:
+    return run.card.backbone, run.card.norm, run.input
 
 
 def _ending(run: Encoder, kinds: Sequence[Encoder]) -> str:

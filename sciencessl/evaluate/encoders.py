@@ -75,7 +75,7 @@ def run_encoder(run: str | Path) -> Encoder:
     path = local_path(run, "RUN")
     card = _read_card(path)
     weights = path / WEIGHTS
-    module = frozen(build_backbone(card.backbone, len(card.channels), 0, weights))
+    module = frozen(build_backbone(card.backbone, len(card.channels), 0, weights, card.norm))
     encoder = Encoder(path.resolve().name, card, module, "", source=str(path.resolve()))
     return replace(encoder, digest=digest(weights.read_bytes(), encoder.input.encode()))
 
@@ -110,6 +110,9 @@ def random_encoder(card: ModelCard, number: int, variant: str = "statistics") ->
     on: galaxies, RegNetY-002 0.52, 0.55, 0.63; galaxies, ResNet-18 0.65, 0.70, 0.64; CIFAR-10, RegNetY-002 0.23, 0.24,
     0.28; lung tissue, RegNetY-002 0.77, 0.74, 0.76 (means of 5, 3, 3 and 3 encoders at 64 px). Source: ours.
 
+    A run without norms has counterparts with batch norm, whose statistics of training images are the start that such a
+    run takes from data.
+
     Args:
         card: Of the run that it is compared with.
         number: Weights are a pure function of it and the architecture.
@@ -120,29 +123,36 @@ def random_encoder(card: ModelCard, number: int, variant: str = "statistics") ->
     """
     if variant not in VARIANTS:
         raise ConfigError(unknown_name("variant of random encoders", variant, VARIANTS))
-    seed = derive_key("random encoder", number) % 2**63
-    module = frozen(build_backbone(card.backbone, len(card.channels), seed))
+    card, seed = _blank(card, "random"), derive_key("random encoder", number) % 2**63
+    module = frozen(build_backbone(card.backbone, len(card.channels), seed, norm=card.norm))
     if variant == "branches":
         switch_on(module)
-    encoder = Encoder(f"random {number}", _blank(card, "random"), module, "", statistics=variant == "statistics")
-    key = f"random {number} {variant} {card.backbone}"
+    encoder = Encoder(f"random {number}", card, module, "", statistics=variant == "statistics")
+    key = f"random {number} {variant} {_architecture(card)}"
     return replace(encoder, digest=digest(key.encode(), encoder.input.encode()))
 
 
 def scratch_encoder(card: ModelCard, name: str) -> Encoder:
-    """What the arm `scratch` starts from: the architecture and input of a run. `fresh_module` gives the weights."""
-    encoder = Encoder(name, _blank(card, "scratch"), fresh_module(card, 0), "")
-    return replace(encoder, digest=digest(f"scratch {card.backbone}".encode(), encoder.input.encode()))
+    """What the arm `scratch` starts from: the architecture and input of a run, with batch norm where that has no
+    norms. `fresh_module` gives the weights."""
+    card = _blank(card, "scratch")
+    encoder = Encoder(name, card, fresh_module(card, 0), "")
+    return replace(encoder, digest=digest(f"scratch {_architecture(card)}".encode(), encoder.input.encode()))
 
 
 def fresh_module(card: ModelCard, seed: int) -> nn.Module:
-    """A run's architecture as its initialiser leaves it; a pure function of it and the seed."""
-    return frozen(build_backbone(card.backbone, len(card.channels), derive_key("scratch", seed) % 2**63))
+    """A card's architecture as its initialiser leaves it; a pure function of it and the seed."""
+    key = derive_key("scratch", seed) % 2**63
+    return frozen(build_backbone(card.backbone, len(card.channels), key, norm=card.norm))
+
+
+def _architecture(card: ModelCard) -> str:
+    return card.backbone if card.norm == "batch" else f"{card.backbone} {card.norm}"
 
 
 def _blank(card: ModelCard, method: str) -> ModelCard:
     return replace(card, method=method, label_columns=(), label_note="", label_rows={}, steps=0, images=0, stores=(),
-                   init_from="", sampling="")
+                   init_from="", sampling="", norm="batch" if card.norm == "none" else card.norm)
 
 
 def check_input(encoder: Encoder, store: Store) -> None:

@@ -49,10 +49,10 @@ def _embedders(plan: Plan, arm: str) -> list[Encoder]:
 
 def _embedding(plan: Plan, encoders: dict[str, Encoder], lacking: dict[str, int]) -> float:
     """Seconds; encoders of one architecture and input take the same time, so one of them is timed."""
-    rates: dict[tuple[str, str], float] = {}
+    rates: dict[tuple[str, str, str], float] = {}
     total = 0.0
     for name, encoder in encoders.items():
-        kind = encoder.card.backbone, encoder.input
+        kind = encoder.card.backbone, encoder.card.norm, encoder.input
         if lacking[name] and kind not in rates:
             rates[kind] = _image_seconds(plan, replace(encoder, statistics=False))
         total += lacking[name] * rates.get(kind, 0.0)

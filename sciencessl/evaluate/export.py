@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sciencessl.backbones.norms import WORDS
 from sciencessl.errors import RunError
 from sciencessl.evaluate.encoders import Encoder, run_encoder
 from sciencessl.evaluate.export_words import card_sentences, is_linear_8bit, readme
@@ -186,6 +187,8 @@ def _compare(folder: Path, card: ModelCard, encoder: Encoder) -> tuple[float | N
     """Largest relative difference between what timm loads and the encoder, and why timm will not do, if so."""
     import timm
 
+    if card.norm != "batch":
+        return None, f"it has {WORDS[card.norm]}, as no {card.backbone} of timm's has"
     module: Any = encoder.module
     generator = torch.Generator().manual_seed(0)
     shape = (4, len(card.channels), *view_size(card, module.pretrained_cfg))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 
+from sciencessl.backbones.norms import WORDS
 from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.evaluate.encoders import view_settings
 from sciencessl.flags import attribute_docs
@@ -32,9 +33,10 @@ def readme(card: ModelCard, domain: DomainSpec, kind: str, name: str) -> str:
         kind: Format of the export, `timm` or `sciencessl`.
         name: Of the folder.
     """
+    norm = f" ({WORDS[card.norm]})" if WORDS[card.norm] else ""
     parts = [
         f"# {name}",
-        f"{card.backbone}, pretrained with {card.method}: images of {len(card.channels)} channels "
+        f"{card.backbone}{norm}, pretrained with {card.method}: images of {len(card.channels)} channels "
         f"({', '.join(card.channels)}) -> {card.features} features. Domain: {domain.name} ({domain.title}).",
         "## Load", _loading(kind, name),
         "## Input", _view_words(card, domain), _input_words(card, domain),

@@ -9,12 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from sciencessl.backbones.norms import replace_norms
 from sciencessl.losses.linear import uniform_linear
+from sciencessl.setting_groups import Norm
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Method(nn.Module):
         Options: Frozen dataclass of its settings.
 
     Args:
-        encoder: Maps (B, C, H, W) to (B, F) and has the attribute `num_features`.
+        encoder: Maps (B, C, H, W) to (B, F) and has the attribute `num_features`; it may have `norm_kind`.
         options: An `Options`.
         generator: Draws every initial weight that the encoder does not bring.
     """
@@ -79,6 +81,11 @@ class Method(nn.Module):
     def features(self) -> int:
         """F, the width of a representation."""
         return int(self.encoder.num_features)  # type: ignore[arg-type]
+
+    @property
+    def norm(self) -> Norm:
+        """What normalises the encoder, and should normalise the heads: `batch` where the encoder does not say."""
+        return cast("Norm", getattr(self.encoder, "norm_kind", "batch"))
 
     @abstractmethod
     def online(self, views: Sequence[Tensor]) -> Online:
@@ -115,15 +122,21 @@ class Method(nn.Module):
         return {}
 
 
-def mlp(in_features: int, hidden: int, out_features: int, generator: torch.Generator) -> nn.Sequential:
+def mlp(
+    in_features: int, hidden: int, out_features: int, generator: torch.Generator, norm: Norm = "batch"
+) -> nn.Sequential:
     """BYOL's head: Linear (bias) - BatchNorm - ReLU - Linear (no bias, no norm).
 
     Weights are drawn by torch's rule, U(-1/sqrt(in), 1/sqrt(in)), from `generator`. Batch norm has eps 1e-5 and
     decay 0.9. Source: BYOL's released code (byol/utils/networks.py); the initial distribution is torch's.
+
+    Another `norm` replaces the batch norm as `replace_norms` says; `group_ws` standardises the last layer too, which no
+    norm follows: the literal reading of arXiv 2010.10241, section 3.3.
     """
     first = _linear(in_features, hidden, True, generator)
     last = _linear(hidden, out_features, False, generator)
-    return nn.Sequential(first, nn.BatchNorm1d(hidden, eps=1e-5, momentum=0.1), nn.ReLU(inplace=True), last)
+    head = nn.Sequential(first, nn.BatchNorm1d(hidden, eps=1e-5, momentum=0.1), nn.ReLU(inplace=True), last)
+    return cast("nn.Sequential", replace_norms(head, norm))
 
 
 def _linear(in_features: int, out_features: int, bias: bool, generator: torch.Generator) -> nn.Linear:

@@ -63,8 +63,8 @@ class Byol(Method):
 
     def __init__(self, encoder: nn.Module, options: ByolOptions, generator: torch.Generator) -> None:
         super().__init__(encoder, options, generator)
-        self.projector = mlp(self.features, options.hidden, options.out, generator)
-        self.predictor = mlp(options.out, options.hidden, options.out, generator)
+        self.projector = mlp(self.features, options.hidden, options.out, generator, self.norm)
+        self.predictor = mlp(options.out, options.hidden, options.out, generator, self.norm)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self._kappa = 1.0

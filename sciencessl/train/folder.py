@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sciencessl.errors import RunError
+from sciencessl.setting_groups import Norm
 from sciencessl.spec import InputStats
 from sciencessl.store.files import write_atomic
 
@@ -74,6 +75,7 @@ class ModelCard:
         label_rows: Question or column -> rows of split=train that had a label or value in it.
         sampling: How samples were drawn, in words; empty where each came once an epoch.
         leak: What an audit found the splits of the training stores to share, where that was accepted; else empty.
+        norm: What normalises it; with other than `batch` it is no stock architecture.
     """
 
     domain: str
@@ -94,6 +96,7 @@ class ModelCard:
     label_rows: Mapping[str, int] = attribute(default_factory=dict)
     sampling: str = ""
     leak: str = ""
+    norm: Norm = "batch"
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sciencessl.backbones.norms import start_from_data
 from sciencessl.config import FullConfig, RunConfig
 from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
@@ -22,7 +23,7 @@ from sciencessl.optim.lars import LARS
 from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
 from sciencessl.samples import Batch
-from sciencessl.setting_groups import OptimConfig
+from sciencessl.setting_groups import Norm, OptimConfig
 from sciencessl.spec import DomainSpec, InputStats
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
@@ -32,7 +33,7 @@ from sciencessl.train import folder
 from sciencessl.train.labels import LabelSet, find_labels
 from sciencessl.train.sampling import Sampling, check_stores, make_sampling
 from sciencessl.train.sampling_words import sampling_words
-from sciencessl.train.step import LabelTerm, Recipe
+from sciencessl.train.step import LabelTerm, Recipe, step_randomness
 from sciencessl.views.to_input import fit_stats
 
 STATS_SAMPLES = 512
@@ -103,8 +104,11 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = input_stats(store, domain, full.views)
-    return Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
+    plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
                 _device(run.compute.device))
+    if run.norm == "none" and not continued:
+        _start_from_data(plan)
+    return plan
 
 
 def _encoder(store: JoinedStores, run: RunConfig, continued: bool) -> nn.Module:
@@ -112,21 +116,37 @@ def _encoder(store: JoinedStores, run: RunConfig, continued: bool) -> nn.Module:
     from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 
     channels = len(store.header.fields[store.primary].channels)
-    weights = None if continued else _initial_weights(run.init_from, run.backbone)
-    encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights)
+    weights = None if continued else _initial_weights(run.init_from, run.backbone, run.norm)
+    encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights, run.norm)
     return switch_on(encoder, most=0.0) if run.branches_on and not weights else encoder
 
 
-def _initial_weights(init_from: str, backbone: str) -> Path | None:
+def _start_from_data(plan: Plan) -> None:
+    """Set scales and shifts of a network without norms on the first micro-batch, target and online network alike."""
+    run, method, recipe = plan.config.run, plan.method.to(plan.device), make_recipe(plan)
+    batch = sample_batch(plan, run.batch // run.accumulate)
+    views = [recipe.to_input(view[recipe.field].to(plan.device)) for view in batch.views]
+    with step_randomness(run.seed, 0, plan.device):
+        start_from_data(method, lambda: (method.online(views), method.target(views)))
+    method.to("cpu")
+
+
+def _initial_weights(init_from: str, backbone: str, norm: Norm) -> Path | None:
     if not init_from:
         return None
     path = local_path(init_from, "--init-from")
     if path.is_dir():
-        found = folder.read_model(path).backbone
+        card = folder.read_model(path)
+        found = card.backbone
         if found != backbone:
             raise ConfigError(
                 f"--init-from {init_from}: that run trained backbone {found!r}, and this one would train {backbone!r}. "
                 f"Pass --backbone {found}, or start from a run of {backbone}."
+            )
+        if card.norm != norm:
+            raise ConfigError(
+                f"--init-from {init_from}: that run had norm {card.norm!r}, and this one would have {norm!r}. "
+                f"Pass --norm {card.norm}, or start from another run."
             )
         return path / folder.WEIGHTS
     return path
@@ -250,7 +270,7 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "withdrawn samples": ", ".join(tables.get(REMOVALS, "none") for tables in plan.tables),
         "sampling": plan.sampling.identity(),
         "labels": ", ".join(run.labels),
-        "backbone": run.backbone,
+        "backbone": run.backbone + (f" with norm {run.norm}" if run.norm != "batch" else ""),
         "method": run.method,
         "method source": method_source_digest(run.method),
         "options": _words(plan.config.options),
@@ -310,4 +330,5 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         init_from=run.init_from,
         sampling=sampling_words(plan.sampling, plan.store)[0] if plan.sampling.changed else "",
         leak=plan.leak,
+        norm=run.norm,
     )

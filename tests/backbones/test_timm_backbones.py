@@ -177,3 +177,32 @@ def test_a_checkpoint_around_the_weights_is_refused(foreign: nn.Module, tmp_path
     torch.save({"state_dict": foreign.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
     with pytest.raises(DataError, match="not a flat state dict"):
         build_backbone("resnet18", 3, rng_seed=0, pretrained_file=tmp_path / "checkpoint.pt")
+
+
+SEER = {
+    "regnety_320": (232, 115.89, 2.53, 232, 20, [232, 696, 1392, 3712], [2, 5, 12, 1], 145.05),
+    "regnety_640": (352, 147.48, 2.4, 328, 20, [328, 984, 1968, 4920], [2, 5, 12, 1], 281.38),
+    "regnety_1280": (456, 160.83, 2.52, 264, 27, [528, 1056, 2904, 7392], [2, 7, 17, 1], 644.81),
+    "regnety_2560": (640, 230.83, 2.53, 373, 27, [746, 1492, 4103, 10444], [2, 7, 17, 1], 1282.60),
+    "": (1744, 620.83, 2.52, 1010, 27, [2020, 4040, 11110, 28280], [2, 7, 17, 1], 0.0),
+}
+"""timm's name -> initial width, slope, multiplier, group width, depth; widths and blocks of stages, parameters in
+millions with 1,000 classes. The last, of ten billion parameters, is not in timm. Source: SEER (arXiv 2202.08360)."""
+
+
+@pytest.mark.parametrize("name", sorted(SEER))
+def test_regnets_of_seer_have_their_widths_and_parameters(name: str) -> None:
+    first, slope, factor, group, depth, widths, blocks, millions = SEER[name]
+    steps = np.round(np.log((first + slope * np.arange(depth)) / first) / np.log(factor))
+    ideal = np.round(first * factor**steps / 8) * 8
+    found, counts = np.unique((np.maximum(np.round(ideal / group), 1) * group).astype(int), return_counts=True)
+    assert (found.tolist(), counts.tolist()) == (widths, blocks)
+    if not name:
+        return
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    stages = [model.get_submodule(f"s{i}") for i in (1, 2, 3, 4)]
+    assert [stage.b1.conv3.conv.out_channels for stage in stages] == widths
+    assert [len(list(stage.children())) for stage in stages] == blocks
+    assert all(stage.b1.conv2.conv.weight.shape[1] == group for stage in stages)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)

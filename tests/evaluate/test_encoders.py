@@ -28,6 +28,7 @@ from sciencessl.evaluate.encoders import (
     evaluation_stream,
     random_encoder,
     run_encoder,
+    scratch_encoder,
     take_statistics,
 )
 from sciencessl.samples import Sample
@@ -135,6 +136,20 @@ def test_a_random_encoder_is_a_function_of_its_number(run: Path) -> None:
     assert (one.card.method, one.card.stores, one.card.steps) == ("random", (), 0)
     with pytest.raises(ConfigError, match=r"no variant of random encoders named 'branch'. Did you mean 'branches'"):
         random_encoder(card, 0, "branch")
+
+
+def test_encoders_that_never_learned_have_the_norms_of_the_run_or_batch_norm_in_place_of_none(run: Path) -> None:
+    card = run_encoder(run).card
+    cards = {norm: replace(card, norm=norm) for norm in ("batch", "group_ws", "none")}
+    for make in (lambda card: random_encoder(card, 0), lambda card: scratch_encoder(card, "scratch")):
+        found = {norm: make(card) for norm, card in cards.items()}
+        assert {norm: e.card.norm for norm, e in found.items()} == {
+            "batch": "batch", "group_ws": "group_ws", "none": "batch",
+        }  # fmt: skip
+        kinds = {norm: {type(layer) for layer in e.module.modules()} for norm, e in found.items()}
+        assert nn.BatchNorm2d in kinds["none"] == kinds["batch"]
+        assert nn.GroupNorm in kinds["group_ws"] - kinds["batch"]
+        assert found["none"].digest == found["batch"].digest != found["group_ws"].digest
 
 
 def test_branches_are_switched_on_and_nothing_else_changes() -> None:

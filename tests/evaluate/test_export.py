@@ -13,11 +13,13 @@ import pytest
 import timm
 import torch
 
+from sciencessl.backbones.norms import WORDS
 from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.errors import RunError
 from sciencessl.evaluate.encoders import compute_embeddings, run_encoder
 from sciencessl.evaluate.export import CARD, TOLERANCE, export, export_text, shareable, timm_config
 from sciencessl.registry import load_domain
+from sciencessl.setting_groups import Norm
 from sciencessl.spec import InputStats
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import WEIGHTS, ModelCard, StoreRecord, read_model, write_model
@@ -159,6 +161,21 @@ def test_an_encoder_that_stock_timm_does_not_give_back_is_written_in_our_format(
     index = np.arange(8)
     ours, theirs = (compute_embeddings(run_encoder(path), survey, index, workers=0) for path in (tmp_path / "out", run))
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("norm", ["group_ws", "none"])
+def test_replaced_norms_are_no_stock_architecture(
+    norm: Norm, survey: Store, make_run: RunFactory, tmp_path: Path
+) -> None:
+    made = make_run(tmp_path / "run", survey, norm=norm)
+    write_model(made, read_model(made), build_backbone("test_resnet", 3, 0, norm=norm))
+    result = export(made, tmp_path / "out")
+    assert result.format == "sciencessl"
+    assert result.reason == f"it has {WORDS[norm]}, as no test_resnet of timm's has"
+    assert f"test_resnet ({WORDS[norm]}), pretrained with byol" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / CARD).read_text())["card"]["norm"] == norm
+    ours, theirs = (run_encoder(path).module for path in (tmp_path / "out", made))
+    np.testing.assert_array_equal(features(ours, random_batch(3)), features(theirs, random_batch(3)))
 
 
 def test_only_an_earlier_export_is_replaced(run: Path, tmp_path: Path) -> None:

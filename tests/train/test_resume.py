@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from sciencessl.data.loader import loader_error
 from sciencessl.errors import ConfigError, RunError, StoreError
-from sciencessl.train import estimate
+from sciencessl.train import estimate, plan
 from sciencessl.train.checkpoint import checkpoint_path, checkpoints, load_checkpoint
 from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics, read_model
 from sciencessl.train.module import Pretraining
@@ -113,6 +113,21 @@ def test_a_run_stopped_twice_and_trained_with_lars_is_the_same_too(
         at(patch, "on_train_batch_start", 6, request)
         assert tiny_run(parts, resume=True).steps == 7
     assert tiny_run(parts, resume=True).finished
+    assert_equal_runs(whole, parts)
+
+
+def test_a_network_without_norms_goes_on_without_a_second_start_from_data(
+    tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"norm": "none", "labels": ["class"]}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    tiny_run(whole, **changes)
+    with monkeypatch.context() as patch:
+        at(patch, "on_train_batch_start", 4, request)
+        assert tiny_run(parts, **changes).steps == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "start_from_data", None)
+        assert tiny_run(parts, resume=True).finished
     assert_equal_runs(whole, parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 
 from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.errors import ConfigError, DataError, RegistryError, RunError, StoreError
+from sciencessl.evaluate.encoders import run_encoder
+from sciencessl.setting_groups import Norm
 from sciencessl.store.reader import Store
 from sciencessl.train.checkpoint import checkpoints, load_checkpoint
 from sciencessl.train.folder import WEIGHTS, read_metrics, read_model
@@ -199,6 +202,43 @@ def test_a_run_starts_from_the_weights_of_another(
         assert all(torch.equal(before[name], value) for name, value in exported.items())
         assert all(torch.equal(before[f"t.{name}"], value) for name, value in exported.items())
         assert read_model(tmp_path / f"run{number}").init_from == str(source)
+
+
+@pytest.mark.parametrize("norm", ["group_ws", "none"])
+def test_a_run_without_batch_statistics(
+    norm: Norm, tmp_path: Path, tiny_run: Any, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: dict[str, torch.Tensor] = {}
+
+    def look(self: Pretraining) -> None:
+        before.update(copy.deepcopy(self.method.state_dict()))
+
+    monkeypatch.setattr(Pretraining, "on_fit_start", look)
+    run = tmp_path / "run"
+    assert tiny_run(run, norm=norm, steps=2, accumulate=2, compute__precision="bfloat16").finished
+    assert read_model(run).norm == norm
+    assert checkpoint_identity(run)["backbone"] == f"test_resnet with norm {norm}"
+    assert not any("running" in name for name in before)
+    targets = {name: value for name, value in before.items() if name.startswith("target_")}
+    assert targets
+    assert all(torch.equal(value, before[name.removeprefix("target_")]) for name, value in targets.items())
+    started = [name for name, value in before.items() if name.endswith("bias") and value.ndim == 1 and value.any()]
+    assert any(name.startswith("encoder") for name in started) == (norm == "none")
+    exported = load_file(run / WEIGHTS)
+    module = run_encoder(run).module
+    assert all(torch.equal(value, exported[name]) for name, value in module.state_dict().items())
+
+    tiny_run(tmp_path / "next", norm=norm, steps=1, init_from=str(run))
+    assert all(torch.equal(before[f"encoder.{name}"], value) for name, value in exported.items())
+    with pytest.raises(ConfigError, match=f"had norm 'batch', and this one would have '{norm}'. Pass --norm batch"):
+        tiny_run(tmp_path / "other", norm=norm, init_from=str(finished))
+    with pytest.raises(ConfigError, match=f"'test_vit' does not take norm '{norm}'"):
+        tiny_run(tmp_path / "other", norm=norm, backbone="test_vit")
+
+
+def checkpoint_identity(run: Path) -> dict[str, str]:
+    found: dict[str, str] = load_checkpoint(checkpoints(run)[-1])["sciencessl"]["identity"]
+    return found
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, tiny_run: Any, finished: Path) -> None:
