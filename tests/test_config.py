@@ -30,6 +30,7 @@ from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.methods.labels_only import LabelsOnlyOptions
+from sciencessl.methods.swav import SwavOptions
 from sciencessl.setting_groups import LogConfig
 
 LEAVES = [
@@ -53,6 +54,9 @@ def test_the_settings_of_a_run_are_these_and_no_more_than_forty() -> None:
 def test_the_options_of_the_methods_are_these() -> None:
     assert leaf_names(ByolOptions) == ["hidden", "out", "tau_base", "tau_schedule", "tau_batch"]
     assert leaf_names(LabelsOnlyOptions) == []
+    assert leaf_names(SwavOptions) == [
+        "hidden", "out", "prototypes", "temperature", "epsilon", "iterations", "frozen_steps", "queue", "queue_start",
+    ]
 
 
 def test_later_layers_win_leaf_by_leaf_and_every_value_knows_its_layer() -> None:

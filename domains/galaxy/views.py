@@ -37,6 +37,9 @@ class GalaxyViews:
         greyscale: Probability of dropping colour (stamps of three 8-bit channels only).
         blur: Probability of a blur, as by worse seeing, sigma 0.1 to 1.5 pixels.
         evaluation_window: Side of the centred window that is evaluated, as a fraction of the stamp.
+        small_views: Small views beside the two large ones, for multi-crop methods.
+        small_size: Side of a small view in pixels.
+        small_area: Smallest and largest window area of small views, as a fraction of the stamp.
     """
 
     size: int = 64
@@ -51,6 +54,9 @@ class GalaxyViews:
     greyscale: float = 0.3
     blur: float = 0.3
     evaluation_window: float = 0.75
+    small_views: int = 0
+    small_size: int = 32
+    small_area: tuple[float, float] = (0.08, 0.3)
 
     def __post_init__(self) -> None:
         check_views(self)
@@ -59,12 +65,14 @@ class GalaxyViews:
 
 
 def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
-    """Two training views from the same distribution, and the centred window for evaluation."""
+    """Training views from the same distribution, two large ones and the small ones, and the centred window for
+    evaluation."""
     from sciencessl.views.affine import centre_window
-    from sciencessl.views.pair import crop_least_px, evaluation_views, train_views
+    from sciencessl.views.pair import evaluation_views, multi_crop_views
 
-    least_px = crop_least_px(settings.size, settings.area, settings.aspect)
-    train = train_views(FIELD, [_Pipeline(settings), _Pipeline(settings)], least_px)
+    train = multi_crop_views(
+        FIELD, settings, lambda size, area, number: _Pipeline(settings, size, area), settings.aspect
+    )
     evaluate = evaluation_views(
         FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size),
         settings.size / settings.evaluation_window,
@@ -75,21 +83,19 @@ def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
 class _Pipeline:
     """8-bit stamps and float flux differ in what may be done to their values; the image decides."""
 
-    def __init__(self, settings: GalaxyViews) -> None:
+    def __init__(self, settings: GalaxyViews, size: int, area: tuple[float, float]) -> None:
         from sciencessl.views import operations as op
         from sciencessl.views.affine import RotatedCrop
         from sciencessl.views.pipeline import Pipeline
 
         def build(brightness: float, colour: bool) -> Pipeline:
             return Pipeline([
-                RotatedCrop(
-                    settings.size, settings.area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift
-                ),
+                RotatedCrop(size, area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift),
                 op.ByolColourJitter(
                     brightness, settings.contrast, settings.saturation * colour, settings.hue * colour, p=0.8
                 ),
                 op.Greyscale(p=settings.greyscale * colour),
-                op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 1.5), p=settings.blur),
+                op.GaussianBlur(op.blur_kernel(size), sigma=(0.1, 1.5), p=settings.blur),
             ])
 
         self._stamp = build(settings.brightness, colour=True)

@@ -27,6 +27,9 @@ class PathologyViews:
         greyscale: Probability of dropping colour.
         blur: Probability of a blur, sigma 0.1 to 2 pixels.
         evaluation_window: Side of the centred window that is evaluated, as a fraction of the tile.
+        small_views: Small views beside the two large ones, for multi-crop methods.
+        small_size: Side of a small view in pixels.
+        small_area: Smallest and largest window area of small views, as a fraction of the tile.
     """
 
     size: int = 64
@@ -38,28 +41,32 @@ class PathologyViews:
     greyscale: float = 0.2
     blur: float = 0.5
     evaluation_window: float = 1.0
+    small_views: int = 0
+    small_size: int = 32
+    small_area: tuple[float, float] = (0.05, 0.2)
 
     def __post_init__(self) -> None:
         check_views(self)
 
 
 def pathology_views(settings: PathologyViews) -> tuple[View, View]:
-    """Two training views from the same distribution, and the centred window for evaluation."""
+    """Training views from the same distribution, two large ones and the small ones, and the centred window for
+    evaluation."""
     from sciencessl.views import operations as op
     from sciencessl.views.affine import RotatedCrop, centre_window
-    from sciencessl.views.pair import crop_least_px, evaluation_views, train_views
+    from sciencessl.views.pair import evaluation_views, multi_crop_views
     from sciencessl.views.pipeline import Pipeline
 
-    def pipeline() -> Pipeline:
+    def pipeline(size: int, area: tuple[float, float], number: int) -> Pipeline:
         return Pipeline([
-            RotatedCrop(settings.size, settings.area),
+            RotatedCrop(size, area),
             op.ByolColourJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue, p=0.8),
             op.Greyscale(p=settings.greyscale),
-            op.GaussianBlur(op.blur_kernel(settings.size), sigma=(0.1, 2.0), p=settings.blur),
+            op.GaussianBlur(op.blur_kernel(size), sigma=(0.1, 2.0), p=settings.blur),
         ])
 
     evaluate = evaluation_views(
         FIELD, lambda image: centre_window(image, settings.evaluation_window, settings.size),
         settings.size / settings.evaluation_window,
     )
-    return train_views(FIELD, [pipeline(), pipeline()], crop_least_px(settings.size, settings.area)), evaluate
+    return multi_crop_views(FIELD, settings, pipeline), evaluate

@@ -1,8 +1,9 @@
-"""Views of web photos: BYOL's own augmentations."""
+"""Views of web photos: BYOL's own augmentations, or those of SwAV."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,23 +20,36 @@ class WebViews:
     Attributes:
         size: Side of a view in pixels.
         area: Smallest and largest crop area, as a fraction of the photo.
+        colour: How pixels change: `byol`, where the two large views differ in blur and solarisation and small ones
+            take turns, or `swav`, the same for all views (arXiv 2006.09882, as run by SEER, arXiv 2103.01988).
+        small_views: Small views beside the two large ones, for multi-crop methods.
+        small_size: Side of a small view in pixels.
+        small_area: Smallest and largest crop area of small views, as a fraction of the photo.
     """
 
     size: int = 64
     area: tuple[float, float] = (0.08, 1.0)
+    colour: Literal["byol", "swav"] = "byol"
+    small_views: int = 0
+    small_size: int = 32
+    small_area: tuple[float, float] = (0.05, 0.14)
 
     def __post_init__(self) -> None:
         check_views(self)
 
 
 def web_views(settings: WebViews) -> tuple[View, View]:
-    """BYOL's two views, and the resized centre crop for evaluation."""
-    from sciencessl.views.byol import CropSettings, byol_views, evaluated_side, evaluation_view
-    from sciencessl.views.pair import crop_least_px, evaluation_views, train_views
+    """Training views, two large ones and the small ones, and the resized centre crop for evaluation."""
+    from sciencessl.views.byol import CropSettings, byol_views, evaluated_side, evaluation_view, swav_photometric
+    from sciencessl.views.pair import evaluation_views, multi_crop_views
+    from sciencessl.views.pipeline import Pipeline
 
     centre = evaluation_view(settings.size)
     unused = np.random.default_rng(0)
-    crop = CropSettings(area=settings.area)
-    least_px = crop_least_px(settings.size, crop.area, crop.aspect)
+    photometric = swav_photometric() if settings.colour == "swav" else None
+
+    def pipeline(size: int, area: tuple[float, float], number: int) -> Pipeline:
+        return byol_views(size, photometric, CropSettings(area))[number % 2]
+
     evaluate = evaluation_views(FIELD, lambda image: centre(image, unused), evaluated_side(settings.size))
-    return train_views(FIELD, byol_views(settings.size, crop=crop), least_px), evaluate
+    return multi_crop_views(FIELD, settings, pipeline, CropSettings().aspect), evaluate

@@ -3,4 +3,5 @@
 BUILTIN = {
     "byol": "sciencessl.methods.byol:Byol",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
+    "swav": "sciencessl.methods.swav:Swav",
 }

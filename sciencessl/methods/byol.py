@@ -53,7 +53,8 @@ class Byol(Method):
     """Online encoder, projector and predictor; target encoder and projector, a moving average of the online ones.
 
     `L = mean_B [2 - 2 cos(q(g(f(v1))), sg z'_2) + 2 - 2 cos(q(g(f(v2))), sg z'_1)]` (equation 2, symmetrised). The
-    target starts as a copy, runs in training mode on its own batch statistics, and moves after the optimiser.
+    target starts as a copy, runs in training mode on its own batch statistics, and moves after the optimiser. Small
+    views, where there are any, are predicted from but never predicted, as in SwAV (ours).
     """
 
     title: ClassVar[str] = "BYOL: predict the target's projection of the other view"
@@ -79,13 +80,16 @@ class Byol(Method):
         return Online(representations, projections, [self.predictor(z) for z in projections])
 
     def target(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """z' of every view."""
-        return [self.target_projector(self.target_encoder(view)) for view in views]
+        """z' of the two large views."""
+        return [self.target_projector(self.target_encoder(view)) for view in views[:2]]
 
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
-        """Both directions summed; the label scale is the mean negative cosine of the two."""
-        first = negative_cosine(online.predictions[0], targets[1])
-        second = negative_cosine(online.predictions[1], targets[0])
+        """Each target predicted from every other view, their mean, and both targets summed; the label scale is the
+        mean negative cosine."""
+        second, first = (
+            torch.stack([negative_cosine(p, z) for v, p in enumerate(online.predictions) if v != large]).mean(dim=0)
+            for large, z in enumerate(targets)
+        )
         # 2 - 2 cos in each direction, written on the negative cosine that the label term needs as well.
         rows = (2.0 + 2.0 * first) + (2.0 + 2.0 * second)
         return PairLoss(rows.sum(), (0.5 * (first + second)).detach().sum(), len(first))

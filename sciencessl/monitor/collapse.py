@@ -31,13 +31,13 @@ class Gauge:
         if self.std < LOW_STD:
             return (
                 f"the representation is collapsing: its spread is {self.std:.3f} of an even one (healthy: above "
-                f"{LOW_STD}). Images are becoming indistinguishable. Try a larger options.tau_base, a lower "
-                "optim.base_lr, or a larger batch."
+                f"{LOW_STD}). Images are becoming indistinguishable. Try a lower optim.base_lr, a larger batch, or "
+                "with byol a larger options.tau_base."
             )
         if self.effective_rank < LOW_RANK:
             return (
                 f"the representation uses {self.effective_rank:.1f} directions (healthy: above {LOW_RANK:.0f}): it "
-                "has collapsed to a line. Try a larger options.tau_base or a lower optim.base_lr."
+                "has collapsed to a line. Try a lower optim.base_lr, or with byol a larger options.tau_base."
             )
         return ""
 

@@ -197,7 +197,7 @@ def _views(spec: DomainSpec, store: Store) -> None:
         least = getattr(made, "least_px", {})
         fits = all(name in spec.fields and px > 0 for name, px in least.items())
         require(fits, f"least_px of a view is {least}, expected field -> pixels above 0.")
-    shapes = set()
+    shapes: dict[int, set[tuple[int, ...]]] = {}
     for sample in _some(spec, store):
         before = sample.fields[spec.primary].copy()
         views = [train(sample, ViewRandomness(seed, 0, 1)) for seed in (0, 0, 1)]
@@ -209,14 +209,15 @@ def _views(spec: DomainSpec, store: Store) -> None:
         require(not _equal(views[0], views[2], spec), "the train view is the same from different generators.")
         require(_equal(shown[0], shown[1], spec), "the evaluation view is random.")
         require(not _equal(views[0][:1], views[0][1:2], spec), "both train views of a sample are the same.")
-        for view in (*views[0], *shown[0]):
+        for number, view in (*enumerate(views[0]), (0, shown[0][0])):
             image = view.fields[spec.primary]
             require(image.dtype == before.dtype, f"a view is {image.dtype}, the sample {before.dtype}.")
             require(view.index == sample.index, "a view has another index than its sample.")
-            shapes.add(image.shape)
-    require(len(shapes) == 1, f"views have shapes {sorted(shapes)}; a batch needs one.")
+            shapes.setdefault(number, set()).add(image.shape)
+    for number, found in shapes.items():
+        require(len(found) == 1, f"views of number {number} have shapes {sorted(found)}; a batch needs one.")
     size = getattr(spec.train_options(), "size", None)
-    (shape,) = shapes
+    (shape,) = shapes[0]
     require(size is None or shape[:2] == (size, size), f"views are {shape[:2]}, the option size is {size}.")
 
 

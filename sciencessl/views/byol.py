@@ -1,4 +1,4 @@
-"""The two training views of BYOL and the evaluation view, from settings of plain numbers.
+"""The two training views of BYOL, the colours of SwAV, and the evaluation view, from settings of plain numbers.
 
 Table of operations: BYOL (arXiv 2006.07733), appendix B, table 6, and the released augmentations.
 """
@@ -83,6 +83,20 @@ class PhotometricSettings:
             raise ConfigError(f"photometric.sigma={self.sigma} must be (low, high) with 0 < low <= high, in pixels.")
         if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
             raise ConfigError(f"photometric.value_range={self.value_range} must be finite (low, high) with low < high.")
+
+
+def swav_photometric() -> PhotometricSettings:
+    """What SwAV and SEER change pixel values by, the same for every view: colour distortion of strength 1 and blur half
+    the time, no solarisation.
+
+    Brightness is added here and multiplied by a factor there: a shift of 0.4 of the range is what a factor of up to
+    1.8 does to middle grey (ours).
+
+    Source: SEER (arXiv 2103.01988) and its configurations; SwAV (arXiv 2006.09882); SimCLR (arXiv 2002.05709).
+    """
+    return PhotometricSettings(
+        brightness=0.4, contrast=0.8, saturation=0.8, hue=0.2, blur=(0.5, 0.5), solarise=(0.0, 0.0)
+    )
 
 
 def byol_views(

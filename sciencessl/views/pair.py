@@ -1,4 +1,4 @@
-"""Pipelines as a domain's views: the primary field through one pipeline a view."""
+"""Pipelines as a domain's views: the primary field through one pipeline a view, in one size or in two."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
 
 ImageView = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,51 @@ def evaluation_views(
     return EvaluationView(field, pipeline, {field: least_px})
 
 
-def crop_least_px(size: int, area: tuple[float, float], aspect: tuple[float, float] = (1.0, 1.0)) -> float:
+class MultiCropSettings(Protocol):
+    """View settings of a domain that says how large its crops are; values as `views.settings` checks them."""
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the two large views."""
+
+    @property
+    def area(self) -> Pair:
+        """Smallest and largest crop area of them, as a fraction of the image."""
+
+    @property
+    def small_views(self) -> int:
+        """Number of small views."""
+
+    @property
+    def small_size(self) -> int:
+        """Side of small views in pixels."""
+
+    @property
+    def small_area(self) -> Pair:
+        """Smallest and largest crop area of small views."""
+
+
+def multi_crop_views(
+    field: str,
+    settings: MultiCropSettings,
+    pipeline: Callable[[int, Pair, int], ImageView],
+    aspect: Pair = (1.0, 1.0),
+) -> TrainViews:
+    """Two large views and the small ones that settings ask for, large ones first. Source: SwAV (arXiv 2006.09882).
+
+    Args:
+        field: Name of the field.
+        settings: Number, size and area of the crops.
+        pipeline: (size, area, number of the view) -> the pipeline of that view.
+        aspect: Smallest and largest width over height of all crops.
+    """
+    groups = [(2, settings.size, settings.area), (settings.small_views, settings.small_size, settings.small_area)]
+    crops = [(size, area) for count, size, area in groups for _ in range(count)]
+    pipelines = [pipeline(size, area, number) for number, (size, area) in enumerate(crops)]
+    return train_views(field, pipelines, max(crop_least_px(size, area, aspect) for size, area in crops))
+
+
+def crop_least_px(size: int, area: Pair, aspect: Pair = (1.0, 1.0)) -> float:
     """Shorter side in pixels of an image whose smallest random crop has `size` pixels along both sides. Source: ours.
 
     A crop of share a and width over height r has a shorter side of sqrt(a H W / max(r, 1 / r)); where none fits in ten

@@ -16,6 +16,9 @@ def _pair(value: Any, most: float) -> bool:
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: v >= 8, "8 pixels or more; 64 suits a small encoder"),
     "area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
+    "small_views": (lambda v: v >= 0, "0 or more; multi-crop has 4 to 8"),
+    "small_size": (lambda v: v >= 8, "8 pixels or more; about half of views.size"),
+    "small_area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
     "aspect": (lambda v: _pair(v, float("inf")), "two positive numbers, the smaller first"),
     "brightness": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
     "contrast": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),

@@ -279,6 +279,18 @@ def test_the_loss_of_one_row_is_that_of_the_card() -> None:
     assert not loss.scale.requires_grad
 
 
+def test_small_views_predict_both_targets_and_are_none() -> None:
+    """Each target from its mean over the other views: with a third view that predicts neither, half of each cosine."""
+    p, z = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
+    across = torch.tensor([[-3.0, 4.0]])
+    loss = build().pair_loss(Online([], [], [p, p, across]), [z, z])
+    assert float(loss.scale) == pytest.approx(-0.48)
+    assert float(loss.total) == pytest.approx(2 * (2 - 2 * 0.48))
+    views = [torch.randn(BATCH, 3, 2, 2, dtype=torch.float64)] * 4
+    assert len(build().target(views)) == 2
+    assert len(build().online(views).predictions) == 4
+
+
 def test_heads_are_those_of_the_card() -> None:
     """Linear with bias, batch norm, ReLU, linear without bias; 4096 wide and 256 out by default."""
     assert (ByolOptions().hidden, ByolOptions().out, ByolOptions().tau_base) == (4096, 256, 0.996)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sciencessl.data.order import augmentation_rng
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
 from sciencessl.views.affine import RotatedCrop, centre_window
 from sciencessl.views.operations import CropResize
-from sciencessl.views.pair import crop_least_px, display_rgb, evaluation_views, train_views
+from sciencessl.views.pair import crop_least_px, display_rgb, evaluation_views, multi_crop_views, train_views
+from sciencessl.views.pipeline import Pipeline
 
 
 def sample(image: np.ndarray) -> Sample:
@@ -95,6 +98,87 @@ def test_an_image_of_nothing_is_black() -> None:
     assert display_rgb("image")(sample(nothing)).max(axis=(0, 1)).tolist() == [0, 0, 255]
 
 
+@dataclass(frozen=True)
+class Crops:
+    """SEER's crops."""
+
+    size: int = 160
+    area: tuple[float, float] = (0.14, 1.0)
+    small_views: int = 4
+    small_size: int = 96
+    small_area: tuple[float, float] = (0.05, 0.14)
+
+
+def test_small_views_follow_the_two_large_ones() -> None:
+    asked = []
+
+    def pipeline(size: int, area: tuple[float, float], number: int) -> Any:
+        asked.append((size, area, number))
+        return lambda image, rng: np.full((size, size, 1), number)
+
+    views = multi_crop_views("image", Crops(), pipeline)
+    made = views(sample(np.zeros((2, 2, 1))), np.random.default_rng)
+    assert asked == [*((160, (0.14, 1.0), v) for v in (0, 1)), *((96, (0.05, 0.14), v) for v in (2, 3, 4, 5))]
+    assert [view.fields["image"].shape[0] for view in made] == [160, 160, 96, 96, 96, 96]
+    assert [int(view.fields["image"].max()) for view in made] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_hungrier_of_large_and_small_views_says_how_large_an_image_must_be() -> None:
+    def pipeline(*asked: Any) -> Any:
+        return None
+
+    def least(**changes: Any) -> float:
+        return multi_crop_views("image", Crops(**changes), pipeline, (3 / 4, 4 / 3)).least_px["image"]
+
+    assert least() == pytest.approx(96 / math.sqrt(0.05 * 0.75))
+    assert least(small_size=48) == least(small_views=0) == pytest.approx(160 / math.sqrt(0.14 * 0.75))
+
+
+@pytest.mark.parametrize("domain", ["galaxy", "pathology", "web"])
+def test_small_views_of_a_domain_have_their_size_and_change_no_large_one(domain: str) -> None:
+    spec = load_domain(domain)
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    photo = Sample({spec.primary: image})
+
+    def views(epoch: int, **settings: Any) -> list[np.ndarray]:
+        make = spec.views(spec.train_options(size=48, **settings))[0]
+        return [v.fields[spec.primary] for v in make(photo, lambda view: augmentation_rng(0, epoch, 1, view))]
+
+    many = views(0, small_views=4, small_size=24)
+    assert [view.shape for view in many] == [(48, 48, 3)] * 2 + [(24, 24, 3)] * 4
+    alone, again, other = views(0), views(0, small_views=4, small_size=24), views(1, small_views=4, small_size=24)
+    assert len(alone) == 2
+    assert all(np.array_equal(a, b) for a, b in zip(many, alone, strict=False))
+    assert all(np.array_equal(a, b) for a, b in zip(many, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(many, other, strict=True))
+    assert len({view.tobytes() for view in many}) == 6
+
+
+@pytest.mark.parametrize("domain", ["galaxy", "pathology", "web"])
+def test_small_views_show_the_area_that_was_asked_for(domain: str) -> None:
+    """A ramp along each axis: what a view spans of it, whatever its angle, tells the window."""
+    spec = load_domain(domain)
+    ramp = np.zeros((200, 200, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(200), np.arange(200)[:, None]
+    plain = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "greyscale": 0.0, "blur": 0.0}
+    known = {entry.name for entry in fields(spec.train_options)}
+    settings = {"small_views": 3, "small_area": (0.04, 0.09), **{k: v for k, v in plain.items() if k in known}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines, least_px: pipelines)
+        made: Any = spec.views(spec.train_options(**settings))[0]
+    for seed in range(10):
+        for pipeline in made[2:]:
+            crop = Pipeline(getattr(pipeline, "_stamp", pipeline).transforms[:1])
+            view = crop(ramp, np.random.default_rng(seed)).astype(float)
+            # A step of one pixel along each axis of the view, in pixels of the image, from its middle, which no edge
+            # reflects: the determinant is the area of one of its pixels.
+            middle = view[8:24, 8:24, :2]
+            across = (middle[:, -1] - middle[:, 0]).mean(axis=0) / 15
+            down = (middle[-1] - middle[0]).mean(axis=0) / 15
+            area = abs(np.linalg.det(np.stack([across, down]))) * 32 * 32 / 200**2
+            assert 0.03 < area < 0.11
+
+
 def smallest_crop(crop: Any, height: int, width: int, draws: int = 400) -> float:
     """Shortest side of the windows that a crop draws from an image of that size, in pixels."""
     rng = np.random.default_rng(0)
@@ -143,6 +227,7 @@ def test_the_least_size_is_that_of_the_smallest_crop_of_the_longest_shape() -> N
         ("web", {"size": 224}, 914.47, 256), ("web", {"size": 64, "area": (0.25, 1.0)}, 147.80, 73),
         ("pathology", {"size": 64}, 143.11, 64), ("pathology", {"size": 64, "evaluation_window": 0.5}, 143.11, 128),
         ("galaxy", {"size": 64}, 119.88, 85.33),
+        ("web", {"size": 160, "area": (0.14, 1.0), "small_views": 4, "small_size": 96}, 495.74, 183),
     ],
 )
 def test_domains_declare_the_least_size_that_their_views_need(

@@ -35,6 +35,23 @@ def test_operations_and_their_rates(flags: tuple[list[str], np.ndarray], has_rat
         assert has_rate(found[view, :, i], RATES[view][i]), (view, NAMES[i])
 
 
+def test_swav_changes_pixels_of_all_views_alike(has_rate: Callable[..., bool]) -> None:
+    """The rates of SwAV's released code; the two kinds of view differ in size and area alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines, least_px: pipelines)
+        made: Any = web_views(WebViews(size=16, colour="swav", small_views=1, small_size=8))[0]
+    rates = (1.0, 0.5, 0.8, 0.2, 0.5, 0.0)
+    hits = np.zeros((3, 1500, len(rates)), bool)
+    for view, pipeline in enumerate(made):
+        for i in range(hits.shape[1]):
+            pipeline(IMAGE, augmentation_rng(0, 0, i, view))
+            hits[view, i] = [bool(transform.params) for transform in pipeline.transforms]
+    for view, i in itertools.product(range(3), range(len(rates))):
+        assert has_rate(hits[view, :, i], rates[i]), (view, NAMES[i])
+    jitter = made[2].transforms[2]
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (0.4, 0.8, 0.8, 0.2)
+
+
 def test_operations_are_independent_within_and_between_views(
     flags: tuple[list[str], np.ndarray], has_rate: Callable[..., bool]
 ) -> None:
@@ -72,7 +89,8 @@ def test_crops_have_the_area_that_was_asked_for() -> None:
         assert 0.22 * 200 * 200 < area < 0.27 * 200 * 200
 
 
-@pytest.mark.parametrize("wrong", [{"size": 4}, {"area": (0.5, 0.2)}, {"area": (0.1, 1.2)}])
+@pytest.mark.parametrize("wrong", [{"size": 4}, {"area": (0.5, 0.2)}, {"area": (0.1, 1.2)}, {"small_views": -1},
+                                   {"small_size": 4}, {"small_area": (0.0, 0.1)}])
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"views\.{next(iter(wrong))} is "):
         WebViews(**wrong)
