@@ -31,7 +31,12 @@ def label_coefficient(pair_magnitude: Tensor, label_sum: Tensor, labelled_rows: 
 
 
 def hybrid_total(
-    pair_loss: Tensor, pair_magnitude: Tensor, label_sum: Tensor, labelled_rows: Tensor, weight: float
+    pair_loss: Tensor,
+    pair_magnitude: Tensor,
+    label_sum: Tensor,
+    labelled_rows: Tensor,
+    weight: float,
+    all_label_sum: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`L = L_pair + w * sg(s / L_sup) * L_sup` with `L_sup = label_sum / labelled_rows`.
 
@@ -45,6 +50,8 @@ def hybrid_total(
         label_sum: Scalar in nats, summed over rows (and questions).
         labelled_rows: Scalar, number of rows with a label.
         weight: w, 0 or more.
+        all_label_sum: Where `pair_loss` and `label_sum` are one rank's share of their sums: the label sum over all
+            ranks, as s and the rows already are. The shares of the total then add up to the total.
 
     Returns:
         The total, and L_sup without gradient for the log: 0 without labelled rows, not finite where the loss was not.
@@ -53,7 +60,8 @@ def hybrid_total(
 
     Source: galaxy hybrid card (arXiv 2206.11927); the guards are ours.
     """
-    coefficient = label_coefficient(pair_magnitude, label_sum, labelled_rows, weight)
+    everything = label_sum.detach() if all_label_sum is None else all_label_sum
+    coefficient = label_coefficient(pair_magnitude, everything, labelled_rows, weight)
     finite = torch.where(torch.isfinite(label_sum), label_sum, 0.0)
-    mean = torch.where(labelled_rows > 0, label_sum.detach() / labelled_rows.clamp(min=1), 0.0)
+    mean = torch.where(labelled_rows > 0, everything / labelled_rows.clamp(min=1), 0.0)
     return pair_loss + coefficient * finite, mean

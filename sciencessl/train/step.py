@@ -7,6 +7,7 @@ method.after_step. Nothing here waits for a device; the caller decides when a me
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from sciencessl.losses.hybrid import hybrid_total, label_coefficient
 from sciencessl.losses.labels import LabelLoss
 from sciencessl.methods.base import Method, Online, PairLoss
 from sciencessl.samples import Batch
+from sciencessl.train.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
 
@@ -29,13 +31,13 @@ class Recipe:
 
     Attributes:
         total_steps: K.
-        batch: Samples of one optimiser step, over all micro-batches.
+        batch: Samples of one optimiser step, over all micro-batches and ranks.
         accumulate: Micro-batches of a step.
         learning_rate: Step -> learning rate.
         to_input: Stored pixels (B, C, H, W) -> model input.
         field: The field that the encoder sees.
         label_weight: w of the hybrid loss.
-        seed: Of the step's own randomness (dropout): a pure function of (seed, step), so that resume is exact.
+        seed: Of the step's own randomness (dropout): a pure function of (seed, step, rank), so that resume is exact.
         autocast: bf16 under autocast, or None for full precision.
     """
 
@@ -71,7 +73,12 @@ class LabelTerm(nn.Module):
         labels = batch.labels[self.name].to(representation.device, non_blocking=True)
         with torch.autocast(representation.device.type, enabled=False):
             outputs = self.head(representation.to(next(self.head.parameters()).dtype))
-            return self.loss(outputs, labels)
+            total, rows = self.loss(outputs, labels)
+        if outputs.requires_grad and not total.requires_grad:
+            # A loss may be a constant where nothing is labelled. Ranks wait for each other in the backward pass, so
+            # there has to be one on each.
+            total = total + outputs[:0].sum()
+        return total, rows
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,37 @@ class _Forward:
     labels: list[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """What a step adds up, without gradient: shares of pair loss and scale, sum and rows of each label loss."""
+
+    pair: Tensor | None
+    scale: Tensor
+    labels: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, done: _Forward, batch: int) -> _Sums:
+        labels = [(total.detach(), rows) for total, rows in done.labels]
+        if done.pair is None:
+            return cls(None, torch.zeros(()), labels)
+        return cls(done.pair.total.detach() / batch, done.pair.scale / batch, labels)
+
+    def __add__(self, other: _Sums) -> _Sums:
+        labels = [(a + c, b + d) for (a, b), (c, d) in zip(self.labels, other.labels, strict=True)]
+        pair = None if self.pair is None or other.pair is None else self.pair + other.pair
+        return _Sums(pair, self.scale + other.scale, labels)
+
+    def over(self, ranks: Ranks, device: torch.device) -> _Sums:
+        """Summed over the ranks, in one message."""
+        own = [self.scale, *itertools.chain(*self.labels), *([] if self.pair is None else [self.pair])]
+        if ranks.world == 1 or not own:
+            return self
+        packed = ranks.sum(torch.stack([value.to(device, torch.float64) for value in own]))
+        scale, *rest = (value.to(mine.dtype) for value, mine in zip(packed.unbind(), own, strict=True))
+        pair = None if self.pair is None else rest.pop()
+        return _Sums(pair, scale, list(zip(rest[::2], rest[1::2], strict=True)))
+
+
 def train_step(
     method: Method,
     terms: Sequence[LabelTerm],
@@ -96,6 +134,7 @@ def train_step(
     batches: Iterable[Batch],
     recipe: Recipe,
     step: int,
+    ranks: Ranks = ALONE,
 ) -> StepResult:
     """Take one optimiser step over the micro-batches of one global batch.
 
@@ -103,9 +142,14 @@ def train_step(
         method: The method; its parameters and those of `terms` are in the optimiser.
         terms: Label terms of the hybrid loss, none for plain self-supervision.
         optimizer: Has `param_groups`, `zero_grad` and `step`.
-        batches: `recipe.accumulate` micro-batches of `recipe.batch` samples in all.
+        batches: `recipe.accumulate` micro-batches; with those of the other ranks `recipe.batch` samples in all.
         recipe: See there.
         step: Index k of the step, from 0.
+        ranks: The processes that share the batch, each with its part of it (`SampleOrder.rank_part`), the same
+            weights and the same optimiser state. Losses and gradients are summed over them, so that weights stay the
+            same, and are those of one process with the whole batch; layers with batch statistics need
+            `sync_bn.convert`. Only dropout differs: each rank draws its own. Metrics are those of the whole batch,
+            `online` is this rank's part.
 
     Source: BYOL (arXiv 2006.07733), algorithm 1; the hybrid term is that of arXiv 2206.11927.
     """
@@ -113,22 +157,27 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    with step_randomness(recipe.seed, step, next(method.parameters()).device):
-        if recipe.accumulate == 1:
-            online, metrics = _whole(method, terms, batches, recipe)
-        else:
-            online, metrics = _accumulated(method, terms, batches, recipe)
+    with step_randomness(recipe.seed, step, next(method.parameters()).device, ranks.rank):
+        take = _whole if recipe.accumulate == 1 else _accumulated
+        online, metrics = take(method, terms, batches, recipe, ranks)
+    ranks.sum_gradients(_trainable(method, terms))
     optimizer.step()
     return StepResult({**metrics, "lr": rate, **method.after_step(step, recipe.total_steps)}, online)
 
 
 @contextlib.contextmanager
-def step_randomness(seed: int, step: int, device: torch.device = CPU) -> Iterator[None]:
-    """Torch's generators of the CPU and of `device` are, inside, those of (seed, step); outside as if nothing had
+def step_randomness(seed: int, step: int, device: torch.device = CPU, rank: int = 0) -> Iterator[None]:
+    """Torch's generators of the CPU and of `device` are, inside, those of (seed, step, rank); outside as if nothing had
     happened."""
+    # Without it, the rows of every rank would be dropped by the same masks.
+    own = [rank] if rank else []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_key("step", seed, step) % 2**63)
+        torch.manual_seed(derive_key("step", seed, step, *own) % 2**63)
         yield
+
+
+def _trainable(method: Method, terms: Sequence[LabelTerm]) -> list[nn.Parameter]:
+    return [p for group in (method, *terms) for p in group.parameters() if p.requires_grad]
 
 
 def _forward(method: Method, terms: Sequence[LabelTerm], batch: Batch, recipe: Recipe) -> _Forward:
@@ -143,25 +192,38 @@ def _forward(method: Method, terms: Sequence[LabelTerm], batch: Batch, recipe: R
 
 
 def _whole(
-    method: Method, terms: Sequence[LabelTerm], batches: Iterable[Batch], recipe: Recipe
+    method: Method, terms: Sequence[LabelTerm], batches: Iterable[Batch], recipe: Recipe, ranks: Ranks
 ) -> tuple[Online, dict[str, Tensor | float]]:
     """One forward, one backward."""
     (batch,) = batches
     done = _forward(method, terms, batch, recipe)
-    metrics: dict[str, Tensor | float] = {}
-    label_loss, rows = _label_mean(done.labels)
-    if done.pair is None:
-        total = label_loss * recipe.label_weight
-    else:
-        pair = done.pair.total / recipe.batch
-        scale = done.pair.scale / recipe.batch
-        metrics |= {"pair_loss": pair.detach(), "cosine": -scale}
-        total, _ = hybrid_total(pair, scale.abs(), label_loss, rows, recipe.label_weight) if terms else (pair, pair)
-    if terms:
-        metrics |= {"label_loss": label_loss.detach(), "labelled": rows}
-    if total.requires_grad:
-        total.backward()  # type: ignore[no-untyped-call]
-    return done.online, {"loss": total.detach(), **metrics}
+    sums = _Sums.of(done, recipe.batch).over(ranks, done.online.representations[0].device)
+    pair = None if done.pair is None else done.pair.total / recipe.batch
+    share = _total(pair, [total for total, _ in done.labels], sums, recipe)
+    if share.requires_grad:
+        share.backward()  # type: ignore[no-untyped-call]
+    return done.online, _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
+
+
+def _total(pair: Tensor | None, labels: Sequence[Tensor], sums: _Sums, recipe: Recipe) -> Tensor:
+    """The loss of the step, or a rank's share of it, from pair and label losses of the step or of a rank."""
+    label_loss, rows = _label_mean([(total, rows) for total, (_, rows) in zip(labels, sums.labels, strict=True)])
+    if pair is None:
+        return label_loss * recipe.label_weight
+    if not labels:
+        return pair
+    everything, _ = _label_mean(sums.labels)
+    return hybrid_total(pair, sums.scale.abs(), label_loss, rows, recipe.label_weight, everything)[0]
+
+
+def _metrics(loss: Tensor, sums: _Sums) -> dict[str, Tensor | float]:
+    metrics: dict[str, Tensor | float] = {"loss": loss}
+    if sums.pair is not None:
+        metrics |= {"pair_loss": sums.pair, "cosine": -sums.scale}
+    if sums.labels:
+        label_loss, rows = _label_mean(sums.labels)
+        metrics |= {"label_loss": label_loss, "labelled": rows}
+    return metrics
 
 
 def _label_mean(labels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -173,43 +235,34 @@ def _label_mean(labels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor
 
 
 def _accumulated(
-    method: Method, terms: Sequence[LabelTerm], batches: Iterable[Batch], recipe: Recipe
+    method: Method, terms: Sequence[LabelTerm], batches: Iterable[Batch], recipe: Recipe, ranks: Ranks
 ) -> tuple[Online, dict[str, Tensor | float]]:
     """Several micro-batches, one gradient.
 
     What the label loss is multiplied by is known only when the last micro-batch has been seen, so label gradients are
     collected beside the pair gradients and added at the end.
     """
-    parameters = [p for group in (method, *terms) for p in group.parameters() if p.requires_grad]
+    parameters = _trainable(method, terms)
     collected: list[list[Tensor]] = [[torch.zeros_like(p) for p in parameters] for _ in terms]
-    pair = scale = torch.zeros(())
-    sums = [(torch.zeros(()), torch.zeros(())) for _ in terms]
-    has_pair = False
+    sums: _Sums | None = None
     for batch in batches:
         done = _forward(method, terms, batch, recipe)
         for gradients, (total, _) in zip(collected, done.labels, strict=True):
             _collect(gradients, total, parameters)
         if done.pair is not None:
-            has_pair = True
             (done.pair.total / recipe.batch).backward()  # type: ignore[no-untyped-call]
-            pair = pair + done.pair.total.detach() / recipe.batch
-            scale = scale + done.pair.scale / recipe.batch
-        sums = [
-            (total + more.detach(), rows + more_rows)
-            for (total, rows), (more, more_rows) in zip(sums, done.labels, strict=True)
-        ]
-    label_loss, rows = _label_mean(sums)
-    coefficient = label_coefficient(scale.abs(), label_loss, rows, recipe.label_weight) if has_pair else torch.tensor(
-        recipe.label_weight
-    )
-    for gradients, (_, count) in zip(collected, sums, strict=True):
+        found = _Sums.of(done, recipe.batch)
+        sums = found if sums is None else sums + found
+    assert sums is not None
+    sums = sums.over(ranks, done.online.representations[0].device)
+    label_loss, rows = _label_mean(sums.labels)
+    coefficient = torch.tensor(recipe.label_weight)
+    if sums.pair is not None:
+        coefficient = label_coefficient(sums.scale.abs(), label_loss, rows, recipe.label_weight)
+    for gradients, (_, count) in zip(collected, sums.labels, strict=True):
         _add(parameters, gradients, coefficient / count.clamp(min=1))
-    metrics: dict[str, Tensor | float] = {"loss": pair + coefficient * label_loss}
-    if has_pair:
-        metrics |= {"pair_loss": pair, "cosine": -scale}
-    if terms:
-        metrics |= {"label_loss": label_loss, "labelled": rows}
-    return done.online, metrics
+    pair = torch.zeros(()) if sums.pair is None else sums.pair
+    return done.online, _metrics(pair + coefficient * label_loss, sums)
 
 
 def _collect(gradients: list[Tensor], total: Tensor, parameters: list[nn.Parameter]) -> None:
