@@ -55,7 +55,8 @@ def test_the_options_of_the_methods_are_these() -> None:
     assert leaf_names(ByolOptions) == ["hidden", "out", "tau_base", "tau_schedule", "tau_batch"]
     assert leaf_names(LabelsOnlyOptions) == []
     assert leaf_names(SwavOptions) == [
-        "hidden", "out", "prototypes", "temperature", "epsilon", "iterations", "frozen_steps", "queue", "queue_start",
+        "hidden", "out", "norm", "prototypes", "temperature", "epsilon", "iterations", "frozen_steps", "queue",
+        "queue_start",
     ]
 
 

@@ -31,6 +31,7 @@ class SwavOptions:
     Attributes:
         hidden: Width of the two hidden layers of the projector.
         out: Width of a projection.
+        norm: Batch norm after the hidden layers, as in the SwAV paper; SEER has none.
         prototypes: Number of prototypes.
         temperature: Of the softmax that predicts a code.
         epsilon: Temperature of the codes: the smaller, the nearer to one prototype a sample.
@@ -43,6 +44,7 @@ class SwavOptions:
 
     hidden: int = 8192
     out: int = 256
+    norm: bool = False
     prototypes: int = 16000
     temperature: float = 0.1
     epsilon: float = 0.03
@@ -62,7 +64,7 @@ class SwavOptions:
 
 
 class Swav(Method):
-    """Encoder, projector without norms, and prototypes of length 1.
+    """Encoder, projector, and prototypes of length 1.
 
     Scores are cosines of projections and prototypes. Codes of the two large crops, balanced over the batch, the queue
     and all processes, are predicted from each other crop of the same sample. The balance is that of a micro-batch
@@ -81,7 +83,7 @@ class Swav(Method):
     def __init__(self, encoder: nn.Module, options: SwavOptions, generator: torch.Generator) -> None:
         super().__init__(encoder, options, generator)
         widths = (self.features, options.hidden, options.hidden, options.out)
-        self.projector = _projector(widths, generator)
+        self.projector = _projector(widths, options.norm, generator)
         drawn = torch.empty(options.prototypes, options.out).uniform_(-1.0, 1.0, generator=generator)
         self.prototypes = nn.Parameter(normalize(drawn, dim=1))
         self.register_buffer("queue", torch.zeros(ASSIGNING, options.queue, options.out))
@@ -150,13 +152,15 @@ class Swav(Method):
         self._waiting = self.queue[:, :0]
 
 
-def _projector(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers with ReLU between them and no norm, drawn by torch's rule. Source: SEER's head."""
+def _projector(widths: Sequence[int], norm: bool, generator: torch.Generator) -> nn.Sequential:
+    """Linear layers with ReLU between them, drawn by torch's rule. Source: SEER's head; with norms SwAV's."""
     layers: list[nn.Module] = []
     for width, following in pairwise(widths):
         bound = width**-0.5
-        layers += [nn.ReLU(inplace=True), uniform_linear(width, following, bound, (-bound, bound), generator)]
-    return nn.Sequential(*layers[1:])
+        if layers:
+            layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
+        layers.append(uniform_linear(width, following, bound, (-bound, bound), generator))
+    return nn.Sequential(*layers)
 
 
 def _all_reduce(tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:

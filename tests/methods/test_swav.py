@@ -195,6 +195,9 @@ def test_the_defaults_are_those_of_the_card() -> None:
     assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     assert [layer.weight.shape for layer in layers[::2]] == [(HIDDEN, FEATURES), (HIDDEN, HIDDEN), (OUT, HIDDEN)]
     assert all(layer.bias is not None for layer in layers[::2])
+    assert not defaults.norm
+    hidden = [type(layer) for layer in build(norm=True).projector]
+    assert hidden == [*[nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2, nn.Linear]
 
 
 @pytest.mark.parametrize(
