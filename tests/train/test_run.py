@@ -339,7 +339,7 @@ def test_a_method_of_ones_own_file_trains_and_its_source_belongs_to_the_run(
         tiny_run(out, resume=True)
 
 
-def test_swav_trains_on_crops_of_two_sizes_and_goes_on_with_its_queue(tmp_path: Path, tiny_run: Any) -> None:
+def test_swav_trains_on_crops_of_two_sizes_and_keeps_its_queue(tmp_path: Path, tiny_run: Any) -> None:
     changes = {
         "method": "swav", "options__prototypes": 6, "options__frozen_steps": 2, "options__queue": 12,
         "labels": ["class"], "views__small_views": 2, "views__small_size": 16, "steps": 5, "accumulate": 2,
