@@ -187,7 +187,12 @@ class Store:
         return self._index.take("key", self._samples(index))
 
     def _samples(self, index: np.ndarray | Sequence[int]) -> np.ndarray:
-        wanted = np.asarray(index, dtype=np.int64)
+        given = np.asarray(index)
+        if given.size and given.dtype.kind not in "iu":
+            # As numbers, a mask would name the first two samples again and again.
+            raise StoreError(f"{self.path}: sample indices of type {given.dtype}, expected whole numbers; of a mask, "
+                             "give np.flatnonzero(mask).")
+        wanted = given.astype(np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise StoreError(f"{self.path}: sample index outside 0 to {len(self) - 1}.")
         return wanted

@@ -130,6 +130,14 @@ def test_what_the_store_lacks_is_said(survey: Store) -> None:
         survey.column("widht")
 
 
+@pytest.mark.parametrize("index", [np.array([True, False, True]), [0.0, 1.7], ["a0"]])
+def test_samples_are_asked_for_by_whole_numbers(survey: Store, index: Any) -> None:
+    for ask in (survey.keys, partial(survey.payloads, "image")):
+        with pytest.raises(StoreError, match=r"expected whole numbers; of a mask, give np\.flatnonzero\(mask\)"):
+            ask(index)
+    assert survey.payloads("image", []) == []
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=8))
 def test_a_split_is_its_ranges_written_out(ranges: list[tuple[int, int]]) -> None:
     gaps, sizes = np.array(ranges).T
