@@ -96,7 +96,8 @@ class Byol(Method):
 
     def at_batch(self, batch: int) -> None:
         """Scale the momentum from `tau_batch` to this batch; the lowest one, at the start, decides what is refused."""
-        kappa = batch / self.options.tau_batch if self.options.tau_batch else 1.0
+        own = getattr(self.options, "tau_batch", 0)  # a subclass may have options of its own
+        kappa = batch / own if own else 1.0
         scaled_momentum(self.options.tau_base, kappa)
         self._kappa = kappa
 
