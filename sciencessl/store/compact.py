@@ -23,7 +23,6 @@ from sciencessl.store.links import can_link, link_row
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import is_remote, local_path
 from sciencessl.store.seal import read_receipt, required_receipt
-from sciencessl.store.tables import REMOVALS
 from sciencessl.store.writer import write_row
 
 
@@ -99,8 +98,7 @@ def compact(store: str | Path, out: str | Path, dry_run: bool = False) -> Compac
             _write(opened, out, header, row, removed)
             progress.update(row + 1)
         progress.close()
-        gone = opened.table(REMOVALS).data["id"].to_pylist()
-        made = finish_derived(opened, out, header, gone)
+        made = finish_derived(opened, out, header)
     return replace(report, manifest_digest=made.digest)
 
 

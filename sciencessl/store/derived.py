@@ -92,19 +92,19 @@ def writing(out: Path) -> Iterator[None]:
         yield
 
 
-def finish_derived(source: Store, out: Path, header: zpack.StoreHeader, without: Collection[str] = ()) -> Store:
-    """Carry the tables over and seal: what is sealed lacks nothing.
+def finish_derived(source: Store, out: Path, header: zpack.StoreHeader) -> Store:
+    """Carry the tables over, without the lines of withdrawn samples, and seal: what is sealed lacks nothing.
 
     Args:
         source: Whose tables they are.
         out: With all its rows.
         header: Of `out`, not sealed.
-        without: Ids whose lines are left out.
 
     Raises:
         StoreError: When a table or a row is damaged.
     """
-    carry_tables(source, out, without, skip=(REMOVALS,))
+    gone = source.table(REMOVALS).data["id"].to_pylist() if REMOVALS in source.tables else []
+    carry_tables(source, out, gone, skip=(REMOVALS,))
     seal(out, header)
     return Store(out)
 

@@ -29,7 +29,6 @@ from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.seal import read_receipt
 from sciencessl.store.spill import Spill
-from sciencessl.store.tables import REMOVALS
 from sciencessl.store.writer import write_row
 
 SCRATCH = ".shuffling"
@@ -138,8 +137,7 @@ def shuffle(
             return replace(report, manifest_digest=found.manifest_digest, nothing_to_do=True)
         report = replace(report, groups=_first_pass(opened, out, header, deal, groups, spill))
         _second_pass(opened, out, header, deal, report.groups, spill)
-        gone = opened.table(REMOVALS).data["id"].to_pylist() if REMOVALS in opened.tables else []
-        made = finish_derived(opened, out, header, gone)
+        made = finish_derived(opened, out, header)
         # Last: without it, a call after a kill would deal everything once more to find that no row is missing.
         spill.clear()
     return replace(report, manifest_digest=made.digest)
