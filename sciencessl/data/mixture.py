@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sciencessl.data.order import LONGEST_RUN, Int64, Order, SampleOrder, cut_batch, derive_key
 from sciencessl.data.weights import Weights, weighted_order
 from sciencessl.errors import ConfigError
+from sciencessl.grouping import places_of
 
 LARGEST_RATES = 10**6
 """Largest sum of the rates of a mixture: the pattern of its parts repeats after as many samples."""
@@ -85,8 +86,7 @@ class Mixture(SampleOrder):
         starts = np.array(self.offsets)
         owner = np.searchsorted(starts, positions, side="right") - 1
         first, stop = np.empty((2, len(positions)), np.int64)
-        for k in np.unique(owner):
-            mine = owner == k
+        for k, mine in places_of(owner):
             found = self.parts[k].run_of(positions[mine] - starts[k])
             first[mine], stop[mine] = found[0] + starts[k], found[1] + starts[k]
         return first, stop

@@ -7,14 +7,16 @@ shuffled epoch would take several times as long to read as to decode. An order d
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from sciencessl.data.order import Int64, Order, cut_batch
+from sciencessl.grouping import places_of
 from sciencessl.store.joined import JoinedStores
+from sciencessl.store.kept import Kept
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import read_each
 from sciencessl.store.seal import required_receipt
@@ -77,7 +79,7 @@ class Read:
     keys: np.ndarray
     payloads: Mapping[str, list[bytes | np.ndarray]]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Payload bytes."""
         return sum(len(p) if isinstance(p, bytes) else p.nbytes for values in self.payloads.values() for p in values)
@@ -96,8 +98,12 @@ class RunCache:
         self._split = split
         self._path = (store.stores[0] if isinstance(store, JoinedStores) else store).path
         self._gap = max(1, GAP_BYTES // sample_bytes(store))
-        self._kept: OrderedDict[int, Read] = OrderedDict()
-        self.nbytes = 0
+        self._kept: Kept[Read] = Kept(KEPT_BYTES)
+
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes that are kept."""
+        return self._kept.nbytes
 
     def __call__(self, positions: Int64, first: Int64, stop: Int64) -> Read:
         """The samples at positions, in the order asked for. Arrays are read-only, as they are kept.
@@ -125,26 +131,18 @@ class RunCache:
 
     def _runs(self, first: Int64, stop: Int64) -> Iterator[tuple[Int64, Read]]:
         """Each run once, and where it is asked for: first those that are kept; the others as they are read."""
-        starts, back = np.unique(first, return_inverse=True)
-        asked = np.split(np.argsort(back, kind="stable"), np.cumsum(np.bincount(back))[:-1]) if len(first) else []
         missing = []
-        for start, where in zip(starts.tolist(), asked, strict=True):
-            if start in self._kept:
-                self._kept.move_to_end(start)
-                yield where, self._kept[start]
-            else:
+        for start, where in places_of(first):
+            kept = self._kept.find(start)
+            if kept is None:
                 missing.append((start, where))
+            else:
+                yield where, kept
         bounds = [(start, int(stop[where[0]])) for start, where in missing]
         read = read_each(self._path, lambda run: self._read(self._split.to_store(np.arange(*run))), bounds)
         for (start, where), run in zip(missing, read, strict=True):
-            self._keep(start, run)
+            self._kept.keep(start, run)
             yield where, run
-
-    def _keep(self, start: int, run: Read) -> None:
-        self._kept[start] = run
-        self.nbytes += run.nbytes
-        while len(self._kept) > 1 and self.nbytes > KEPT_BYTES:
-            self.nbytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _read(self, index: Int64) -> Read:
         """Samples at store indices, in one read for all that lie close together."""

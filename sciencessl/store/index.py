@@ -6,7 +6,7 @@ entry a row is small and read whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from sciencessl.errors import StoreError
+from sciencessl.grouping import places_of
 from sciencessl.store import format as zpack
 from sciencessl.store.kept import Kept
 from sciencessl.store.remote import first_line, read_each, unreadable
@@ -49,7 +50,7 @@ class Index:
         self._path = path
         self._open = open_array
         self._whole: dict[str, np.ndarray] = {}
-        self._kept = Kept(KEPT_BYTES)
+        self._kept: Kept[np.ndarray] = Kept(KEPT_BYTES)
 
     def whole(self, name: str) -> np.ndarray:
         """All of `row_first` or `split_first`, which have one entry a row.
@@ -79,7 +80,7 @@ class Index:
                              f"{flat.min()} to {flat.max()}. {VERIFY}")
         found = np.empty((len(flat), *shards.array.shape[1:]), shards.array.dtype)
         missing: list[tuple[int, np.ndarray]] = []
-        for number, where in _dealt(flat // shards.per_chunk):
+        for number, where in places_of(flat // shards.per_chunk):
             piece = self._kept.find((name, number))
             if piece is None:
                 missing.append((number, where))
@@ -118,14 +119,6 @@ class Index:
             sentence = f"{self._path}: index/{name} is damaged ({first_line(error)}). {VERIFY}"
             raise unreadable(self._path, error, sentence) from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _dealt(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each number that occurs, in ascending order, and where."""
-    if numbers.size:
-        order = np.argsort(numbers, kind="stable")
-        values, starts = np.unique(numbers[order], return_index=True)
-        yield from zip(values.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _runs(pieces: list[tuple[int, np.ndarray]]) -> list[list[tuple[int, np.ndarray]]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from sciencessl.errors import StoreError
+from sciencessl.grouping import places_of
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.reader import Store
 from sciencessl.store.split import SplitIndex
@@ -146,5 +147,4 @@ class JoinedStores:
         if index.size and (index.min() < 0 or index.max() >= len(self)):
             raise StoreError(f"sample index outside 0 to {len(self) - 1} of {len(self.stores)} joined stores.")
         owner = np.searchsorted(self.starts, index, side="right") - 1
-        asked = [(k, np.flatnonzero(owner == k)) for k in np.unique(owner)]
-        return [(self.stores[k], where, index[where] - self.starts[k]) for k, where in asked]
+        return [(self.stores[k], where, index[where] - self.starts[k]) for k, where in places_of(owner)]

@@ -38,7 +38,7 @@ class _Opened:
         self.pid = os.getpid()
         self.arrays: dict[str, Shards] = {}
         self.index = Index(path, open_array)
-        self.windows = Kept(CACHE_BYTES)
+        self.windows: Kept[np.ndarray] = Kept(CACHE_BYTES)
 
 
 class Store:

@@ -124,12 +124,12 @@ from sciencessl.data.order import Order
 from sciencessl.domains.galaxy.views import GalaxyViews, galaxy_views
 from sciencessl.store.reader import Store
 
+runs.KEPT_BYTES = 4 * 2**20  # here, so that it holds in the worker, which imports this file
+
 def resident(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def decode(payload, field):
-    # Bounded in the process that reads, which is a worker.
-    runs.KEPT_BYTES = 4 * 2**20
     return np.zeros((8, 8, 3), np.uint8)
 
 if __name__ == "__main__":
