@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from sciencessl import __version__
 from sciencessl.config import RunConfig, leaf_names
-from sciencessl.errors import ConfigError, LeakError, RegistryError, SciencesslError, did_you_mean
+from sciencessl.errors import ConfigError, FirstRankError, LeakError, RegistryError, SciencesslError, did_you_mean
 from sciencessl.flags import split_settings
 from sciencessl.verbs import data, evaluation, listing, start, training
 from sciencessl.verbs.output import DONE, FAILED, LEAK, USAGE
@@ -117,6 +117,8 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # whoever read our output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except FirstRankError:
+        return FAILED
     except (ConfigError, RegistryError) as error:
         return _complain(error, USAGE)
     except LeakError as error:
@@ -137,6 +139,7 @@ def _complain(error: Exception, code: int) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     parser, verbs = _parsers(arguments)
+    given = list(arguments)
     settings: dict[str, Any] = {}
     if arguments and arguments[0] in VERBS and VERBS[arguments[0]].settings:
         arguments, settings = split_settings(arguments, leaf_names(RunConfig))
@@ -146,7 +149,7 @@ def _dispatch(arguments: list[str]) -> int:
         return DONE
     if extra:
         _refuse(verbs[known.verb], extra)
-    known.settings = settings
+    known.settings, known.arguments = settings, given
     return VERBS[known.verb].run(known)
 
 

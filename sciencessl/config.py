@@ -328,12 +328,14 @@ def save_config(config: FullConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def load_config(path: Path, options_type: type, views_type: type) -> FullConfig:
-    """Read what `save_config` wrote.
+def load_config(
+    path: Path, options_type: type, views_type: type, flags: Mapping[str, Any] | None = None
+) -> FullConfig:
+    """Read what `save_config` wrote; flags win over it.
 
     Raises:
         ConfigError: When it is missing or no longer valid.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is missing: the folder is no run, or its run never started.")
-    return build_config([Layer(str(path), read_yaml(path))], options_type, views_type)
+    return build_config([Layer(str(path), read_yaml(path))], options_type, views_type, flags)

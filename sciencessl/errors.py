@@ -34,6 +34,10 @@ class RunError(SciencesslError, RuntimeError):
     """A run folder exists already, is incomplete, or holds a checkpoint of something else."""
 
 
+class FirstRankError(SciencesslError, RuntimeError):
+    """The first process of a run has failed, and said why: the others have nothing to add."""
+
+
 class RegistryError(SciencesslError, LookupError):
     """No domain, method or backbone of that name."""
 

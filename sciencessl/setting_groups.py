@@ -13,6 +13,8 @@ from sciencessl.optim.schedules import ScalingRule
 
 Precision = Literal["auto", "float32", "bfloat16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+Checkpointing = Literal["none", "stage", "block"]
 Norm = Literal["batch", "group_ws", "none"]
 """What normalises encoder and heads: see `sciencessl.backbones.norms.replace_norms`."""
 
@@ -132,7 +134,14 @@ class ComputeConfig:
         memory_format: `contiguous`, `channels_last` or `auto`.
         device: `cpu`, `cuda` or `auto`.
         threads: Threads of torch on the CPU; 0 means all cores.
-        workers: Loader processes; -1 means one less than the cores, at least 1, at most 8.
+        workers: Loader processes, of each process that trains; -1 means one less than its cores, at least 1, at most 8.
+        strategy: How several processes train one network. `ddp`: each has all of it; `fsdp`: each keeps a part of the
+            weights, gradients and optimiser state (FSDP2). `auto` is ddp. Weights come out the same.
+        sync_bn_ranks: Processes that batch statistics are computed over, neighbours; 0: all, as one process with the
+            whole batch would.
+        checkpointing: `stage` or `block`: compute the activations of each again in the backward pass instead of
+            keeping them. `none`: keep all.
+        compile: Compile the stages of the encoder with torch.compile, which takes a minute or more at the start.
     """
 
     precision: Precision = "auto"
@@ -140,8 +149,13 @@ class ComputeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     workers: int = -1
+    strategy: Strategy = "auto"
+    sync_bn_ranks: int = 0
+    checkpointing: Checkpointing = "none"
+    compile: bool = False
 
     def __post_init__(self) -> None:
+        require(self.sync_bn_ranks >= 0, "compute.sync_bn_ranks", self.sync_bn_ranks, "0 or more", "0 means all")
         require(self.threads >= 0, "compute.threads", self.threads, "0 or more", "0 means all cores")
         require(self.workers >= -1, "compute.workers", self.workers, "-1 or more", "-1 chooses")
 

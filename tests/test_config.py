@@ -38,7 +38,8 @@ LEAVES = [
     "minutes", "slots", "branches_on", "init_from", "sampling.balance", "sampling.exponent", "sampling.weights",
     "sampling.labelled_share", "sampling.rates", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
     "optim.warmup", "optim.scaling", "optim.reference_batch", "compute.precision", "compute.memory_format",
-    "compute.device", "compute.threads", "compute.workers", "log.every", "log.monitor_every", "log.checkpoint_every",
+    "compute.device", "compute.threads", "compute.workers", "compute.strategy", "compute.sync_bn_ranks",
+    "compute.checkpointing", "compute.compile", "log.every", "log.monitor_every", "log.checkpoint_every",
 ]
 
 

@@ -6,7 +6,8 @@ Source: BYOL works even without batch statistics (arXiv 2010.10241); what it lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +72,13 @@ class ChannelAffine(nn.Module):
         """Whether it is as initialised: a shift of zero, and one scale for all channels, 0 or 1."""
         same = bool((self.weight == self.weight[0]).all()) and float(self.weight[0].detach()) in (0.0, 1.0)
         return same and not bool(self.bias.any())
+
+
+def is_standardised(layer: nn.Module) -> bool:
+    """Whether a layer standardises its weights: rounded before that, they would be others."""
+    from timm.layers import StdConv2d
+
+    return isinstance(layer, (StdLinear, StdConv2d))
 
 
 def standardise(weight: Tensor, eps: float = WEIGHT_EPS) -> Tensor:
@@ -176,6 +184,24 @@ def find_gates(encoder: nn.Module, channels: int) -> set[nn.Module]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms that are in training mode normalise as always but leave their running statistics alone.
+
+    For a forward pass that repeats another, or comes before it: their statistics move once a step.
+    """
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    kept = [(layer._buffers, dict(layer._buffers)) for layer in layers]
+    for buffers, own in kept:
+        # Copies move in their place: without any, autograd would save other tensors than in the pass that is repeated.
+        buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in own.items()})
+    try:
+        yield
+    finally:
+        for buffers, own in kept:
+            buffers.update(own)
 
 
 @torch.no_grad()

@@ -58,6 +58,7 @@ class Method(nn.Module):
         paper: Where it was published.
         status: `verified` (read in official code), `reconstructed` (from the paper) or `ours`.
         n_views: Views it wants of each sample.
+        own_buffers: Names of buffers that differ between the processes of a run, such as a queue of their own rows.
         Options: Frozen dataclass of its settings.
 
     Args:
@@ -70,6 +71,7 @@ class Method(nn.Module):
     paper: ClassVar[str]
     status: ClassVar[str]
     n_views: ClassVar[int] = 2
+    own_buffers: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type]
 
     def __init__(self, encoder: nn.Module, options: Any, generator: torch.Generator) -> None:
@@ -97,7 +99,11 @@ class Method(nn.Module):
         return []
 
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss | None:
-        """Compare the views; None for a method that learns from labels alone."""
+        """Compare the views; None for a method that learns from labels alone.
+
+        Also called without gradient, when a step of several micro-batches is surveyed before it is taken: what a method
+        remembers must not change then.
+        """
         return None
 
     def at_batch(self, batch: int) -> None:

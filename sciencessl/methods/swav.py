@@ -77,6 +77,7 @@ class Swav(Method):
     title: ClassVar[str] = "SwAV: predict the balanced cluster codes of the large crops from all other crops"
     paper: ClassVar[str] = "arXiv 2006.09882, as run by SEER (arXiv 2103.01988)"
     status: ClassVar[str] = "verified"
+    own_buffers: ClassVar[tuple[str, ...]] = ("queue",)
     Options: ClassVar[type] = SwavOptions
     queue: Tensor
 
@@ -114,7 +115,8 @@ class Swav(Method):
         first, second = (z.detach() for z in online.projections[:ASSIGNING])
         with torch.autocast(first.device.type, enabled=False):
             codes = [self._codes(online.predictions[crop].detach(), crop) for crop in range(ASSIGNING)]
-        self._keep(torch.stack([first, second]))
+        if torch.is_grad_enabled():  # else the step is only surveyed
+            self._keep(torch.stack([first, second]))
         rows = swapped_prediction(online.predictions, codes, self.options.temperature)
         return PairLoss(rows.sum(), negative_cosine(first, second).sum(), len(rows))
 

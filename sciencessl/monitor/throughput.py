@@ -13,10 +13,12 @@ class Throughput:
     """Counts images and waiting over the last window of steps.
 
     Args:
+        processes: That train together, each counting its own images.
         clock: Seconds, monotonic.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, processes: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._processes = processes
         self._clock = clock
         self._start = clock()
         self._images = 0
@@ -29,7 +31,7 @@ class Throughput:
 
     def end(self, images: int) -> None:
         """A step is done."""
-        self._images += images
+        self._images += images * self._processes
         self._idle_since = self._clock()
 
     def read(self) -> tuple[float, float]:

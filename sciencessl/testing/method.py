@@ -18,7 +18,7 @@ from sciencessl.optim.lars import LARS
 from sciencessl.registry import load_method
 from sciencessl.samples import Batch
 from sciencessl.testing.requirement import is_frozen_dataclass, require
-from sciencessl.train.step import LabelTerm, Recipe, train_step
+from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, train_step
 
 BATCH, SIDE, FEATURES, CLASSES, STEPS = 8, 8, 6, 3, 6
 STATUSES = ("verified", "reconstructed", "ours")
@@ -91,7 +91,8 @@ class _Training:
             total_steps=STEPS, batch=BATCH, accumulate=accumulate, learning_rate=lambda step: 0.1,
             to_input=lambda x: x, field="image",
         )
-        result = train_step(self.method, [self.term], self.optimizer, parts, recipe, self.taken)
+        wrapped = Wrapped(Network(self.method, [self.term], recipe))
+        result = train_step(wrapped, self.optimizer, parts, self.taken)
         self.taken += 1
         return result.metrics
 

@@ -29,7 +29,7 @@ def begin_cost(run: Path, operations_per_image: float, epoch_samples: int, sampl
     write_atomic(run / COST, json.dumps(cost, indent=1).encode())
 
 
-def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: float) -> None:
+def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: float, devices: int = 1) -> None:
     """Bring the file up to date.
 
     Args:
@@ -38,6 +38,7 @@ def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: f
         batch: Source images a step.
         steps: Steps taken in all.
         seconds: Wall time since the last call, or since the start.
+        devices: Processes that it was trained by, each with a device.
     """
     path = run / COST
     cost = json.loads(path.read_text(encoding="utf-8"))
@@ -51,7 +52,7 @@ def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: f
         "estimated_operations": cost["operations_per_image"] * images,
         "peak_memory_bytes": max(cost.get("peak_memory_bytes", 0), _peak_memory(device)),
     }
-    cost["device_hours"] = round(cost["wall_seconds"] / 3600, 4)
+    cost["device_hours"] = round(cost.get("device_hours", 0.0) + seconds * devices / 3600, 5)
     write_atomic(path, json.dumps(cost, indent=1).encode())
 
 

@@ -19,7 +19,9 @@ from sciencessl.machine import cores
 from sciencessl.optim.schedules import epochs_to_steps
 from sciencessl.samples import Batch
 from sciencessl.train.measure import choose
-from sciencessl.train.plan import Plan, build_optimizer, make_recipe, make_stream, memory_layout, sample_batch
+from sciencessl.train.parallel import find_place
+from sciencessl.train.plan import Plan, build, make_stream, sample_batch
+from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.sampling_words import sampling_words
 from sciencessl.train.step import train_step
 
@@ -77,12 +79,13 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     Returns:
         Seconds of a step, where minutes made it necessary to measure them.
     """
-    run = plan.config.run
-    micro = run.batch // run.accumulate
+    run, ranks = plan.config.run, plan.ranks
+    micro = max(1, run.batch // run.accumulate // ranks.world)
     shape = sample_batch(plan, 1).views[0][plan.store.primary].shape
     images = micro if plan.device.type == "cuda" else min(micro, CHOICE_IMAGES)
-    choice = choose(plan.method.encoder, (images, *shape[1:]), run.compute.precision, run.compute.memory_format,
-                    plan.device)
+    choice = ranks.from_first(lambda: choose(
+        plan.method.encoder, (images, *shape[1:]), run.compute.precision, run.compute.memory_format, plan.device
+    ))
     if choice.measured:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in choice.measured.items())
         tell(f"chose {choice.precision}, {choice.memory_format} (images/s of the encoder: {rates})")
@@ -90,7 +93,7 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
         run.compute, precision=choice.precision, memory_format=choice.memory_format,
         device="cuda" if plan.device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
-        workers=max(1, min(8, cores() - 1)) if run.compute.workers < 0 else run.compute.workers,
+        workers=run.compute.workers if run.compute.workers >= 0 else loader_workers(find_place().local_world),
     )
     run = dataclasses.replace(run, compute=compute, slots=plan.order.slot_count)
     plan.config = dataclasses.replace(plan.config, run=run)
@@ -104,6 +107,11 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     return seconds
 
 
+def loader_workers(processes: int) -> int:
+    """Loader processes for each of the processes that train on this machine."""
+    return max(1, min(8, cores() // processes - 1))
+
+
 def _steps(plan: Plan, seconds: float | None) -> int:
     run = plan.config.run
     if seconds is not None:
@@ -114,21 +122,20 @@ def _steps(plan: Plan, seconds: float | None) -> int:
     return run.steps
 
 
-def probe_step(plan: Plan) -> Callable[[Batch], None]:
-    """A function that takes one step on copies, laid out in memory as the run's are: nothing of the run is touched."""
-    method, terms = copy.deepcopy((plan.method, plan.terms))
-    run = plan.config.run
-    method.to(memory_format=memory_layout(run.compute.memory_format))
-    for module in (method, *terms):
-        module.to(plan.device)
-    optimizer = build_optimizer({"method": method, "terms": torch.nn.ModuleList(terms)}, run.optim, run.batch)
-    recipe = make_recipe(plan)
-    accumulate = run.accumulate
+def probe_step(plan: Plan, ranks: Ranks = ALONE) -> Callable[[Batch], None]:
+    """A function that takes one step on copies, laid out in memory as the run's are: nothing of the run is touched.
+
+    Args:
+        plan: Of the run.
+        ranks: Those that take the step together, each with its part of a batch.
+    """
+    wrapped, optimizer = build(copy.deepcopy(plan.method), copy.deepcopy(plan.terms), plan, ranks)
+    accumulate = plan.config.run.accumulate
 
     def once(batch: Batch) -> None:
         size = len(batch) // accumulate
         parts = [batch.slice(start, start + size) for start in range(0, size * accumulate, size)]
-        train_step(method, terms, optimizer, parts, dataclasses.replace(recipe, batch=len(batch)), 0)
+        train_step(wrapped, optimizer, parts, 0)
         if plan.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -137,24 +144,24 @@ def probe_step(plan: Plan) -> Callable[[Batch], None]:
 
 def seconds_per_step(plan: Plan) -> float:
     """A step and its data, measured through the real loader: workers and trainer share the cores."""
-    once = probe_step(plan)
+    once = probe_step(plan, plan.ranks)
     run = plan.config.run
     workers = run.compute.workers
     seconds = min(max(TIMED_SHARE * 60 * run.minutes, TIMED_SECONDS[0]), TIMED_SECONDS[1])
     loader = iter(make_loader(make_stream(plan, 0), workers, prefetch=1))
     # First windows, first allocations, and what was prefetched meanwhile.
-    _repeat(lambda: once(next(loader)), TIMED_SECONDS[0], 1, workers + 2)
-    taken, elapsed = _repeat(lambda: once(next(loader)), seconds, *TIMED_STEPS)
+    _repeat(lambda: once(next(loader)), TIMED_SECONDS[0], 1, workers + 2, plan.ranks)
+    taken, elapsed = _repeat(lambda: once(next(loader)), seconds, *TIMED_STEPS, plan.ranks)
     return elapsed / taken
 
 
-def _repeat(function: Callable[[], None], seconds: float, least: int, most: int) -> tuple[int, float]:
-    """Call until so many seconds have gone by; calls made and seconds."""
+def _repeat(function: Callable[[], None], seconds: float, least: int, most: int, ranks: Ranks) -> tuple[int, float]:
+    """Call until so many seconds have gone by on the first rank; calls made and its seconds."""
     start, calls, elapsed = time.perf_counter(), 0, 0.0
     while calls < least or (elapsed < seconds and calls < most):
         function()
         calls += 1
-        elapsed = time.perf_counter() - start
+        elapsed = ranks.from_first(lambda: time.perf_counter() - start)
     return calls, elapsed
 
 

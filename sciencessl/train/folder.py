@@ -100,10 +100,11 @@ class ModelCard:
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
-    """Write the encoder as safetensors, then the card that makes it count."""
+    """Write an encoder (a module, or its state) as safetensors, then the card that makes it count."""
     from safetensors.torch import save
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    state = encoder if isinstance(encoder, dict) else encoder.state_dict()
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_atomic(run / WEIGHTS, save(state))
     write_atomic(run / MODEL, json.dumps(asdict(card), indent=1).encode())
 

@@ -8,13 +8,14 @@ import math
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
@@ -24,11 +25,14 @@ from sciencessl.methods.base import Method, Online
 from sciencessl.monitor.collapse import gauge
 from sciencessl.monitor.throughput import Progress, Throughput
 from sciencessl.samples import Batch
-from sciencessl.setting_groups import LogConfig, OptimConfig
+from sciencessl.setting_groups import LogConfig
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train.folder import MetricsFile
-from sciencessl.train.plan import Plan, build_optimizer, make_stream, memory_layout
-from sciencessl.train.step import LabelTerm, Recipe, train_step
+from sciencessl.train.parallel import local
+from sciencessl.train.plan import Plan, make_stream
+from sciencessl.train.ranks import StopVote
+from sciencessl.train.state import gather_state, restore_state
+from sciencessl.train.step import StepResult, Wrapped, train_step
 
 DIVERGED = (
     "Lower optim.base_lr, or use compute.precision float32, in a new run; the last checkpoint, if there is one, is "
@@ -37,75 +41,75 @@ DIVERGED = (
 UNDERSTOOD = (
     ".*does not have many workers.*",  # the number is chosen by us, or by the user
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of a name that torch moves
+    "FSDP2-wrapped module .* returned a view tensor",  # no output is changed in place
 )
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints through ours: whole or absent, read without unpickling code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the checkpoint whole or not at all."""
-        ckpt.save_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint.
-
-        Raises:
-            RunError: When it is torn, or holds more than plain tensors and values.
-        """
-        return ckpt.load_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete one checkpoint."""
-        Path(path).unlink(missing_ok=True)
 
 
 class Pretraining(LightningModule):
     """Hosts `train_step`; owns nothing but the count of steps taken.
 
     Args:
-        method: The method.
-        terms: Label terms.
-        recipe: Of the step.
-        optim: Optimiser settings.
+        wrapped: What is trained.
+        optimizer: Of its parameters.
         log: How often what is written.
-        run: Run folder.
-        identity: What a checkpoint must agree with to be continued (backbone, method, settings...).
-        loader_state: Steps taken -> the state of the loader, of plain values.
-        tell: Called with a warning in words.
+        run: Run folder, the same for all ranks.
+        about: Steps taken -> what a checkpoint says of itself beside them, of plain values.
+        tell: Called with a warning in words, on the first rank.
     """
 
     def __init__(
         self,
-        method: Method,
-        terms: Sequence[LabelTerm],
-        recipe: Recipe,
-        optim: OptimConfig,
+        wrapped: Wrapped,
+        optimizer: torch.optim.Optimizer,
         log: LogConfig,
         run: Path,
-        identity: dict[str, str],
-        loader_state: Callable[[int], list[dict[str, Any]]],
+        about: Callable[[int], Mapping[str, Any]],
         tell: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.method = method
-        self.terms = nn.ModuleList(terms)
-        self.recipe = recipe
-        self._optim = optim
+        self.network = wrapped.network
+        self.wrapped = wrapped
+        self.recipe = wrapped.network.recipe
+        self.optimizer = optimizer
         self._log_settings = log
         self._run = run
-        self._identity = identity
-        self._loader_state = loader_state
+        self._about = about
         self._tell = tell
+        self._saver = ckpt.Saver(run, wrapped.ranks)
+        self._vote = StopVote(wrapped.ranks)
         self.taken = 0
         self._warned = False
-        self._saved: Path | None = None
+        self._saved = -1
         self.stop_requested = False
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return self.network.method
+
+    @property
+    def modules_saved(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds, under names."""
+        return {"method": self.network.method, "terms": self.network.terms}
+
+    @property
+    def own(self) -> list[str]:
+        """Names of tensors that each rank has its own of."""
+        return [f"method.{name}" for name in self.method.own_buffers]
+
+    def restore(self, path: Path, content: ckpt.Content) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            RunError: When it does not fit.
+        """
+        restore_state(path, content, self.modules_saved, self.optimizer, self.own, self.wrapped.ranks)
+        self.taken = self._saved = ckpt.steps_taken(content)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser over method and label heads."""
-        return build_optimizer({"method": self.method, "terms": self.terms}, self._optim, self.recipe.batch)
+        return self.optimizer
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The step moves what it needs, in the stored dtype."""
@@ -113,40 +117,47 @@ class Pretraining(LightningModule):
 
     def on_train_start(self) -> None:
         """Open what is written during the run."""
-        self._metrics = MetricsFile(self._run, self.taken)
-        self._throughput = Throughput()
-        self._progress = Progress(self.recipe.total_steps, self.taken, title="pretrain")
+        self._throughput = Throughput(self.wrapped.ranks.world)
+        if self.wrapped.ranks.first:
+            self._metrics = MetricsFile(self._run, self.taken)
+            self._progress = Progress(self.recipe.total_steps, self.taken, title="pretrain")
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimiser step; numbers are read from the device only where they are logged."""
         self._throughput.begin()
         size = len(batch) // self.recipe.accumulate
         parts = [batch.slice(start, start + size) for start in range(0, len(batch), size)]
-        terms = [term for term in self.terms if isinstance(term, LabelTerm)]
-        result = train_step(self.method, terms, self.optimizers(), parts, self.recipe, self.taken)
+        result = train_step(self.wrapped, self.optimizers(), parts, self.taken)
         self.taken += 1
         self._throughput.end(len(batch))
-        self._observe(result.metrics, result.online)
-        if self.taken % self._log_settings.checkpoint_every == 0 or self.stop_requested:
-            self.save()
-        if self.stop_requested:
+        self._observe(result)
+        # All ranks stop after the same step, whichever was asked to.
+        stop = self._vote(self.stop_requested)
+        if self.taken % self._log_settings.checkpoint_every == 0 or stop:
+            self.save(background=not stop)
+        if stop:
             self.trainer.should_stop = True
 
-    def _observe(self, metrics: dict[str, Any], online: Online) -> None:
+    def _observe(self, result: StepResult) -> None:
         settings = self._log_settings
         last = self.taken == self.recipe.total_steps
         if self.taken % settings.every and not last:
-            self._progress.update(self.taken)
+            self._show()
             return
         row: dict[str, Any] = {"step": self.taken, "images": self.taken * self.recipe.batch}
-        row |= {name: float(value) for name, value in metrics.items()}
+        row |= {name: float(value) for name, value in result.metrics.items()}
         if not math.isfinite(row["loss"]):
             raise RunError(f"the loss is {row['loss']} at step {self.taken}. {DIVERGED}")
         if self.taken % settings.monitor_every == 0 or self.taken == settings.every or last:
-            row |= self._gauge(online)
+            row |= self._gauge(result.online)
         rate, waited = self._throughput.read()
-        self._metrics.write({**row, "images_per_s": round(rate, 1), "data_wait": round(waited, 3)})
-        self._progress.update(self.taken, f"loss {row['loss']:.3f}, {rate:.0f} images/s, {waited:.0%} waiting for data")
+        if self.wrapped.ranks.first:
+            self._metrics.write({**row, "images_per_s": round(rate, 1), "data_wait": round(waited, 3)})
+        self._show(f"loss {row['loss']:.3f}, {rate:.0f} images/s, {waited:.0%} waiting for data")
+
+    def _show(self, note: str = "") -> None:
+        if self.wrapped.ranks.first:
+            self._progress.update(self.taken, note)
 
     def _gauge(self, online: Online) -> dict[str, float]:
         found = gauge(online.representations[0])
@@ -159,35 +170,32 @@ class Pretraining(LightningModule):
             self._tell(f"step {self.taken}: {found.warning}")
         return row
 
-    def save(self) -> None:
-        """Write a checkpoint of the steps taken so far, unless there is one.
+    def save(self, background: bool = False) -> None:
+        """Write a checkpoint of the steps taken so far, unless there is one. Every rank must call this.
+
+        The steps taken are the whole state of data and randomness: batches that wait in a loader do not count.
+
+        Args:
+            background: Go on while it is written.
 
         Raises:
-            RunError: When a weight is no longer a number: nothing could be continued from it.
+            RunError: When a weight is no longer a number: nothing could be continued from it; or when the checkpoint,
+                or the one before, could not be written.
         """
-        if ckpt.checkpoint_path(self._run, self.taken) == self._saved:
+        if self.taken == self._saved:
+            self._saver.wait()
             return
-        finite = [parameter.detach().isfinite().all() for parameter in self.parameters()]
-        if not bool(torch.stack(finite).all()):
+        finite = torch.stack([local(p).detach().isfinite().all() for p in self.network.parameters()])
+        if self.wrapped.ranks.sum((~finite).sum()):
             raise RunError(f"a weight is not finite after step {self.taken}. {DIVERGED}")
-        self._saved = ckpt.checkpoint_path(self._run, self.taken)
-        self.trainer.save_checkpoint(self._saved)
-        ckpt.prune(self._run)
+        state = gather_state(self.modules_saved, self.optimizer)
+        self._saver.save(state, {"taken": self.taken, **self._about(self.taken)}, self.own, background)
+        self._saved = self.taken
 
     def on_train_end(self) -> None:
         """Leave the terminal as it was."""
-        self._progress.close()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The steps taken are the whole state of data and randomness: batches that wait in a loader do not count."""
-        checkpoint["sciencessl"] = {
-            "schema": ckpt.SCHEMA, "taken": self.taken, "identity": self._identity,
-            "loader": self._loader_state(self.taken),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the count of steps."""
-        self.taken = ckpt.steps_taken(checkpoint)
+        if self.wrapped.ranks.first:
+            self._progress.close()
 
 
 @contextlib.contextmanager
@@ -213,30 +221,30 @@ def stop_on_signal(module: Pretraining) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def fit(module: Pretraining, plan: Plan, checkpoint: Path | None, taken: int) -> None:
+def fit(module: Pretraining, plan: Plan) -> None:
     """Train to the end, or to a signal; the last checkpoint is that of the last step taken.
 
     Args:
-        module: What is trained.
+        module: What is trained, from where it stands.
         plan: Its settings and data.
-        checkpoint: Where to go on from.
-        taken: Steps before.
 
     Raises:
-        RunError: When the loss is no number, or a loader process died. Steps taken before are in a checkpoint.
-        StoreError: When the store is damaged; steps taken before are in a checkpoint.
+        RunError: When the loss is no number, or a loader process died. Steps taken before are in a checkpoint, where
+            one process trains.
+        StoreError: When the store is damaged; as above.
     """
     settings = plan.config.run
-    module.method.to(memory_format=memory_layout(settings.compute.memory_format))
-    loader = make_loader(make_stream(plan, taken), settings.compute.workers)
+    loader = make_loader(make_stream(plan, module.taken), settings.compute.workers)
     with _quiet_lightning(), stop_on_signal(module):
+        # To Lightning each process is alone: what they share is in the network, and in our own calls.
         trainer = Trainer(
-            max_steps=settings.steps, accelerator=settings.compute.device, devices=1, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            plugins=[AtomicCheckpointIO()], inference_mode=False, use_distributed_sampler=False,
+            max_steps=settings.steps - module.taken, accelerator=plan.device.type,
+            strategy=SingleDeviceStrategy(plan.device), plugins=[LightningEnvironment()], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
+            use_distributed_sampler=False,
         )
         try:
-            trainer.fit(module, loader, ckpt_path=checkpoint)
+            trainer.fit(module, loader)
         except SIGTERMException:
             # Lightning's own answer to the signal, when it came after ours was looked at: the step in hand is done.
             module.stop_requested = True
@@ -244,6 +252,8 @@ def fit(module: Pretraining, plan: Plan, checkpoint: Path | None, taken: int) ->
             cause = loader_error(error)
             if cause is None:
                 raise
+            if plan.ranks.world > 1:  # the others are waiting in the midst of a step
+                raise cause from None
             _save_if_taken(module)
             if not module.stop_requested:  # a signal to the whole job ends its loaders too
                 raise cause from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,15 @@ from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
 from sciencessl.train.labels import LabelSet, find_labels
+from sciencessl.train.parallel import device_of, wrap
+from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.sampling import Sampling, check_stores, make_sampling
 from sciencessl.train.sampling_words import sampling_words
-from sciencessl.train.step import LabelTerm, Recipe, step_randomness
+from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, step_randomness
 from sciencessl.views.to_input import fit_stats
 
 STATS_SAMPLES = 512
 """Samples whose pixels set the input statistics: their mean and spread are then known to a few percent."""
-ADDED = ("scaling", "reference_batch", "tau_batch")
-"""Settings that came later and change nothing by default: checkpoints from before them can be continued."""
 
 
 @dataclass
@@ -56,7 +57,8 @@ class Plan:
         method: The method, initialised, on the CPU.
         terms: Label terms, initialised, on the CPU.
         sampling: How the samples of split=train are drawn.
-        device: Where it is trained.
+        device: Where this process trains it.
+        ranks: The processes that train it together.
         leak: What an audit found the splits of the store to share, where that was accepted.
     """
 
@@ -70,6 +72,7 @@ class Plan:
     terms: list[LabelTerm]
     sampling: Sampling
     device: torch.device
+    ranks: Ranks = ALONE
     leak: str = ""
 
     @property
@@ -78,12 +81,16 @@ class Plan:
         return self.sampling.order
 
 
-def make_plan(full: FullConfig, continued: bool = False) -> Plan:
-    """Read what the settings name and build what they describe. Writes nothing.
+def make_plan(
+    full: FullConfig, continued: bool = False, ranks: Ranks = ALONE, device: torch.device | None = None
+) -> Plan:
+    """Read what the settings name and build what they describe: the same on every rank. Writes nothing.
 
     Args:
         full: Settings.
         continued: Weights will come from a checkpoint: what the run once started from is not needed again.
+        ranks: The processes of the run.
+        device: Of this process; None: as the settings say.
 
     Raises:
         ConfigError: When there is too little data or a label is not found.
@@ -105,7 +112,7 @@ def make_plan(full: FullConfig, continued: bool = False) -> Plan:
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = input_stats(store, domain, full.views)
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
-                _device(run.compute.device))
+                device or device_of(run.compute.device), ranks)
     if run.norm == "none" and not continued:
         _start_from_data(plan)
     return plan
@@ -150,12 +157,6 @@ def _initial_weights(init_from: str, backbone: str, norm: Norm) -> Path | None:
             )
         return path / folder.WEIGHTS
     return path
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def input_stats(store: Store | JoinedStores, domain: DomainSpec, settings: Any) -> InputStats:
@@ -225,12 +226,31 @@ def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig, batch:
     return torch.optim.AdamW(groups, lr=scaled.learning_rate, betas=scaled.betas, eps=scaled.eps, fused=True)
 
 
+def build(
+    method: Method, terms: Sequence[LabelTerm], plan: Plan, ranks: Ranks
+) -> tuple[Wrapped, torch.optim.Optimizer]:
+    """Lay modules of a plan out for its device, its memory format and some ranks, and make their optimiser.
+
+    Args:
+        method: That of the plan, or a copy; changed in place.
+        terms: As `method`.
+        plan: Settled.
+        ranks: Those that train together.
+    """
+    run = plan.config.run
+    network = Network(method, terms, make_recipe(plan))
+    method.to(memory_format=memory_layout(run.compute.memory_format))
+    wrapped = wrap(network, run.compute, ranks, plan.device)
+    return wrapped, build_optimizer({"method": method, "terms": network.terms}, run.optim, run.batch)
+
+
 def make_stream(plan: Plan, start: int) -> BatchStream:
-    """The batches of the run from a step on."""
+    """This rank's batches of the run from a step on."""
     store = plan.store
     return BatchStream(
         Decoder(store, plan.domain.decode), plan.order, store.split("train"), plan.domain.views, plan.config.views,
-        {labels.name: labels.values for labels in plan.labels}, [store.primary], start_step=start,
+        {labels.name: labels.values for labels in plan.labels}, [store.primary], start,
+        rank=plan.ranks.rank, world=plan.ranks.world,
     )
 
 
@@ -273,23 +293,25 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "backbone": run.backbone + (f" with norm {run.norm}" if run.norm != "batch" else ""),
         "method": run.method,
         "method source": method_source_digest(run.method),
-        "options": _words(plan.config.options),
+        "options": repr(plan.config.options),
         "views": repr(plan.config.views),
         "decoding": _decoding(plan),
         "input statistics": repr(plan.stats),
-        "optimiser": _words(run.optim),
+        "optimiser": repr(run.optim),
         "label weight": repr(run.label_weight),
         "seed": str(run.seed),
         "length": f"{run.steps} steps",
         "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",
+        "batch statistics": _statistics(plan),
     }
 
 
-def _words(settings: Any) -> str:
-    """As `repr`, without the settings of `ADDED` where they are at their default."""
-    shown = [x for x in dataclasses.fields(settings) if x.name not in ADDED or getattr(settings, x.name) != x.default]
-    return f"{type(settings).__qualname__}({', '.join(f'{x.name}={getattr(settings, x.name)!r}' for x in shown)})"
+def _statistics(plan: Plan) -> str:
+    """What they are computed over: for all ranks together it does not matter how many there are."""
+    own = plan.config.run.compute.sync_bn_ranks
+    parts = plan.ranks.world // own if own else 1
+    return f"of {parts} parts of a micro-batch" if parts > 1 else "of whole micro-batches"
 
 
 def _decoding(plan: Plan) -> str:

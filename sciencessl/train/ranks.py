@@ -1,28 +1,23 @@
-"""The processes that compute one batch together, and what they add up."""
+"""The processes that compute one batch together, what they add up, and what they agree on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sciencessl.errors import ConfigError
+from sciencessl.errors import ConfigError, FirstRankError
 
-BUCKET_BYTES = 2**25
-"""Gradients travel in pieces of about this size: few calls, and little memory beside the gradients themselves."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
     """Some processes, seen from one of them.
-
-    Everything between ranks is a sum: a rank's loss is its own rows' share of the loss of the whole batch, and the
-    gradient of the whole is the sum of what the ranks found. Where a wrapper averages gradients (DDP, FSDP2), that is
-    the same after dividing by one instead of by `world`.
 
     Attributes:
         rank: Of this process among them, from 0.
@@ -38,28 +33,77 @@ class Ranks:
         """Itself: the copy of a module computes with the same processes, and torch's handle cannot be copied."""
         return self
 
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what is written once: folders, logs, progress."""
+        return self.rank == 0
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over the ranks, in place and bit for bit the same on each. Every rank must call this."""
         if self.world > 1:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by its sum over the ranks. Every rank must give the same parameters.
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What a function returns on the first rank, on all; the others do not call it. Every rank must call this.
 
-        A gradient that is missing counts as zero, and is there afterwards: which ones a rank lacks may depend on its
-        rows, and ranks that sum different lists would wait for each other for ever.
+        Args:
+            function: Its result can be pickled.
+
+        Raises:
+            FirstRankError: On the others, when it failed on the first, where its own error is raised.
         """
         if self.world == 1:
-            return
-        for bucket in _buckets([_gradient(parameter) for parameter in parameters]):
-            flat = self.sum(torch.cat([gradient.flatten() for gradient in bucket]))
-            pieces = torch.split(flat, [gradient.numel() for gradient in bucket])
-            torch._foreach_copy_(bucket, [p.view(g.shape) for p, g in zip(pieces, bucket, strict=True)])
+            return function()
+        said: list[Any] = [None, ""]
+        try:
+            if self.first:
+                said[0] = function()
+        except BaseException as error:
+            said[1] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            dist.broadcast_object_list(said, group_src=0, group=self.group, device=torch.device("cpu"))
+            if said[1] and not self.first:
+                raise FirstRankError(f"the first process of the run failed with {said[1]}")
+        found: T = said[0]
+        return found
 
 
 ALONE = Ranks()
 """One process, without any communication."""
+
+
+class StopVote:
+    """Whether any rank was asked to stop, known to all after the same step, without waiting for a device.
+
+    The votes of a step travel while the next one is computed, so several ranks stop one step after the first request;
+    a process alone at once.
+
+    Args:
+        ranks: Every one of them calls this as often as the others.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._sent: tuple[Tensor, dist.Work] | None = None
+
+    def __call__(self, asked: bool) -> bool:
+        """Give the vote of this rank, and learn whether all stop now."""
+        if self._ranks.world == 1:
+            return asked
+        before, self._sent = self._sent, self._send(asked)
+        if before is None:
+            return False
+        votes, work = before
+        work.wait()
+        return bool(votes.item())
+
+    def _send(self, asked: bool) -> tuple[Tensor, dist.Work]:
+        votes = torch.tensor(int(asked))
+        work = dist.all_reduce(votes, group=self._ranks.group, async_op=True)
+        assert work is not None
+        return votes, work
 
 
 def all_ranks() -> Ranks:
@@ -91,22 +135,3 @@ def block_of_ranks(size: int) -> Ranks:
     own = groups[run.rank // size]
     assert isinstance(own, dist.ProcessGroup)
     return Ranks(run.rank % size, size, own)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one device and dtype, to about `BUCKET_BYTES`."""
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        alike = not bucket or (gradient.device, gradient.dtype) == (bucket[0].device, bucket[0].dtype)
-        if not alike or sum(g.nbytes for g in bucket) >= BUCKET_BYTES:
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket

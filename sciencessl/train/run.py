@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 
 from sciencessl.config import FullConfig, Stores, build_config, load_config, preset_layers, save_config, store_paths
 from sciencessl.data.loader import start_server
+from sciencessl.data.order import cut_batch
 from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
@@ -29,14 +29,18 @@ from sciencessl.train import checkpoint as ckpt
 from sciencessl.train import folder
 from sciencessl.train.cost import add_cost, begin_cost
 from sciencessl.train.estimate import RunEstimate, check_length, estimate, operations_per_image, settle
-from sciencessl.train.plan import Plan, make_card, make_identity, make_plan, make_recipe, make_state
+from sciencessl.train.parallel import full_state, joined
+from sciencessl.train.plan import Plan, build, make_card, make_identity, make_plan, make_state
+from sciencessl.train.ranks import Ranks
 from sciencessl.train.sampling_words import sampling_words
-
-if TYPE_CHECKING:
-    from sciencessl.train.module import Pretraining
 
 DEFAULT_METHOD = "byol"
 DEFAULT_SCALE = "laptop"
+CHANGEABLE = (
+    "compute.device", "compute.threads", "compute.workers", "compute.strategy", "compute.checkpointing",
+    "compute.compile", "log.every", "log.monitor_every", "log.checkpoint_every",
+)
+"""Settings that a run may be continued with others of: where and how it is computed, not what."""
 
 __all__ = ["DEFAULT_METHOD", "DEFAULT_SCALE", "RunEstimate", "RunResult", "pretrain"]
 
@@ -112,27 +116,42 @@ def pretrain(
     else:
         full = fresh_settings(domain_of(data), data, method, scale, config, settings or {})
         check_length(full.run)
-    if full.run.compute.workers:
-        start_server()
-    standings = [check_audit(Store(path), accept=accept_leak or resume) for path in full.run.data]
-    leak = "; ".join(standing.leak for standing in standings if standing.leak)
+    slots = cut_batch("slots", full.run.batch, full.run.slots or None)
+    with joined(slots, full.run.compute.device, tell) as place:
+        if place is None:
+            return RunResult(run, 0, 0, 0.0, finished=True)
+        ranks, device = place
+        tell = tell if ranks.first else _silent
+        if full.run.compute.workers:
+            start_server()
+        leak = _told_leaks(full, accept_leak, resume, tell)
+        with _threads(full.run.compute.threads):
+            if resume:
+                return _continue(run, full, leak, tell, ranks, device)
+            plan = dataclasses.replace(make_plan(full, ranks=ranks, device=device), leak=leak)
+            if plan.sampling.changed or len(plan.store.stores) > 1:
+                for line in sampling_words(plan.sampling, plan.store):
+                    tell(line)
+            if dry_run:
+                return estimate(plan, settle(plan, tell))
+            ranks.from_first(lambda: folder.begin(run, overwrite))
+            settle(plan, tell)
+            ranks.from_first(lambda: _write_start(run, plan, settings or {}))
+            return _train(run, plan, None, tell)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _told_leaks(full: FullConfig, accept: bool, resume: bool, tell: Callable[[str], None]) -> str:
+    """Tell what the audits of the stores say; the leak that was accepted, in words."""
+    standings = [check_audit(Store(path), accept=accept or resume) for path in full.run.data]
     for standing in standings:
         if standing.leak or not resume:  # the rest was told when the run began
             for line in standing.lines:
                 tell(line)
-    with _threads(full.run.compute.threads):
-        if resume:
-            return _continue(run, full, leak, tell)
-        plan = dataclasses.replace(make_plan(full), leak=leak)
-        if plan.sampling.changed or len(plan.store.stores) > 1:
-            for line in sampling_words(plan.sampling, plan.store):
-                tell(line)
-        if dry_run:
-            return estimate(plan, settle(plan, tell))
-        folder.begin(run, overwrite)
-        settle(plan, tell)
-        _write_start(run, plan, settings or {})
-        return _train(run, plan, None, tell)
+    return "; ".join(standing.leak for standing in standings if standing.leak)
 
 
 def _check_request(out: str | Path, resume: bool, overwrite: bool, dry_run: bool) -> None:
@@ -192,16 +211,18 @@ def _resumed(run: Path, data: Stores, given: Mapping[str, Any]) -> FullConfig:
         raise RunError(f"--resume: {run} holds no run ({folder.CONFIG} is missing). Start it without --resume.")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     changed = [name for name, value in given.items() if name != "method" or value != values["method"]]
-    if changed:
+    fixed = [name for name in changed if name not in CHANGEABLE]
+    if fixed:
         raise ConfigError(
-            f"--resume continues {run} with its own settings; got {', '.join(changed)} as well. Leave them out, or "
-            "start a new run from its weights with --init-from."
+            f"--resume continues {run} with its own settings; got {', '.join(fixed)} as well. Leave them out, or "
+            f"start a new run from its weights with --init-from. Only {', '.join(CHANGEABLE)} may change."
         )
     try:
         domain = domain_of(data or values["data"])
     except StoreError as error:
         raise StoreError(f"--resume: {error} If the run's store has moved, say where with --data.") from error
-    full = load_config(path, load_method(values["method"]).Options, domain.train_options)
+    changes = {name: given[name] for name in changed}
+    full = load_config(path, load_method(values["method"]).Options, domain.train_options, changes)
     moved = store_paths(data)
     if moved and len(moved) != len(full.run.data):
         raise ConfigError(
@@ -231,15 +252,19 @@ def _write_start(run: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
     save_config(plan.config, run / folder.CONFIG)
 
 
-def _continue(run: Path, full: FullConfig, leak: str, tell: Callable[[str], None]) -> RunResult:
-    found = ckpt.latest_checkpoint(run, tell)
-    plan = dataclasses.replace(make_plan(full, continued=found is not None), leak=leak)
+def _continue(
+    run: Path, full: FullConfig, leak: str, tell: Callable[[str], None], ranks: Ranks, device: torch.device
+) -> RunResult:
+    found = ranks.from_first(lambda: ckpt.latest_checkpoint(run, tell))
+    plan = dataclasses.replace(make_plan(full, found is not None, ranks, device), leak=leak)
     if found is None:
         tell("no checkpoint yet: starting over")
     else:
         ckpt.check_loader(*found, make_state(plan, ckpt.steps_taken(found[1])))
         ckpt.check_identity(*found, make_identity(plan))
-        tell(f"resuming after step {ckpt.steps_taken(found[1])} of {full.run.steps}")
+        former = found[1]["world"]
+        now = f", with {ranks.world} processes after {former}" if former != ranks.world else ""
+        tell(f"resuming after step {ckpt.steps_taken(found[1])} of {full.run.steps}{now}")
     return _train(run, plan, found, tell)
 
 
@@ -249,8 +274,13 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
 
     started = time.perf_counter()
     told: list[str] = []
-    settings = plan.config.run
-    with _log_file(run) as log:
+    settings, ranks = plan.config.run, plan.ranks
+    identity = make_identity(plan)
+
+    def about(step: int) -> dict[str, Any]:
+        return {"identity": identity, "loader": make_state(plan, step), "strategy": settings.compute.strategy}
+
+    with _log_file(run, ranks.first) as log:
 
         def warn(text: str) -> None:
             told.append(text)
@@ -259,38 +289,50 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
 
         if plan.leak:
             log.warning(f"{ACCEPTED}: {plan.leak}")
-        module = Pretraining(plan.method, plan.terms, make_recipe(plan), settings.optim, settings.log, run,
-                             make_identity(plan), functools.partial(make_state, plan), warn)
-        for line in sampling_words(plan.sampling, plan.store):
+        module = Pretraining(*build(plan.method, plan.terms, plan, ranks), settings.log, run, about, warn)
+        if found:
+            module.restore(*found)
+        for line in [*sampling_words(plan.sampling, plan.store), *_ranks_words(plan)]:
             log.info(line)
-        taken = ckpt.steps_taken(found[1]) if found else 0
         try:
-            if taken < settings.steps:
-                fit(module, plan, found[0] if found else None, taken)
+            if module.taken < settings.steps:
+                fit(module, plan)
         except Exception as error:
             log.error(f"failed after step {module.taken}: {error}")
             raise
         finally:
-            add_cost(run, plan.device, settings.batch, max(module.taken, taken), time.perf_counter() - started)
-        steps = max(module.taken, taken)
-        finished = steps >= settings.steps
+            seconds = time.perf_counter() - started
+            if ranks.first:
+                add_cost(run, plan.device, settings.batch, module.taken, seconds, ranks.world)
+        finished = module.taken >= settings.steps
         if finished:
-            _export(run, plan, module, found)
-        seconds = time.perf_counter() - started
-        log.info(f"{'finished' if finished else 'stopped'} after step {steps}, {seconds:.0f} s")
-    return RunResult(run, steps, steps * settings.batch, seconds, finished, tuple(told))
+            _export(run, plan)
+        log.info(f"{'finished' if finished else 'stopped'} after step {module.taken}, {seconds:.0f} s")
+    return RunResult(run, module.taken, module.taken * settings.batch, seconds, finished, tuple(told))
 
 
-def _export(run: Path, plan: Plan, module: Pretraining, found: Found | None) -> None:
+def _ranks_words(plan: Plan) -> list[str]:
+    compute, world = plan.config.run.compute, plan.ranks.world
+    if world == 1:
+        return []
+    return [f"{world} processes, {'fsdp' if compute.strategy == 'fsdp' else 'ddp'}, each with "
+            f"{plan.config.run.batch // world} of {plan.config.run.batch} samples"]
+
+
+def _export(run: Path, plan: Plan) -> None:
     """Write the encoder of a finished run, also where it ended between its last checkpoint and this."""
-    if not module.taken and found:
-        module.load_state_dict(found[1]["state_dict"])
-    folder.write_model(run, make_card(plan, plan.config.run.steps), module.method.encoder)
+    state = full_state(plan.method.encoder)
+    plan.ranks.from_first(lambda: folder.write_model(run, make_card(plan, plan.config.run.steps), state))
 
 
 @contextlib.contextmanager
-def _log_file(run: Path) -> Iterator[logging.Logger]:
+def _log_file(run: Path, first: bool) -> Iterator[logging.Logger]:
+    """`train.log`, which the first rank writes."""
     log = logging.Logger(f"sciencessl.run.{run.name}")
+    if not first:
+        log.addHandler(logging.NullHandler())
+        yield log
+        return
     handler = logging.FileHandler(run / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -2,6 +2,9 @@
 
 views -> online(views) -> target(views) -> pair loss + label terms -> backward -> [last micro-batch] optimiser ->
 method.after_step. Nothing here waits for a device; the caller decides when a metric is read.
+
+Between processes everything is a sum: a rank's loss is its own rows' share of the loss of the whole batch, and the
+gradient of the whole is the sum of what the ranks found.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sciencessl.backbones.norms import statistics_kept
 from sciencessl.data.order import derive_key
-from sciencessl.losses.hybrid import hybrid_total, label_coefficient
+from sciencessl.losses.hybrid import hybrid_total
 from sciencessl.losses.labels import LabelLoss
 from sciencessl.methods.base import Method, Online, PairLoss
 from sciencessl.samples import Batch
@@ -82,18 +87,91 @@ class LabelTerm(nn.Module):
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What a step leaves: scalars on the device, and the last micro-batch's outputs for the monitors."""
+class Forward:
+    """What the network made of a micro-batch: this rank's rows.
 
-    metrics: dict[str, Tensor | float]
+    Attributes:
+        online: Outputs of the online network.
+        targets: Outputs of the target network, one a view; none without a target.
+        pair: The pair loss; None for a method without one.
+        labels: For each label term the sum of its loss, and the number of labelled rows.
+    """
+
     online: Online
+    targets: list[Tensor]
+    pair: PairLoss | None
+    labels: list[tuple[Tensor, Tensor]]
+
+
+class Network(nn.Module):
+    """All that is trained, as one module: what a wrapper (DDP, FSDP2) has to see a whole forward pass of.
+
+    Args:
+        method: The method.
+        terms: Label terms of the hybrid loss, none for plain self-supervision.
+        recipe: Of the step.
+    """
+
+    def __init__(self, method: Method, terms: Sequence[LabelTerm], recipe: Recipe) -> None:
+        super().__init__()
+        self.method = method
+        self.terms = nn.ModuleList(terms)
+        self.recipe = recipe
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    def forward(self, batch: Batch) -> Forward:
+        """Stored pixels of all views -> outputs and losses."""
+        method, recipe = self.method, self.recipe
+        device = self.device
+        views = [recipe.to_input(view[recipe.field].to(device, non_blocking=True)) for view in batch.views]
+        with torch.autocast(device.type, dtype=recipe.autocast, enabled=recipe.autocast is not None):
+            online = method.online(views)
+            with torch.no_grad():
+                targets = method.target(views)
+            pair = method.pair_loss(online, targets)
+        return Forward(online, targets, pair, [term(online.representations[0], batch) for term in self.terms])
 
 
 @dataclass(frozen=True)
-class _Forward:
+class Wrapped:
+    """A network and how it is computed; as it stands, by one process without a wrapper.
+
+    Attributes:
+        network: The network itself: its parameters are those of the optimiser.
+        ranks: The processes that share each batch, with equal weights: see `parallel.wrap`.
+        through: What to call in its place.
+        meeting: Given whether a backward pass is the last of its step, what to run forward and backward in: gradients
+            meet in the last one. Wrappers average over the ranks, so each rank's loss is multiplied by their number.
+    """
+
+    network: Network
+    ranks: Ranks = ALONE
+    through: Callable[[Batch], Forward] | None = None
+    meeting: Callable[[bool], AbstractContextManager[Any]] = lambda last: nullcontext()
+
+    def __call__(self, batch: Batch) -> Forward:
+        """Forward through the wrapper."""
+        done: Forward = (self.through or self.network)(batch)
+        return done
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves: scalars on the device, and the last micro-batch's outputs for the monitors.
+
+    Attributes:
+        metrics: Of the whole batch.
+        online: This rank's rows.
+        targets: This rank's rows.
+    """
+
+    metrics: dict[str, Tensor | float]
     online: Online
-    pair: PairLoss | None
-    labels: list[tuple[Tensor, Tensor]]
+    targets: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,7 +183,7 @@ class _Sums:
     labels: list[tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, done: _Forward, batch: int) -> _Sums:
+    def of(cls, done: Forward, batch: int) -> _Sums:
         labels = [(total.detach(), rows) for total, rows in done.labels]
         if done.pair is None:
             return cls(None, torch.zeros(()), labels)
@@ -127,42 +205,31 @@ class _Sums:
         return _Sums(pair, scale, list(zip(rest[::2], rest[1::2], strict=True)))
 
 
-def train_step(
-    method: Method,
-    terms: Sequence[LabelTerm],
-    optimizer: Any,
-    batches: Iterable[Batch],
-    recipe: Recipe,
-    step: int,
-    ranks: Ranks = ALONE,
-) -> StepResult:
+def train_step(wrapped: Wrapped, optimizer: Any, batches: Iterable[Batch], step: int) -> StepResult:
     """Take one optimiser step over the micro-batches of one global batch.
 
+    Layers with batch statistics need `sync_bn.convert` where several ranks are to be as one. Only dropout differs then:
+    each rank draws its own.
+
     Args:
-        method: The method; its parameters and those of `terms` are in the optimiser.
-        terms: Label terms of the hybrid loss, none for plain self-supervision.
+        wrapped: The network; its trainable parameters are in the optimiser.
         optimizer: Has `param_groups`, `zero_grad` and `step`.
         batches: `recipe.accumulate` micro-batches; with those of the other ranks `recipe.batch` samples in all.
-        recipe: See there.
         step: Index k of the step, from 0.
-        ranks: The processes that share the batch, each with its part of it (`SampleOrder.rank_part`), the same
-            weights and the same optimiser state. Losses and gradients are summed over them, so that weights stay the
-            same, and are those of one process with the whole batch; layers with batch statistics need
-            `sync_bn.convert`. Only dropout differs: each rank draws its own. Metrics are those of the whole batch,
-            `online` is this rank's part.
 
     Source: BYOL (arXiv 2006.07733), algorithm 1; the hybrid term is that of arXiv 2206.11927.
     """
+    network, recipe = wrapped.network, wrapped.network.recipe
     rate = recipe.learning_rate(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    with step_randomness(recipe.seed, step, next(method.parameters()).device, ranks.rank):
-        take = _whole if recipe.accumulate == 1 else _accumulated
-        online, metrics = take(method, terms, batches, recipe, ranks)
-    ranks.sum_gradients(_trainable(method, terms))
+    with step_randomness(recipe.seed, step, network.device, wrapped.ranks.rank):
+        done, sums = _backward(wrapped, list(batches))
     optimizer.step()
-    return StepResult({**metrics, "lr": rate, **method.after_step(step, recipe.total_steps)}, online)
+    metrics = _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
+    return StepResult({**metrics, "lr": rate, **network.method.after_step(step, recipe.total_steps)}, done.online,
+                      done.targets)
 
 
 @contextlib.contextmanager
@@ -171,42 +238,51 @@ def step_randomness(seed: int, step: int, device: torch.device = CPU, rank: int 
     happened."""
     # Without it, the rows of every rank would be dropped by the same masks.
     own = [rank] if rank else []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _forked(device):
         torch.manual_seed(derive_key("step", seed, step, *own) % 2**63)
         yield
 
 
-def _trainable(method: Method, terms: Sequence[LabelTerm]) -> list[nn.Parameter]:
-    return [p for group in (method, *terms) for p in group.parameters() if p.requires_grad]
+def _forked(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def _forward(method: Method, terms: Sequence[LabelTerm], batch: Batch, recipe: Recipe) -> _Forward:
-    device = next(method.parameters()).device
-    views = [recipe.to_input(view[recipe.field].to(device, non_blocking=True)) for view in batch.views]
-    with torch.autocast(device.type, dtype=recipe.autocast, enabled=recipe.autocast is not None):
-        online = method.online(views)
-        with torch.no_grad():
-            targets = method.target(views)
-        pair = method.pair_loss(online, targets)
-    return _Forward(online, pair, [term(online.representations[0], batch) for term in terms])
+def _backward(wrapped: Wrapped, batches: list[Batch]) -> tuple[Forward, _Sums]:
+    """Gradients of the step; outputs of the last micro-batch, and the sums of the step."""
+    recipe, ranks = wrapped.network.recipe, wrapped.ranks
+    sums = _survey(wrapped, batches) if len(batches) > 1 and wrapped.network.terms else None
+    found: list[_Sums] = []
+    for number, batch in enumerate(batches):
+        with wrapped.meeting(number == len(batches) - 1):
+            done = wrapped(batch)
+            own = _Sums.of(done, recipe.batch)
+            if sums is None and done.labels:
+                # What the label term is multiplied by hangs on the losses of all ranks.
+                sums = own.over(ranks, wrapped.network.device)
+            pair = None if done.pair is None else done.pair.total / recipe.batch
+            share = _total(pair, [total for total, _ in done.labels], sums or own, recipe)
+            if share.requires_grad:
+                (share * ranks.world).backward()  # type: ignore[no-untyped-call]
+            found.append(own)
+    return done, sums or sum(found[1:], found[0]).over(ranks, wrapped.network.device)
 
 
-def _whole(
-    method: Method, terms: Sequence[LabelTerm], batches: Iterable[Batch], recipe: Recipe, ranks: Ranks
-) -> tuple[Online, dict[str, Tensor | float]]:
-    """One forward, one backward."""
-    (batch,) = batches
-    done = _forward(method, terms, batch, recipe)
-    sums = _Sums.of(done, recipe.batch).over(ranks, done.online.representations[0].device)
-    pair = None if done.pair is None else done.pair.total / recipe.batch
-    share = _total(pair, [total for total, _ in done.labels], sums, recipe)
-    if share.requires_grad:
-        share.backward()  # type: ignore[no-untyped-call]
-    return done.online, _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
+@torch.no_grad()
+def _survey(wrapped: Wrapped, batches: list[Batch]) -> _Sums:
+    """The sums of a step of several micro-batches, before any backward pass.
+
+    What the label loss is multiplied by is known only when the last micro-batch has been seen. One more forward pass
+    costs less than gradients of the label loss kept apart, and works under every wrapper. Draws what the pass with
+    gradient will draw, and leaves generators and running statistics as they are.
+    """
+    network, recipe = wrapped.network, wrapped.network.recipe
+    with _forked(network.device), statistics_kept(network):
+        found = [_Sums.of(network(batch), recipe.batch) for batch in batches]
+    return sum(found[1:], found[0]).over(wrapped.ranks, network.device)
 
 
 def _total(pair: Tensor | None, labels: Sequence[Tensor], sums: _Sums, recipe: Recipe) -> Tensor:
-    """The loss of the step, or a rank's share of it, from pair and label losses of the step or of a rank."""
+    """The loss of the step, or a rank's or micro-batch's share of it, from its own pair and label losses."""
     label_loss, rows = _label_mean([(total, rows) for total, (_, rows) in zip(labels, sums.labels, strict=True)])
     if pair is None:
         return label_loss * recipe.label_weight
@@ -232,50 +308,3 @@ def _label_mean(labels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor
         return torch.zeros(()), torch.zeros(())
     means = [total / rows.clamp(min=1) for total, rows in labels]
     return torch.stack(means).sum(), torch.stack([rows for _, rows in labels]).sum()
-
-
-def _accumulated(
-    method: Method, terms: Sequence[LabelTerm], batches: Iterable[Batch], recipe: Recipe, ranks: Ranks
-) -> tuple[Online, dict[str, Tensor | float]]:
-    """Several micro-batches, one gradient.
-
-    What the label loss is multiplied by is known only when the last micro-batch has been seen, so label gradients are
-    collected beside the pair gradients and added at the end.
-    """
-    parameters = _trainable(method, terms)
-    collected: list[list[Tensor]] = [[torch.zeros_like(p) for p in parameters] for _ in terms]
-    sums: _Sums | None = None
-    for batch in batches:
-        done = _forward(method, terms, batch, recipe)
-        for gradients, (total, _) in zip(collected, done.labels, strict=True):
-            _collect(gradients, total, parameters)
-        if done.pair is not None:
-            (done.pair.total / recipe.batch).backward()  # type: ignore[no-untyped-call]
-        found = _Sums.of(done, recipe.batch)
-        sums = found if sums is None else sums + found
-    assert sums is not None
-    sums = sums.over(ranks, done.online.representations[0].device)
-    label_loss, rows = _label_mean(sums.labels)
-    coefficient = torch.tensor(recipe.label_weight)
-    if sums.pair is not None:
-        coefficient = label_coefficient(sums.scale.abs(), label_loss, rows, recipe.label_weight)
-    for gradients, (_, count) in zip(collected, sums.labels, strict=True):
-        _add(parameters, gradients, coefficient / count.clamp(min=1))
-    pair = torch.zeros(()) if sums.pair is None else sums.pair
-    return done.online, _metrics(pair + coefficient * label_loss, sums)
-
-
-def _collect(gradients: list[Tensor], total: Tensor, parameters: list[nn.Parameter]) -> None:
-    """Add the gradient of one label sum; the graph stays for the pair loss."""
-    if not total.requires_grad:
-        return
-    found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
-    for gradient, new in zip(gradients, found, strict=True):
-        if new is not None:
-            gradient += new
-
-
-def _add(parameters: list[nn.Parameter], gradients: list[Tensor], factor: Tensor) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        scaled = gradient * factor
-        parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled

@@ -32,7 +32,7 @@ class SyncBatchNorm(_BatchNorm):
     *is* the batch norm it was.
 
     The gradients of weight and bias are those of this rank's rows; like all others they are summed over the ranks
-    afterwards (`Ranks.sum_gradients`).
+    afterwards (`parallel.wrap`).
 
     Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), the equations of batch norm and of its gradient; BYOL (arXiv
     2006.07733) synchronises over all replicas.

@@ -8,6 +8,7 @@ from typing import Any
 from sciencessl.config import RunConfig, scales
 from sciencessl.errors import ConfigError
 from sciencessl.flags import add_settings, deeper_settings, given, scale_settings
+from sciencessl.verbs.launch import launch
 from sciencessl.verbs.output import DONE, REQUEUE, add_accept_leak, add_json, emit, teller
 
 SCALE = "laptop"
@@ -23,6 +24,8 @@ def fill_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     parser.add_argument("--dry-run", action="store_true", help="estimate memory, steps and time; write nothing")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="train in N processes on this machine "
+                        "(default: one for each GPU, or one); under torchrun or srun those that they start")
     add_accept_leak(parser)
     add_json(parser)
     preset = scale_settings(SCALE)
@@ -45,15 +48,20 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def run_pretrain(args: argparse.Namespace) -> int:
     """A store -> a run; one that was stopped asks to be queued again."""
     from sciencessl.train.estimate import RunEstimate
+    from sciencessl.train.parallel import find_place
     from sciencessl.train.run import pretrain
 
     if not (args.data or args.resume):
         raise ConfigError("--data is missing: name the store to train on, such as one made by `sciencessl prepare`.")
+    if (processes := _processes(args)) > 1:
+        return launch(processes, args.arguments)
     tell = teller(args)
     result = pretrain(
         args.data, args.out, args.method, args.scale, args.config, _settings(args), resume=args.resume,
         overwrite=args.overwrite, dry_run=args.dry_run, tell=tell, accept_leak=args.accept_leak,
     )
+    if find_place().rank:
+        return DONE if isinstance(result, RunEstimate) or result.finished else REQUEUE
     if isinstance(result, RunEstimate):
         emit(result, args.json, _estimate_text(result))
         return DONE
@@ -61,6 +69,20 @@ def run_pretrain(args: argparse.Namespace) -> int:
     taken = f"{result.steps} steps, {result.images:,} images, {result.seconds:.0f} s"
     emit(result, args.json, f"{state}: {taken}; {result.run}")
     return DONE if result.finished else REQUEUE
+
+
+def _processes(args: argparse.Namespace) -> int:
+    """How many processes this command starts: none where a launcher has started it already."""
+    import torch
+
+    from sciencessl.train.parallel import Place, find_place
+
+    if find_place() != Place():
+        return 1
+    if args.processes < 0:
+        raise ConfigError(f"--processes is {args.processes}; it must be 1 or more, or 0 for one each GPU.")
+    gpus = 0 if _settings(args).get("compute.device") == "cpu" else torch.cuda.device_count()
+    return args.processes or max(1, gpus)
 
 
 def _estimate_text(result: Any) -> str:

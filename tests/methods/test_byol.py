@@ -18,7 +18,8 @@ from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.optim.schedules import target_momentum, warmup_cosine
 from sciencessl.samples import Batch
-from sciencessl.train.step import Recipe, train_step
+from sciencessl.train.step import Network as Whole
+from sciencessl.train.step import Recipe, Wrapped, train_step
 
 PIXELS, FEATURES, HIDDEN, OUT, BATCH, STEPS = 12, 5, 7, 4, 6, 4
 DECAY, ETA, MOMENTUM, TAU, PEAK = 0.1, 1e-3, 0.9, 0.9, 2.0
@@ -173,7 +174,7 @@ def test_steps_equal_hand_written_numpy() -> None:
     weights, momentum = as_arrays(method.state_dict()), {}
     names = {id(p): name for name, p in method.named_parameters()}
     for step in range(STEPS):
-        result = train_step(method, [], optimizer, [batch_of(step)], recipe(), step)
+        result = train_step(Wrapped(Whole(method, [], recipe())), optimizer, [batch_of(step)], step)
         loss = numpy_step(weights, momentum, step)
         assert float(result.metrics["loss"]) == pytest.approx(loss, abs=1e-12)
         for name, value in as_arrays(method.state_dict()).items():
@@ -189,7 +190,7 @@ def test_the_comparison_would_see_a_wrong_momentum_of_the_target() -> None:
     optimizer = LARS(parameter_groups(method, DECAY), lr=0.0, momentum=MOMENTUM, eta=ETA)
     weights, momentum = as_arrays(method.state_dict()), {}
     for step in range(2):
-        train_step(method, [], optimizer, [batch_of(step)], recipe(total_steps=STEPS + 1), step)
+        train_step(Wrapped(Whole(method, [], recipe(total_steps=STEPS + 1))), optimizer, [batch_of(step)], step)
         numpy_step(weights, momentum, step)
     np.testing.assert_allclose(method.state_dict()["encoder.1.weight"], weights["encoder.1.weight"], atol=1e-11)
     name = "target_encoder.1.weight"

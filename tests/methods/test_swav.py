@@ -16,7 +16,7 @@ from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.optim.schedules import peak_learning_rate
 from sciencessl.samples import Batch
-from sciencessl.train.step import Recipe, train_step
+from sciencessl.train.step import Network, Recipe, Wrapped, train_step
 
 BATCH, FEATURES, HIDDEN, OUT, PROTOTYPES = 6, 5, 9, 4, 7
 SIDES = (8, 8, 4, 4, 4)
@@ -56,7 +56,7 @@ def take(method: Swav, optimizer: Any, step: int, accumulate: int = 1, batch: in
     size = batch // accumulate
     recipe = Recipe(100, batch, accumulate, lambda step: 0.1, lambda x: x, "image")
     parts = [whole.slice(start, start + size) for start in range(0, batch, size)]
-    return float(train_step(method, [], optimizer, parts, recipe, step).metrics["loss"])
+    return float(train_step(Wrapped(Network(method, [], recipe)), optimizer, parts, step).metrics["loss"])
 
 
 def lars(method: Swav) -> LARS:

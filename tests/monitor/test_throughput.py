@@ -11,7 +11,7 @@ from sciencessl.monitor.throughput import Progress, Throughput
 
 def test_rates_and_waiting_are_those_of_the_window() -> None:
     now = [0.0]
-    counter = Throughput(lambda: now[0])
+    counter = Throughput(clock=lambda: now[0])
     for _ in range(2):
         now[0] += 1.0  # waiting for the batch
         counter.begin()

@@ -17,6 +17,7 @@ from sciencessl.methods.byol import ByolOptions
 from sciencessl.train import estimate
 from sciencessl.train.estimate import operations_per_image, probe_step, seconds_per_step, settle
 from sciencessl.train.plan import Plan, make_identity, make_plan, sample_batch
+from sciencessl.train.step import Wrapped
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_the_longer_a_run_the_longer_its_step_is_timed(
 ) -> None:
     asked: list[float] = []
 
-    def repeat(function: Any, window: float, least: int, most: int) -> tuple[int, float]:
+    def repeat(function: Any, window: float, *rest: Any) -> tuple[int, float]:
         asked.append(window)
         return 4, 2.0
 
@@ -105,8 +106,8 @@ def test_a_probe_is_laid_out_in_memory_as_the_run_is(planned: Plan, monkeypatch:
     """Convolutions on images of one layout and weights of the other are slower by a third."""
     seen: list[bool] = []
 
-    def step(method: torch.nn.Module, *rest: Any) -> None:
-        kernels = [p for p in method.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    def step(wrapped: Wrapped, *rest: Any) -> None:
+        kernels = [p for p in wrapped.network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
         seen.append(bool(kernels) and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels))
 
     monkeypatch.setattr(estimate, "train_step", step)

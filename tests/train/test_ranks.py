@@ -20,9 +20,10 @@ from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.optim.schedules import peak_learning_rate, warmup_cosine
 from sciencessl.samples import Batch
-from sciencessl.train.ranks import ALONE, BUCKET_BYTES, Ranks, _buckets, block_of_ranks
-from sciencessl.train.step import LabelTerm, Recipe, step_randomness, train_step
-from sciencessl.train.sync_bn import convert
+from sciencessl.setting_groups import ComputeConfig, Strategy
+from sciencessl.train.parallel import full_state, wrap
+from sciencessl.train.ranks import ALONE, Ranks, block_of_ranks
+from sciencessl.train.step import LabelTerm, Network, Recipe, step_randomness, train_step
 from tests.train.two_processes import TwoProcesses
 
 SAMPLES, BATCH, STEPS, FEATURES = 50, 8, 10, 6
@@ -39,6 +40,7 @@ class Encoder(nn.Sequential):
     def __init__(self, batch_statistics: bool) -> None:
         norm = nn.BatchNorm2d(4) if batch_statistics else nn.GroupNorm(1, 4)
         super().__init__(nn.Conv2d(3, 4, 2), norm, nn.ReLU(), nn.Flatten(), nn.Linear(36, FEATURES))
+        self.norm_kind = "batch" if batch_statistics else "group_ws"
 
 
 class CountedByol(Byol):
@@ -88,9 +90,6 @@ def build(name: str, batch_statistics: bool) -> tuple[Method, list[LabelTerm]]:
         method: Method = LabelsOnly(encoder, LabelsOnlyOptions(), generator)
     else:
         method = CountedByol(encoder, ByolOptions(hidden=9, out=4, tau_base=0.9), generator)
-        if not batch_statistics:
-            for head in (method.projector, method.predictor, method.target_projector):
-                head[1] = nn.Identity()
     # Labels only learns from classes alone: a rank without any has nothing to go back through.
     terms = [] if name == "byol" else [LabelTerm("class", Silent(3), FEATURES, generator)]
     if name == "hybrid":
@@ -100,25 +99,26 @@ def build(name: str, batch_statistics: bool) -> tuple[Method, list[LabelTerm]]:
 
 
 def pretrained(
-    ranks: Ranks, name: str, dtype: torch.dtype = torch.float64, steps: int = STEPS, accumulate: int = 1
+    ranks: Ranks, name: str, dtype: torch.dtype = torch.float64, steps: int = STEPS, accumulate: int = 1,
+    strategy: Strategy = "ddp",
 ) -> dict[str, Any]:
     """Steps on this rank's slices of the order; weights, metrics of each step, and how often what moved."""
     method, terms = build(name, batch_statistics=accumulate == 1)
-    modules = nn.ModuleDict({"method": method, "terms": nn.ModuleList(terms)}).to(dtype)
-    convert(modules, ranks)
-    optimizer = CountedLars(parameter_groups(modules, 1e-3), lr=0.0)
     recipe = Recipe(STEPS, BATCH, accumulate, lambda step: warmup_cosine(step, 2, STEPS, PEAK),
                     lambda x: x.to(dtype), "image", label_weight=0.7)
+    network = Network(method, terms, recipe).to(dtype)
+    wrapped = wrap(network, ComputeConfig(strategy=strategy), ranks, torch.device("cpu"))
+    optimizer = CountedLars(parameter_groups(network, 1e-3), lr=0.0)
     metrics = []
     for step in range(steps):
         turns, positions = ORDER.rank_part(step, ranks.rank, ranks.world)
         mine = samples(positions, turns)
         size = len(mine) // accumulate
         parts = [mine.slice(start, start + size) for start in range(0, len(mine), size)]
-        result = train_step(method, terms, optimizer, parts, recipe, step, ranks)
+        result = train_step(wrapped, optimizer, parts, step)
         metrics.append({key: float(value) for key, value in result.metrics.items()})
     moves = (optimizer.steps, getattr(method, "moves", optimizer.steps))
-    return {"state": modules.state_dict(), "metrics": metrics, "moves": moves}
+    return {"state": full_state(network), "metrics": metrics, "moves": moves}
 
 
 def assert_as_one(parts: list[dict[str, Any]], whole: dict[str, Any], tolerance: float) -> None:
@@ -132,11 +132,12 @@ def assert_as_one(parts: list[dict[str, Any]], whole: dict[str, Any], tolerance:
             assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", ["byol", "hybrid", "labels_only"])
-def test_ten_steps_of_two_processes_are_those_of_one(both: TwoProcesses, name: str) -> None:
+def test_ten_steps_of_two_processes_are_those_of_one(both: TwoProcesses, name: str, strategy: Strategy) -> None:
     """Batch norm, LARS, moving average, label terms of which a rank often has no row, metrics: to 1e-9."""
     whole = pretrained(ALONE, name)
-    assert_as_one(both(pretrained, name), whole, 1e-9)
+    assert_as_one(both(pretrained, name, torch.float64, STEPS, 1, strategy), whole, 1e-9)
     before = build(name, batch_statistics=True)[0].double().state_dict()
     weight = "encoder.4.weight"
     assert (whole["state"][f"method.{weight}"] - before[weight]).abs().max() > 1e-3  # there was something to compare
@@ -150,41 +151,19 @@ def test_a_rank_often_has_no_row_of_a_class() -> None:
     assert {tuple(pair) for pair in labelled} >= {(True, False), (False, True)}
 
 
-def test_one_step_in_single_precision(both: TwoProcesses) -> None:
-    assert_as_one(both(pretrained, "hybrid", torch.float32, 1), pretrained(ALONE, "hybrid", torch.float32, 1), 1e-5)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_one_step_in_single_precision(both: TwoProcesses, strategy: Strategy) -> None:
+    whole = pretrained(ALONE, "hybrid", torch.float32, 1)
+    assert_as_one(both(pretrained, "hybrid", torch.float32, 1, 1, strategy), whole, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["hybrid", "labels_only"])
-def test_two_processes_of_two_micro_batches_are_one_batch(both: TwoProcesses, name: str) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["byol", "hybrid", "labels_only"])
+def test_two_processes_of_two_micro_batches_are_one_batch(both: TwoProcesses, name: str, strategy: Strategy) -> None:
     """Without batch statistics; optimiser and target move once a step."""
-    parts = both(pretrained, name, torch.float64, STEPS, 2)
+    parts = both(pretrained, name, torch.float64, STEPS, 2, strategy)
     whole = pretrained(ALONE, name, torch.float64, STEPS, 4)
     assert_as_one(parts, whole, 1e-9)
-
-
-def gradients(ranks: Ranks) -> list[Tensor]:
-    parameters = [torch.zeros(3), torch.zeros(2, 2), torch.zeros(2, dtype=torch.float64), torch.zeros(1)]
-    parameters[0].grad = torch.full((3,), 1.0 + ranks.rank)
-    if ranks.rank:
-        parameters[1].grad = torch.eye(2)
-    parameters[2].grad = torch.tensor([1e-12, 5.0], dtype=torch.float64)
-    ranks.sum_gradients(parameters)
-    return [p.grad for p in parameters if p.grad is not None]
-
-
-def test_gradients_are_summed_and_missing_ones_are_zero(both: TwoProcesses) -> None:
-    wide = torch.tensor([2e-12, 10.0], dtype=torch.float64)
-    expected = [torch.full((3,), 3.0), torch.eye(2), wide, torch.zeros(1)]
-    for found in both(gradients):
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
-    assert len(gradients(ALONE)) == 2  # one process leaves them as they are
-
-
-def test_gradients_travel_in_pieces_of_one_dtype() -> None:
-    half = torch.empty(BUCKET_BYTES // 8)
-    sizes = [len(bucket) for bucket in _buckets([half, half, half, half.double(), half])]
-    assert sizes == [2, 1, 1, 1]
-    assert list(_buckets([])) == []
 
 
 def wrong_block(ranks: Ranks) -> str:

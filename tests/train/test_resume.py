@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from safetensors.torch import load_file
 from sciencessl.data.loader import loader_error
 from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.train import estimate, plan
-from sciencessl.train.checkpoint import checkpoint_path, checkpoints, load_checkpoint
+from sciencessl.train.checkpoint import ABOUT, checkpoint_path, checkpoints, read_checkpoint
 from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics, read_model
 from sciencessl.train.module import Pretraining
+from tests.train.stored import stored
 
 TIMING = {"images_per_s", "data_wait"}
 Hook = Callable[[Pretraining], None]
@@ -42,10 +44,13 @@ def same(first: Any, second: Any) -> bool:
 
 def assert_equal_runs(one: Path, other: Path, steps: int = 9) -> None:
     """Weights of all networks, heads, batch statistics and target; optimiser; metrics; export."""
-    first, second = (load_checkpoint(checkpoint_path(run, steps)) for run in (one, other))
-    assert any(name.startswith("method.target_encoder") for name in first["state_dict"])
-    for part in ("state_dict", "optimizer_states", "sciencessl"):
-        assert same(first[part], second[part]), part
+    first, second = (stored(checkpoint_path(run, steps)) for run in (one, other))
+    assert {name.partition(".")[0] for name in first} >= {"method", "terms", "optimizer/method"}
+    assert any(name.startswith("method.target_encoder") for name in first)
+    assert same(first, second)
+    contents = [read_checkpoint(checkpoint_path(run, steps)) for run in (one, other)]
+    for part in ("taken", "identity", "loader"):
+        assert same(contents[0][part], contents[1][part]), part
     assert rows(one) == rows(other)
     assert [row["step"] for row in rows(one)] == [2, 4, 6, 8, 9]
     exported, again = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
@@ -185,13 +190,14 @@ def test_a_torn_checkpoint_is_passed_over_aloud(
     out = tmp_path / "run"
     stop_after(7, out, tiny_run, monkeypatch)
     torn = checkpoints(out)[-1]
-    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    (shard,) = torn.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     told: list[str] = []
     assert tiny_run(out, resume=True, tell=told.append).finished
     assert told[0].startswith("warning: ")
     assert torn.name in told[0]
     assert "torn" in told[0]
-    assert "step-00000006.ckpt" in told[0]
+    assert "step-00000006" in told[0]
     assert told[1] == "resuming after step 6 of 9"
     assert_equal_runs(finished, out)
 
@@ -201,7 +207,7 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew_in_silence(
 ) -> None:
     out = tmp_path / "run"
     stop_after(2, out, tiny_run, monkeypatch)
-    checkpoints(out)[0].write_bytes(b"nothing")
+    (checkpoints(out)[0] / ABOUT).write_bytes(b"nothing")
     with pytest.raises(RunError, match="no checkpoint can be read"):
         tiny_run(out, resume=True)
 
@@ -211,7 +217,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_over(
 ) -> None:
     out = tmp_path / "run"
     stop_after(2, out, tiny_run, monkeypatch)
-    checkpoints(out)[0].unlink()
+    shutil.rmtree(checkpoints(out)[0])
     told: list[str] = []
     assert tiny_run(out, resume=True, tell=told.append).finished
     assert told == ["no checkpoint yet: starting over"]
@@ -277,18 +283,9 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(
     text = (finished / "config.yaml").read_text()
     assert old in text
     (out / "config.yaml").write_text(text.replace(old, new))
-    checkpoint_path(out, 6).write_bytes(checkpoint_path(finished, 6).read_bytes())
-    with pytest.raises(RunError, match=rf"step-00000006.ckpt was made with {name} .*this run has .*--init-from"):
+    shutil.copytree(checkpoint_path(finished, 6), checkpoint_path(out, 6))
+    with pytest.raises(RunError, match=rf"step-00000006 was made with {name} .*this run has .*--init-from"):
         tiny_run(out, resume=True)
-
-
-def test_scaling_left_alone_is_as_it_was_before_there_was_any(finished: Path) -> None:
-    """Word for word: checkpoints of versions without these settings go on."""
-    identity = load_checkpoint(checkpoint_path(finished, 9))["sciencessl"]["identity"]
-    assert identity["optimiser"] == (
-        "OptimConfig(name='adamw', base_lr=0.01, weight_decay=0.01, momentum=0.9, warmup=0.05)"
-    )
-    assert identity["options"] == "ByolOptions(hidden=16, out=8, tau_base=0.97, tau_schedule='cosine')"
 
 
 def test_a_checkpoint_of_another_store_or_of_other_labels_or_samples_is_refused(
@@ -392,7 +389,7 @@ def test_a_run_that_draws_otherwise_is_refused_by_what_differs(
 
     out, stores = tmp_path / "run", [Store(path) for path in pair]
     stop_after(3, out, tiny_run, monkeypatch, data=pair, compute__workers=1, **DRAWN["mixture"])
-    assert load_checkpoint(checkpoint_path(out, 3))["sciencessl"]["loader"] == [
+    assert read_checkpoint(checkpoint_path(out, 3))["loader"] == [
         {"stores": [store.digest], "tables": [{"labels": store.table("labels").digest}], "samples": taken}
         for store, taken in zip(stores, (18, 6), strict=True)
     ]

@@ -20,10 +20,11 @@ from sciencessl.errors import ConfigError, DataError, RegistryError, RunError, S
 from sciencessl.evaluate.encoders import run_encoder
 from sciencessl.setting_groups import Norm
 from sciencessl.store.reader import Store
-from sciencessl.train.checkpoint import checkpoints, load_checkpoint
+from sciencessl.train.checkpoint import checkpoints, read_checkpoint
 from sciencessl.train.folder import WEIGHTS, read_metrics, read_model
 from sciencessl.train.module import Pretraining
 from sciencessl.train.run import RunEstimate, RunResult, pretrain
+from tests.train.stored import stored
 
 NO_HEADS = {"options__hidden": None, "options__out": None}
 
@@ -35,7 +36,7 @@ def test_a_run_folder_holds_what_the_design_names(finished: Path, tiny_store: Pa
     assert "batch=8\n" in (finished / "overrides.txt").read_text()
     assert json.loads((finished / "environment.json").read_text())["libraries"]["torch"] == version("torch")
     assert "finished after step 9" in (finished / "train.log").read_text()
-    assert [path.name for path in checkpoints(finished)] == ["step-00000006.ckpt", "step-00000009.ckpt"]
+    assert [path.name for path in checkpoints(finished)] == ["step-00000006", "step-00000009"]
     cost = json.loads((finished / "cost.json").read_text())
     assert (cost["steps"], cost["images_seen"], cost["device"], cost["tuning_trials"]) == (9, 72, "cpu", 0)
     assert cost["estimated_operations"] == 72 * cost["operations_per_image"] > 0
@@ -49,7 +50,8 @@ def test_the_stored_settings_are_resolved(finished: Path, tiny_store: Path) -> N
     assert values["slots"] == 8
     assert values["data"] == str(tiny_store)
     assert values["compute"] == {"precision": "float32", "memory_format": "contiguous", "device": "cpu", "threads": 1,
-                                 "workers": 0}
+                                 "workers": 0, "strategy": "auto", "sync_bn_ranks": 0, "checkpointing": "none",
+                                 "compile": False}
 
 
 def test_the_exported_encoder_is_the_trained_one_and_loads_elsewhere(finished: Path, tiny_store: Path) -> None:
@@ -63,7 +65,7 @@ def test_the_exported_encoder_is_the_trained_one_and_loads_elsewhere(finished: P
     assert card.label_note == "drawn at random"
     assert set(card.label_rows) == {"smooth", "arms", "class"}
     assert 0 < card.label_rows["class"] < 48
-    trained = load_checkpoint(checkpoints(finished)[-1])["state_dict"]
+    trained = stored(checkpoints(finished)[-1])
     exported = load_file(finished / WEIGHTS)
     assert all(torch.equal(value, trained[f"method.encoder.{name}"]) for name, value in exported.items())
     encoder = build_backbone(card.backbone, 3, 0, finished / WEIGHTS).eval()
@@ -237,7 +239,7 @@ def test_a_run_without_batch_statistics(
 
 
 def checkpoint_identity(run: Path) -> dict[str, str]:
-    found: dict[str, str] = load_checkpoint(checkpoints(run)[-1])["sciencessl"]["identity"]
+    found: dict[str, str] = read_checkpoint(checkpoints(run)[-1])["identity"]
     return found
 
 
@@ -260,7 +262,7 @@ def test_a_diverging_run_says_so_and_keeps_no_broken_checkpoint(tmp_path: Path, 
     with pytest.raises(RunError, match=r"a weight is not finite after step \d+. Lower optim.base_lr"):
         tiny_run(tmp_path / "b", **changes, log__every=50, log__checkpoint_every=1)
     for path in checkpoints(tmp_path / "b"):
-        assert all(value.isfinite().all() for value in load_checkpoint(path)["state_dict"].values())
+        assert all(value.isfinite().all() for value in stored(path).values())
     assert "failed after step" in (tmp_path / "a" / "train.log").read_text()
 
 
@@ -330,9 +332,9 @@ def test_a_method_of_ones_own_file_trains_and_its_source_belongs_to_the_run(
     method = f"{file}:Loud"
     tiny_run(out, method=method, steps=2, options__volume=11, labels=[])
     assert read_metrics(out)[-1]["volume"] == 11.0
-    content = load_checkpoint(checkpoints(out)[-1])
-    assert content["sciencessl"]["identity"]["method"] == method
-    digest = content["sciencessl"]["identity"]["method source"]
+    identity = checkpoint_identity(out)
+    assert identity["method"] == method
+    digest = identity["method source"]
     assert len(digest) == 32
     file.write_text(LOCAL + "# changed\n")
     with pytest.raises(RunError, match=f"made with method source '{digest}'"):
@@ -345,9 +347,9 @@ def test_swav_trains_on_crops_of_two_sizes_and_keeps_its_queue(tmp_path: Path, t
         "labels": ["class"], "views__small_views": 2, "views__small_size": 16, "steps": 5, "accumulate": 2,
     }  # fmt: skip
     assert tiny_run(tmp_path / "run", **changes).steps == 5
-    last = load_checkpoint(checkpoints(tmp_path / "run")[-1])["state_dict"]
+    last = stored(checkpoints(tmp_path / "run")[-1])
     assert last["method._extra_state"].tolist() == [5, 12]
-    assert last["method.queue"].norm(dim=2).allclose(torch.ones(2, 12))
+    assert last["method.queue@0"].norm(dim=2).allclose(torch.ones(2, 12))
 
 
 def test_labels_only_trains_on_one_view(tmp_path: Path, tiny_run: Any) -> None:

@@ -19,7 +19,7 @@ from sciencessl.methods.labels_only import LabelsOnly, LabelsOnlyOptions
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.samples import Batch
-from sciencessl.train.step import LabelTerm, Recipe, step_randomness, train_step
+from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, step_randomness, train_step
 
 PIXELS, FEATURES, ROWS = 12, 6, 8
 VOTES = ((0, 2), (2, 5))
@@ -111,7 +111,7 @@ def gradients(
     parts = changes.get("accumulate", 1)
     size = ROWS // parts
     micro = [data.slice(i, i + size) for i in range(0, ROWS, size)]
-    result = train_step(method, label_terms, recorder, micro, recipe(**changes), 4)
+    result = train_step(Wrapped(Network(method, label_terms, recipe(**changes))), recorder, micro, 4)
     (seen,) = recorder.seen
     return seen, {name: float(value) for name, value in result.metrics.items()}
 
@@ -186,7 +186,7 @@ def test_a_batch_without_labels_is_a_plain_step_bit_for_bit(accumulate: int) -> 
         modules = nn.ModuleDict({"method": method, "terms": nn.ModuleList(label_terms)})
         optimizer = LARS(parameter_groups(modules, 0.1), lr=0.0)
         parts = [data] if accumulate == 1 else [data.slice(0, 4), data.slice(4, 8)]
-        result = train_step(method, label_terms, optimizer, parts, recipe(accumulate=accumulate), 4)
+        result = train_step(Wrapped(Network(method, label_terms, recipe(accumulate=accumulate))), optimizer, parts, 4)
         states.append((method.state_dict(), float(result.metrics["loss"])))
     assert states[0][1] == states[1][1]
     assert all(torch.equal(value, states[1][0][name]) for name, value in states[0][0].items())
@@ -297,7 +297,7 @@ def test_micro_batches_leave_the_same_weights_and_move_the_target_once() -> None
         for step in range(3):
             data, size = batch(seed=step), ROWS // accumulate
             micro = (data.slice(i, i + size) for i in range(0, ROWS, size))
-            train_step(method, label_terms, optimizer, micro, recipe(accumulate=accumulate), step)
+            train_step(Wrapped(Network(method, label_terms, recipe(accumulate=accumulate))), optimizer, micro, step)
         assert isinstance(method, RowByol)
         assert method.moved == 3
         made.append(modules.state_dict())
@@ -341,7 +341,9 @@ def test_dropout_of_the_vote_head_is_a_function_of_the_step() -> None:
 def test_the_learning_rate_of_the_step_reaches_every_group() -> None:
     method = byol()
     optimizer = LARS(parameter_groups(method, 0.0), lr=9.0)
-    result = train_step(method, [], optimizer, [batch()], recipe(learning_rate=lambda step: 0.1 * step), 4)
+    result = train_step(
+        Wrapped(Network(method, [], recipe(learning_rate=lambda step: 0.1 * step))), optimizer, [batch()], 4
+    )
     assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.4]
     assert result.metrics["lr"] == 0.4
 
@@ -353,7 +355,7 @@ def test_bfloat16_computes_in_half_and_keeps_weights_and_losses_in_full() -> Non
         view["image"] = view["image"].float()
     modules = nn.ModuleDict({"method": method, "terms": nn.ModuleList(label_terms)})
     optimizer = LARS(parameter_groups(modules, 0.0), lr=0.0)
-    result = train_step(method, label_terms, optimizer, [data], recipe(autocast=torch.bfloat16), 0)
+    result = train_step(Wrapped(Network(method, label_terms, recipe(autocast=torch.bfloat16))), optimizer, [data], 0)
     assert result.online.projections[0].dtype == torch.bfloat16
     assert {p.dtype for p in modules.parameters()} == {torch.float32}
     assert all(torch.is_tensor(v) is False or v.dtype == torch.float32 for v in result.metrics.values())

@@ -60,7 +60,9 @@ def learn(ranks: Ranks, dtype: torch.dtype, steps: int, cuts: tuple[int, ...]) -
         optimizer.zero_grad()
         y = model(x)
         ((y - wanted).pow(2).sum() / ROWS).backward()
-        ranks.sum_gradients(model.parameters())
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            ranks.sum(parameter.grad)
         seen.append((y.detach(), x.grad, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
         optimizer.step()
     return {"steps": seen, "state": model.state_dict(), "evaluated": model.eval()(rows(99, dtype)[0]).detach()}
