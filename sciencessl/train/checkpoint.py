@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,26 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from sciencessl.errors import RunError
 from sciencessl.store.files import write_atomic
 from sciencessl.train.ranks import ALONE, Ranks
+from sciencessl.train.tensor_files import SUFFIX, own_parts, write_parts
 
 SCHEMA = 3
 """Version of what a checkpoint holds."""
 ABOUT = "checkpoint.json"
-DATA = ".safetensors"
 KEEP = 2
+READERS = 8
+"""Threads that check files; they read one each."""
 PATIENCE = 1800.0
 """Seconds that rank 0 waits for what the others write."""
 OLD = (
     "it is of a version before checkpoints were folders, which this one does not continue. Finish the run with the "
     "version that began it, or start a new one from its weights with --init-from."
 )
+
+KEPT = "Earlier checkpoints are kept: when the cause is gone, go on from them with --resume."
 
 Content = dict[str, Any]
 """What `checkpoint.json` holds."""
@@ -64,7 +64,8 @@ class Saver:
         # Part of temporary names: a process of a killed start that still writes does not meet this one.
         self._start = _from_first(os.urandom(4).hex(), ranks)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future[Path] | None = None
+        self._pending: Future[None] | None = None
+        self._count = 0
 
     def save(
         self, state: Mapping[str, Tensor], about: Mapping[str, Any], own: Collection[str] = (), background: bool = False
@@ -86,9 +87,10 @@ class Saver:
         """
         self.wait()
         final = checkpoint_path(self._run, int(about["taken"]))
-        temporary = final.with_name(f".{final.name}.{self._start}.tmp")
+        self._count += 1
+        temporary = final.with_name(f".{final.name}.{self._start}-{self._count}.tmp")
         content = {"schema": SCHEMA, **about, "world": self._ranks.world}
-        self._pending = self._thread.submit(self._write, temporary, final, _parts(state, own, self._ranks), content)
+        self._pending = self._thread.submit(self._write, temporary, final, own_parts(state, own, self._ranks), content)
         if not background:
             self.wait()
 
@@ -106,87 +108,25 @@ class Saver:
         """Whether nothing is being written."""
         return self._pending is None or self._pending.done()
 
-    def _write(self, temporary: Path, final: Path, parts: dict[str, Tensor], content: Content) -> Path:
+    def _write(self, temporary: Path, final: Path, parts: dict[str, Tensor], content: Content) -> None:
         rank = self._ranks.rank
         try:
             temporary.mkdir(parents=True, exist_ok=True)
-            receipt = _write_parts(temporary, parts, rank)
-        except Exception as error:
-            _leave_receipt(temporary, rank, {"error": str(error)})
-            if rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise RunError(f"{final} cannot be written by rank {rank}: {error}. {KEPT}") from error
-        if rank:
-            _leave_receipt(temporary, rank, receipt)
-            return final
-        try:
+            files = {name: _record(temporary / name) for name in write_parts(temporary, parts, rank)}
+            if rank:
+                _leave_receipt(temporary, rank, files)
+                return
             for other in range(1, self._ranks.world):
-                receipt |= _await_receipt(temporary, other, self._patience)
-            _commit(temporary, final, {**content, "files": receipt})
-        except OSError as error:
-            raise RunError(f"{final} cannot be written: {error}. {KEPT}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        prune(self._run)
-        return final
-
-
-KEPT = "Checkpoints from before are kept; make room or fix permissions, and go on with --resume."
-
-
-def _parts(state: Mapping[str, Tensor], own: Collection[str], ranks: Ranks) -> dict[str, Tensor]:
-    """Copies on the CPU of what this rank writes."""
-    parts: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if isinstance(tensor, DTensor):
-            if (part := _shard(tensor)) is not None:
-                parts[name] = part
-        elif name in own:
-            parts[_own_name(name, ranks.rank)] = _copy(tensor)
-        elif ranks.rank == 0:
-            parts[name] = _copy(tensor)
-    return parts
-
-
-def _own_name(name: str, rank: int) -> str:
-    return f"{name}@{rank}"
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """Contiguous, as safetensors wants it."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-
-
-def _shard(tensor: DTensor) -> Tensor | None:
-    """A copy of this rank's part that tells torch where in the whole it belongs; None where it has no part."""
-    local = tensor.to_local()
-    if not local.numel() and tensor.numel():
-        return None
-    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
-    part = _copy(local)
-    fields = {
-        "global_shape": tuple(tensor.shape),
-        "global_offsets": (tuple(chunk.offsets),),
-        "local_offsets": ((0,) * local.ndim,),
-        "local_sizes": (tuple(local.shape),),
-    }
-    for name, value in fields.items():  # torch.distributed.checkpoint.CheckpointableTensor
-        setattr(part, name, value)
-    return part
-
-
-def _write_parts(folder: Path, parts: dict[str, Tensor], rank: int) -> dict[str, Any]:
-    """Write them into a file of this rank, flushed to the disk; a record for each file."""
-    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    planner.set_up_planner(parts, is_coordinator=True)
-    writer.set_up_storage_writer(True)
-    (plan,), _ = planner.create_global_plan([planner.create_local_plan()])
-    # The writer numbers files by the place of a plan among those of all ranks.
-    plan = writer.prepare_global_plan([plan] * (rank + 1))[rank]
-    written = writer.write_data(planner.finish_plan(plan), planner).wait()
-    names = sorted({result.storage_data.relative_path for result in written})
-    return {name: _record(folder / name) for name in names}
+                files |= _await_receipt(temporary, other, self._patience)
+            _commit(temporary, final, {**content, "files": files})
+            prune(self._run)
+        except Exception as error:
+            if rank:
+                with suppress(OSError):  # rank 0 has given up, or finds nothing
+                    _leave_receipt(temporary, rank, {"error": str(error)})
+            else:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise RunError(f"rank {rank} cannot write {final}: {error}. {KEPT}") from error
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -195,16 +135,27 @@ def _record(path: Path) -> dict[str, Any]:
         return {"bytes": stream.tell(), "blake2b": digest}
 
 
+def _record_or_reason(path: Path) -> dict[str, Any]:
+    try:
+        return _record(path)
+    except OSError as error:
+        return {"error": error.strerror}
+
+
+def _words(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in record.items())
+
+
+def _digest(content: Content) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def _receipt(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:05d}.json"
 
 
 def _leave_receipt(folder: Path, rank: int, content: Mapping[str, Any]) -> None:
-    try:
-        write_atomic(_receipt(folder, rank), json.dumps(content).encode())
-    except OSError:
-        if "error" not in content:
-            raise
+    write_atomic(_receipt(folder, rank), json.dumps(content).encode())
 
 
 def _await_receipt(folder: Path, rank: int, patience: float) -> dict[str, Any]:
@@ -212,21 +163,21 @@ def _await_receipt(folder: Path, rank: int, patience: float) -> dict[str, Any]:
     path = _receipt(folder, rank)
     while path.name not in os.listdir(folder):  # asking for a name that is not there yet is remembered on NFS
         if time.monotonic() > until:
-            raise RunError(
-                f"{folder}: rank {rank} left no receipt within {patience:.0f} s, so this checkpoint is not kept. "
-                "Either that process died, or its run folder is not that of rank 0: all need one shared file system."
+            raise TimeoutError(
+                f"rank {rank} has written nothing in {patience:.0f} s; either that process died, or its run folder is "
+                "another one than that of rank 0 (all need one shared file system)"
             )
         time.sleep(0.05)
     found: dict[str, Any] = json.loads(path.read_bytes())
     if "error" in found:
-        raise RunError(f"{folder}: rank {rank} could not write: {found['error']}. {KEPT}")
+        raise OSError(f"rank {rank} says: {found['error']}")
     return found
 
 
 def _commit(temporary: Path, final: Path, content: Content) -> None:
     for path in temporary.glob("rank-*.json"):
         path.unlink()
-    write_atomic(temporary / ABOUT, json.dumps(content, indent=1).encode())
+    write_atomic(temporary / ABOUT, json.dumps({**content, "blake2b": _digest(content)}, indent=1).encode())
     _flush_folder(temporary)
     if final.exists():  # a torn one that was passed over
         final.replace(temporary.with_suffix(".old.tmp"))
@@ -254,99 +205,24 @@ def _from_first(value: Any, ranks: Ranks) -> Any:
     if ranks.world == 1:
         return value
     values = [value]
-    dist.broadcast_object_list(values, group=ranks.group, group_src=0)
+    dist.broadcast_object_list(values, group=ranks.group, group_src=0, device=torch.device("cpu"))
     return values[0]
 
 
-def _from_all(value: Any, ranks: Ranks) -> list[Any]:
-    """The values of all ranks, on all. Every rank must call this."""
-    if ranks.world == 1:
-        return [value]
-    values = [None] * ranks.world
-    dist.all_gather_object(values, value, group=ranks.group)
-    return values
-
-
-def load(
-    path: Path, content: Content, state: Mapping[str, Tensor], own: Collection[str] = (), ranks: Ranks = ALONE,
-    besides: str = "",
-) -> None:
-    """Fill tensors in place from a checkpoint, whatever world size and strategy it was written with.
-
-    Args:
-        path: Of the checkpoint.
-        content: As `read_checkpoint` or `latest_checkpoint` gave it.
-        state: Name -> tensor, as in `Saver.save`; a DTensor's own part is read alone.
-        own: Names of tensors that every rank has its own of. With another world size than before, rank r takes those
-            of the rank r modulo the former world size.
-        ranks: All processes of the run.
-        besides: Names in the checkpoint with this prefix may be missing in `state`.
+def read_checkpoint(path: Path) -> Content:
+    """What a checkpoint says of itself, when it is whole: all files are read once.
 
     Raises:
-        RunError: When names, shapes or dtypes differ, or the files cannot be read.
+        RunError: When it is missing, torn, or not of this schema.
     """
-    former = ranks.rank % int(content["world"])
-    wanted = {_own_name(name, former) if name in own else name: tensor for name, tensor in state.items()}
-    with _readable(path):
-        reader = HuggingFaceStorageReader(str(path))
-        metadata = reader.read_metadata()
-    found = {name: about for name, about in metadata.state_dict_metadata.items() if name in wanted or not (
-        (besides and name.startswith(besides)) or name.rpartition("@")[0] in own
-    )}
-    _check_same(path, {name: _described(about) for name, about in found.items()},
-                {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in wanted.items()})
-    with _readable(path), torch.no_grad():
-        planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        planner.set_up_planner(wanted, metadata, is_coordinator=True)
-        reader.set_up_storage_reader(metadata, is_coordinator=True)
-        reader.read_data(planner.finish_plan(planner.create_local_plan()), planner).wait()
-
-
-def names_and_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """What tensors a checkpoint holds: shape and dtype of each.
-
-    Raises:
-        RunError: When the files cannot be read.
-    """
-    with _readable(path):
-        found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-    return {name: _described(about) for name, about in found.items()}
-
-
-def _described(about: Any) -> tuple[tuple[int, ...], torch.dtype]:
-    assert isinstance(about, TensorStorageMetadata)
-    return tuple(about.size), about.properties.dtype
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # reading damaged bytes can raise anything
-        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}): it is torn.") from error
-
-
-def _check_same(path: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    for name in sorted({*theirs, *mine}):
-        _check(path, f"tensor {name}", theirs.get(name), mine.get(name))
-
-
-def read_checkpoint(path: Path, ranks: Ranks = ALONE) -> Content:
-    """What a checkpoint says of itself, when it is whole. Every rank must call this: each reads some of the files.
-
-    Raises:
-        RunError: On every rank, when it is missing, torn, or not of this schema.
-    """
-    content, reasons = None, []
-    try:
-        content = _read_about(path)
-        names = sorted(content["files"])[ranks.rank :: ranks.world]
-        _check_files(path, content["files"], names)
-    except (RunError, OSError) as error:
-        reasons.append(str(error))
-    reasons = [reason for found in _from_all(reasons, ranks) for reason in found]
-    if reasons or content is None:
-        raise RunError(reasons[0])
+    content = _read_about(path)
+    expected = content["files"]
+    for extra in sorted({found.name for found in path.glob(f"*{SUFFIX}")} - set(expected)):
+        raise RunError(f"{path / extra} does not belong to the checkpoint: {ABOUT} does not name it.")
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, found in zip(expected, pool.map(_record_or_reason, [path / name for name in expected]), strict=True):
+            if found != expected[name]:
+                raise RunError(f"{path} is torn: {name} has {_words(found)}, expected {_words(expected[name])}.")
     return content
 
 
@@ -357,26 +233,16 @@ def _read_about(path: Path) -> Content:
         raise RunError(f"{path}: there is no such checkpoint.")
     try:
         content = json.loads((path / ABOUT).read_bytes())
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         kind = type(error).__name__
         raise RunError(f"{path / ABOUT} cannot be read ({kind}): it is torn or no checkpoint of ours.") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise RunError(f"{path} is a checkpoint of schema {schema}, expected {SCHEMA}.")
     found: Content = content
+    if found.pop("blake2b", None) != _digest(found):
+        raise RunError(f"{path} is torn: {ABOUT} does not match its own digest.")
     return found
-
-
-def _check_files(path: Path, files: Mapping[str, Any], names: Sequence[str]) -> None:
-    for extra in sorted({found.name for found in path.glob(f"*{DATA}")} - set(files)):
-        raise RunError(f"{path / extra} does not belong to the checkpoint: {ABOUT} does not name it.")
-    for name in names:
-        if not (path / name).is_file():
-            raise RunError(f"{path} is torn: {name} is missing.")
-        found = _record(path / name)
-        for key, expected in files[name].items():
-            if found[key] != expected:
-                raise RunError(f"{path} is torn: {name} has {key} {found[key]}, expected {expected}.")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -390,23 +256,20 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
 
-def latest_checkpoint(run: Path, tell: Callable[[str], None], ranks: Ranks = ALONE) -> tuple[Path, Content] | None:
+def latest_checkpoint(run: Path, tell: Callable[[str], None]) -> tuple[Path, Content] | None:
     """The newest checkpoint that is whole, and what it says of itself; None where none was written.
-
-    Every rank must call this; all get the same.
 
     Args:
         run: Run folder.
         tell: Receives a line for each newer one that had to be passed over.
-        ranks: All processes of the run.
 
     Raises:
         RunError: When there are checkpoints but none can be read.
     """
     reasons = []
-    for path in reversed(_from_first(checkpoints(run), ranks)):
+    for path in reversed(checkpoints(run)):
         try:
-            content = read_checkpoint(path, ranks)
+            content = read_checkpoint(path)
         except RunError as error:
             reasons.append(str(error))
             continue
@@ -434,7 +297,7 @@ def check_identity(path: Path, content: Mapping[str, Any], identity: Mapping[str
     Raises:
         RunError: Naming the first thing that differs.
     """
-    theirs = content["identity"]
+    theirs = content.get("identity", {})
     for name, value in identity.items():
         _check(path, name, theirs.get(name), value)
 
@@ -450,7 +313,7 @@ def check_loader(path: Path, content: Mapping[str, Any], state: Sequence[Mapping
     Raises:
         RunError: Naming the first thing that differs.
     """
-    theirs: Sequence[Mapping[str, Any]] = content["loader"]
+    theirs: Sequence[Mapping[str, Any]] = content.get("loader", ())
     for name in ("stores", "tables", "samples"):
         for k, (old, new) in enumerate(zip_longest(theirs, state, fillvalue=dict[str, Any]())):
             part = f" in part {k + 1} of its order" if max(len(theirs), len(state)) > 1 else ""

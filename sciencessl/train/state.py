@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sciencessl.errors import RunError
-from sciencessl.train.checkpoint import Content, load, names_and_shapes
+from sciencessl.train.checkpoint import Content
 from sciencessl.train.ranks import ALONE, Ranks
+from sciencessl.train.tensor_files import Kind, read_into, read_kinds
 
 EXTRA = "_extra_state"
 OPTIMIZER = "optimizer/"
@@ -54,16 +55,16 @@ def restore_state(
         modules: As in `gather_state`, sharded or not.
         optimizer: As in `gather_state`; state that it does not have yet is made, each as its parameter is. None
             leaves that of the checkpoint alone.
-        own: As in `load`.
-        ranks: As in `load`.
+        own: As in `read_into`.
+        ranks: As in `read_into`.
 
     Raises:
-        RunError: As `load`.
+        RunError: As `read_into`.
     """
     if optimizer:
         _make_state(path, modules, optimizer)
     state = gather_state(modules, optimizer)
-    load(path, content, state, own, ranks, besides="" if optimizer else OPTIMIZER)
+    read_into(path, state, own, ranks, int(content["world"]), besides="" if optimizer else OPTIMIZER)
     for prefix, module in modules.items():
         for name, sub in module.named_modules(prefix=prefix):
             if f"{name}.{EXTRA}" in state:
@@ -89,19 +90,19 @@ def _trained(optimizer: Optimizer | None) -> Iterator[tuple[Tensor, dict[str, An
 
 def _make_state(path: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> None:
     """Room for the optimiser's state in the checkpoint."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, about in names_and_shapes(path).items():
+    found: dict[str, dict[str, Kind]] = {}
+    for name, kind in read_kinds(path).items():
         if name.startswith(OPTIMIZER):
             owner, _, key = name.removeprefix(OPTIMIZER).rpartition("/")
-            found.setdefault(owner, {})[key] = about
+            found.setdefault(owner, {})[key] = kind
     names = {id(tensor): name for name, tensor in _tensors(modules).items()}
     for parameter, group in _trained(optimizer):
         keys = found.get(names[id(parameter)], {})
-        optimizer.state[parameter] = {key: _room(parameter, group, *about) for key, about in keys.items()}
+        optimizer.state[parameter] = {key: _room(parameter, group, kind) for key, kind in keys.items()}
 
 
-def _room(parameter: Tensor, group: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    if tuple(parameter.shape) == shape:
-        return torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+def _room(parameter: Tensor, group: Mapping[str, Any], kind: Kind) -> Tensor:
+    if tuple(parameter.shape) == kind.shape:
+        return torch.zeros_like(parameter, dtype=kind.dtype, memory_format=torch.preserve_format)
     # Counts of steps; torch keeps those of fused optimisers where the parameter is.
-    return torch.zeros(shape, dtype=dtype, device=parameter.device if group.get("fused") else "cpu")
+    return torch.zeros(kind.shape, dtype=kind.dtype, device=parameter.device if group.get("fused") else "cpu")
