@@ -48,3 +48,11 @@ def test_ratios_compare_within_a_round(script: ModuleType, monkeypatch: pytest.M
     seconds = {"ours": [1.0, 2.0, 4.0], "no_way": [2.0, 4.0, 80.0]}
     monkeypatch.setattr(script, "milliseconds", lambda ways, rounds, images: seconds)
     assert script.measure(1, 3)["ratios"] == {"no_way": 2.0}
+
+
+@pytest.mark.slow
+def test_views_take_an_eighth_of_those_of_torchvision_on_pil_images(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "ALTERNATIVES", (script.torchvision_v2_pil,))
+    assert script.measure(8, 3)["ratios"]["torchvision_v2_pil"] >= 8
