@@ -69,9 +69,16 @@ def test_weights_are_standardised_by_biased_variance_with_eps_inside_the_root(
     np.testing.assert_allclose(standardise(weight, eps)[0].numpy(), expected, atol=6e-7)
 
 
+def test_the_unbiased_variance_would_be_seen() -> None:
+    centred = ONE_TO_FOUR - ONE_TO_FOUR.mean()
+    unbiased = (centred / (ONE_TO_FOUR.var(correction=1) + WEIGHT_EPS).sqrt())[0]
+    np.testing.assert_allclose(unbiased.numpy(), (-1.161860, -0.387287, 0.387287, 1.161860), atol=6e-7)
+    assert float((standardise(ONE_TO_FOUR)[0] - unbiased).abs().max()) > 0.17
+
+
 def test_scale_and_offset_of_raw_weights_hardly_matter() -> None:
     difference = float((standardise(10 * ONE_TO_FOUR + 3) - standardise(ONE_TO_FOUR)).abs().max())
-    assert 5e-5 < difference < 5.5e-5
+    assert difference == pytest.approx(5.3e-5, abs=5e-7)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,7 @@ def test_group_norm_of_a_vector(norm: nn.Module, expected: tuple[float, ...]) ->
 
 
 def test_groups_divide_the_channels_and_hold_two_or_more() -> None:
+    assert (GROUPS, GROUP_EPS, WEIGHT_EPS) == (16, 1e-5, 1e-4)
     wanted = {1: 1, 2: 1, 4: 2, 16: 8, 24: 12, 32: 16, 56: 14, 152: 8, 368: 16, 373: 1, 746: 2, 4096: 16}
     assert {channels: group_count(channels) for channels in wanted} == wanted
 
@@ -254,17 +262,21 @@ def test_a_started_network_is_standardised_layer_by_layer_and_has_no_statistics(
         layer.act = nn.Identity() if not layer.weight.any() else layer.act
         layer.register_forward_hook(lambda layer, inputs, _: seen.append((layer, inputs[0].detach())))
     method.online([x])
-    kinds = set()
+    kinds, ordinary = set(), []
     for layer, inputs in seen:
         shape = (1, -1, *[1] * (inputs.ndim - 2))
         y = (inputs * layer.weight.view(shape) + layer.bias.view(shape)).detach()
         axes = [i for i in range(y.ndim) if i != 1]
         kinds.add(bool(layer.weight.any()))
         assert float(y.mean(axes).abs().max()) < 1e-4
-        spread = y.std(axes, correction=0)
+        variance = inputs.var(axes, correction=0)
         # eps takes off more where an input hardly varies
-        assert float((spread - 1).abs().max()) < 0.02 if layer.weight.any() else not bool(y.any())
+        spread = (variance / (variance + 1e-5)).sqrt() * bool(layer.weight.any())
+        np.testing.assert_allclose(y.std(axes, correction=0), spread.detach(), rtol=0, atol=1e-9)
+        ordinary += (variance > 0.01).tolist()
+        assert bool(((y.std(axes, correction=0) - 1).abs() < 1e-3)[variance > 0.01].all()) or not layer.weight.any()
     assert kinds == {True, False}
+    assert np.mean(ordinary) > 0.5
     assert not list(method.buffers())
     with torch.no_grad():
         trained = method.online([x]).predictions[0]

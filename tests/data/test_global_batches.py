@@ -114,6 +114,22 @@ def test_each_sample_comes_once_an_epoch(tiny_store: Path, world: int, workers: 
         assert seen == dict.fromkeys(Store(tiny_store).split("train").all().tolist(), 1)
 
 
+@pytest.mark.parametrize(("before", "after"), [((1, 0), (2, 3)), ((2, 2), (1, 1)), ((WORLDS[-1], 0), (1, 3))])
+def test_a_run_that_goes_on_with_other_ranks_and_workers_takes_the_rest_of_the_epoch(
+    tiny_store: Path, before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    """Each sample once: what was left when the run stopped is what comes, and none that came already."""
+    epoch, stopped = TRAIN // BATCH, TRAIN // BATCH // 3
+
+    def dealt(start: int, stop: int, world: int, workers: int) -> list[int]:
+        ranks = [loaded(stream(tiny_store, plain(4), start, rank, world), workers) for rank in range(world)]
+        return [int(i) for rank in ranks for batch in itertools.islice(rank, stop - start) for i in batch.index]
+
+    seen, rest = dealt(0, stopped, *before), dealt(stopped, epoch, *after)
+    assert len(seen) == stopped * BATCH > 0
+    assert sorted(seen + rest) == sorted(Store(tiny_store).split("train").all().tolist())
+
+
 MEASURED = """
 import os, sys
 from pathlib import Path

@@ -19,6 +19,14 @@ def test_card_number_4(step: int, expected: float) -> None:
     assert target_momentum(step, 100, 0.996) == pytest.approx(expected, abs=5e-7)
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.999), (25, 0.9991464), (50, 0.9995), (75, 0.9998536), (100, 1.0)]
+)
+def test_momentum_without_batch_statistics(step: int, expected: float) -> None:
+    """Base 0.999, as arXiv 2010.10241 takes it with group norm and standardised weights."""
+    assert target_momentum(step, 100, 0.999) == pytest.approx(expected, abs=5e-8)
+
+
 def test_the_last_momentum_is_exactly_one_and_constant_is_constant() -> None:
     assert target_momentum(312784, 312784, 0.996) == 1.0
     assert {target_momentum(step, 10, 0.99, "constant") for step in range(11)} == {0.99}
@@ -27,6 +35,23 @@ def test_the_last_momentum_is_exactly_one_and_constant_is_constant() -> None:
 def test_card_number_8() -> None:
     assert epochs_to_steps(1000, IMAGENET, 4096) == 312784
     assert epochs_to_steps(10, IMAGENET, 4096) == 3127
+
+
+def test_rate_and_warm_up_without_batch_statistics() -> None:
+    """arXiv 2010.10241: base rate 0.24 with group norm, and 50 epochs of warm-up without any norm."""
+    assert peak_learning_rate(0.24, 4096) == pytest.approx(3.84, abs=1e-15)
+    assert epochs_to_steps(50, IMAGENET, 4096) == 15639
+
+
+def test_seer_sees_a_billion_images_once() -> None:
+    """124,500 steps of 496 GPUs with 16 images each; the whole epoch is 126k, of which 4.3648 % are warm-up."""
+    assert epochs_to_steps(1, 988_032_000, 496 * 16) == 124_500
+    assert epochs_to_steps(1, 988_031_999, 496 * 16) == 124_499
+    steps = epochs_to_steps(1, 10**9, 496 * 16)
+    assert round(steps, -3) == 126_000
+    assert round(0.043648 * steps) == 5_500
+    assert peak_learning_rate(0.3, 496 * 16) == pytest.approx(9.3)
+    assert peak_learning_rate(0.3, 512 * 16) == pytest.approx(9.6)
 
 
 def test_the_published_learning_rate() -> None:
