@@ -118,7 +118,7 @@ def usable_world(processes: int, slots: int) -> int:
 
 @contextlib.contextmanager
 def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tuple[Ranks, torch.device] | None]:
-    """Meet the other processes of the run, and leave them at the end.
+    """Meet the other processes of the run, and leave them at the end; those of a caller that has met them are taken.
 
     Args:
         slots: S: each rank computes as many of them.
@@ -130,8 +130,12 @@ def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tup
         processes does not divide the slots: a node was lost, say.
 
     Raises:
-        ConfigError: Where the launcher contradicts itself.
+        ConfigError: Where the launcher contradicts itself, or the caller's processes do not divide the slots.
     """
+    if dist.is_initialized():
+        place = Place(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+        yield _checked(all_ranks(), slots), device_of(device, place)
+        return
     place = find_place()
     own = device_of(device, place)
     world = usable_world(place.world, slots)
@@ -153,6 +157,13 @@ def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tup
         yield all_ranks(), own
     finally:
         dist.destroy_process_group()
+
+
+def _checked(ranks: Ranks, slots: int) -> Ranks:
+    if slots % ranks.world:
+        raise ConfigError(f"{ranks.world} processes cannot share the {slots} slots of a batch evenly; start "
+                          f"{usable_world(ranks.world, slots)} of them, or choose another batch.")
+    return ranks
 
 
 def device_of(name: str, place: Place = Place()) -> torch.device:

@@ -1,0 +1,237 @@
+"""Where a process stands, and how a network is laid out for several: each step of the plan by itself and together."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.errors import ConfigError, FirstRankError
+from sciencessl.methods.byol import Byol, ByolOptions
+from sciencessl.optim.groups import parameter_groups
+from sciencessl.optim.lars import LARS
+from sciencessl.samples import Batch
+from sciencessl.setting_groups import Checkpointing, ComputeConfig, Strategy
+from sciencessl.train import parallel
+from sciencessl.train.parallel import (
+    Place,
+    checkpoint_activations,
+    find_place,
+    first_host,
+    full_state,
+    heads,
+    joined,
+    stages,
+    trunk,
+    usable_world,
+    wrap,
+)
+from sciencessl.train.ranks import ALONE, Ranks, StopVote
+from sciencessl.train.step import Network, Recipe, train_step
+from tests.train.two_processes import TwoProcesses
+
+CPU = torch.device("cpu")
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+SRUN = {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "123456"}
+
+
+def test_a_launcher_says_where_a_process_stands() -> None:
+    assert find_place({}) == Place()
+    assert find_place(TORCHRUN) == Place(5, 8, 1, 4, "env://")
+    assert find_place(SRUN) == Place(9, 16, 1, 8, "tcp://gpu07:23456")
+    assert find_place({**SRUN, "MASTER_ADDR": "head", "MASTER_PORT": "5000"}).meeting == "tcp://head:5000"
+    assert find_place({**TORCHRUN, **SRUN}) == find_place(TORCHRUN)
+
+
+def test_a_batch_script_is_one_process_whatever_the_job_has_room_for() -> None:
+    assert find_place({"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}) == Place()
+    assert find_place({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}) == Place()
+
+
+def test_a_launcher_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ConfigError, match="this process is number 9 of 8, by its environment; start all"):
+        find_place({**TORCHRUN, "RANK": "9"})
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [("node7", "node7"), ("node[007-009,12],other", "node007"), ("a,b", "a"), ("n[3,5]", "n3"),
+     ("x-[1-2]-ib", "x-1-ib")],
+)
+def test_the_first_host_of_a_list(hosts: str, first: str) -> None:
+    assert first_host(hosts) == first
+
+
+def test_a_job_step_without_a_list_of_machines_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"SLURM_STEP_NODELIST.*; set MASTER_ADDR"):
+        first_host("")
+
+
+def test_a_lost_node_leaves_the_most_processes_that_share_a_batch_evenly() -> None:
+    assert [usable_world(n, 64) for n in (64, 63, 56, 24, 3, 1)] == [64, 32, 32, 16, 2, 1]
+    assert usable_world(10, 50) == 10
+
+
+def test_processes_that_are_left_over_do_nothing_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "find_place", lambda rank=rank: Place(rank, 3, rank, 3, "tcp://nowhere:1"))
+        with joined(1, "cpu", told.append) as place:
+            assert place == ((ALONE, CPU) if rank == 0 else None)
+    assert told == ["3 processes cannot share the 1 slots of a batch evenly: 1 train, 2 do nothing"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("resnet18", 4), ("regnety_002", 4), ("convnext_atto", 4), ("vit_tiny_patch16_224", 12), ("test_resnet", 4),
+     ("efficientnet_b0", 7), ("swin_tiny_patch4_window7_224", 4)],
+)
+def test_timm_encoders_have_stages(name: str, count: int) -> None:
+    with torch.device("meta"):
+        assert len(stages(timm.create_model(name, num_classes=0))) == count
+
+
+class Small(nn.Module):
+    """An encoder of two stages, with dropout and batch statistics."""
+
+    num_features = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(_block(3, 4), _block(4, 4))
+        self.layer2 = nn.Sequential(_block(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer2(self.layer1(x)).mean((2, 3))
+        return y
+
+
+def _block(wide: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(wide, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(), nn.Dropout(0.3))
+
+
+def byol(encoder: nn.Module, dtype: torch.dtype = torch.float64) -> Byol:
+    method = Byol(encoder, ByolOptions(hidden=8, out=4, tau_base=0.9), torch.Generator().manual_seed(1))
+    return method.to(dtype)
+
+
+def test_trunk_and_heads_are_those_of_online_and_target_network() -> None:
+    method = byol(Small())
+    assert trunk(method) == [method.encoder.layer1, method.encoder.layer2, method.target_encoder.layer1,
+                             method.target_encoder.layer2]
+    assert heads(method) == [method.projector, method.predictor, method.target_projector]
+
+
+def learnt(
+    ranks: Ranks, compute: ComputeConfig, name: str = "", steps: int = 2, dtype: torch.dtype = torch.float64,
+    autocast: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """The state of a network after some steps on 8 samples, of which each rank has its part."""
+    torch.manual_seed(0)
+    encoder = build_backbone(name, 3, 0) if name else Small()
+    recipe = Recipe(10, 8, 1, lambda step: 5.0, lambda x: x.to(dtype), "image", autocast=autocast)
+    network = Network(byol(encoder, dtype), [], recipe)
+    wrapped = wrap(network, compute, ranks, CPU)
+    optimizer = LARS(parameter_groups(network, 1e-3), lr=0.0)
+    each = 8 // ranks.world
+    for step in range(steps):
+        views = torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(step))
+        mine = views[:, ranks.rank * each : (ranks.rank + 1) * each]
+        batch = Batch([{"image": view} for view in mine], {}, [""] * each, np.arange(each))
+        train_step(wrapped, optimizer, [batch], step)
+    return full_state(network)
+
+
+@pytest.mark.parametrize("by", ["stage", "block"])
+def test_activations_that_are_computed_again_change_nothing(by: Checkpointing) -> None:
+    """Weights, moving averages, masks of dropout, and running statistics, which move once."""
+    kept = learnt(ALONE, ComputeConfig())
+    again = learnt(ALONE, ComputeConfig(checkpointing=by))
+    assert int(again["method.encoder.layer1.0.1.num_batches_tracked"]) == 4  # two views, two steps
+    assert list(kept) == list(again)
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("by", "kept"), [("stage", {"layer1", "layer2"}), ("block", {"layer1.0", "layer1.1", "layer2.0"})]
+)
+def test_what_is_computed_again(by: Checkpointing, kept: set[str]) -> None:
+    method = byol(Small())
+    calls: list[str] = []
+    checkpoint_activations(method, by)
+    copied = copy.deepcopy(method)
+    for name, module in copied.encoder.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    copied.encoder(torch.zeros(2, 3, 8, 8, dtype=torch.float64)).sum().backward()
+    inside = {name for name in calls if calls.count(name) == 2}
+    assert {name for name, module in copied.encoder.named_modules() if "Checkpointed" in type(module).__name__} == kept
+    assert inside == {name for name, _ in method.encoder.named_modules() if any(name.startswith(f"{k}.") for k in kept)}
+
+
+def test_an_encoder_without_stages_is_refused() -> None:
+    class Plain(nn.Linear):
+        num_features = 3
+
+    with pytest.raises(ConfigError, match=r"compute.checkpointing: the encoder has no stages"):
+        checkpoint_activations(byol(Plain(3, 3)), "stage")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "by"), [("ddp", "none"), ("fsdp", "none"), ("fsdp", "stage"), ("ddp", "block"), ("fsdp", "block")]
+)
+def test_a_regnet_of_two_processes_is_that_of_one(both: TwoProcesses, strategy: Strategy, by: Checkpointing) -> None:
+    """Gates, groups, batch statistics; sharded stages of online and target network: to 1e-9."""
+    whole = learnt(ALONE, ComputeConfig(), "regnety_002")
+    for part in both(learnt, ComputeConfig(strategy=strategy, checkpointing=by), "regnety_002"):
+        for name, value in whole.items():
+            torch.testing.assert_close(part[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_sharded_weights_that_travel_in_bfloat16_learn_as_whole_ones(both: TwoProcesses) -> None:
+    """Rounding alone differs: it is within that of one process, computed in bfloat16 and in float32."""
+    half = (torch.float32, torch.bfloat16)
+    replicated, _ = both(learnt, ComputeConfig(strategy="ddp"), "regnety_002", 1, *half)
+    sharded, _ = both(learnt, ComputeConfig(strategy="fsdp"), "regnety_002", 1, *half)
+    exact = learnt(ALONE, ComputeConfig(), "regnety_002", 1, torch.float32)
+    names = [name for name, value in exact.items() if value.is_floating_point()]
+    off, rounding = (
+        torch.stack([(x[name] - y[name]).norm() for name in names]).norm()
+        for x, y in ((sharded, replicated), (replicated, exact))
+    )
+    assert 0 < off < rounding
+    assert all(sharded[name].dtype == exact[name].dtype for name in names)
+
+
+def votes(ranks: Ranks, asked: int) -> list[bool]:
+    vote = StopVote(ranks)
+    return [vote(step == asked and ranks.rank == 1) for step in range(4)]
+
+
+def test_all_ranks_stop_one_step_after_one_was_asked(both: TwoProcesses) -> None:
+    assert both(votes, 1) == [[False, False, True, False]] * 2
+    vote = StopVote(ALONE)
+    assert [vote(False), vote(True)] == [False, True]
+
+
+def first_fails(ranks: Ranks) -> Any:
+    def fail() -> None:
+        raise ConfigError("there is no such folder.")
+
+    assert ranks.from_first(lambda: ranks.rank) == 0
+    with pytest.raises((ConfigError, FirstRankError)) as raised:
+        ranks.from_first(fail)
+    return type(raised.value).__name__, str(raised.value)
+
+
+def test_what_fails_on_the_first_rank_fails_on_all(both: TwoProcesses) -> None:
+    assert both(first_fails) == [
+        ("ConfigError", "there is no such folder."),
+        ("FirstRankError", "the first process of the run failed with ConfigError: there is no such folder."),
+    ]
