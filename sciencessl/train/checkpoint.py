@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +29,10 @@ ABOUT = "checkpoint.json"
 KEEP = 2
 READERS = 8
 """Threads that check files; they read one each."""
-PATIENCE = 1800.0
+PATIENCE = 600.0
 """Seconds that rank 0 waits for what the others write."""
+GRACE = 30.0
+"""As `PATIENCE`, when the process is about to end: the others may be gone, and nobody waits for what is written."""
 OLD = (
     "it is of a version before checkpoints were folders, which this one does not continue. Finish the run with the "
     "version that began it, or start a new one from its weights with --init-from."
@@ -61,7 +64,6 @@ class Saver:
             remove_leftovers(run)
         # Part of temporary names: a process of a killed start that still writes does not meet this one.
         self._start = ranks.from_first(lambda: os.urandom(4).hex())
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._count = 0
 
@@ -88,7 +90,19 @@ class Saver:
         self._count += 1
         temporary = final.with_name(f".{final.name}.{self._start}-{self._count}.tmp")
         content = {"schema": SCHEMA, **about, "world": self._ranks.world}
-        self._pending = self._thread.submit(self._write, temporary, final, own_parts(state, own, self._ranks), content)
+        parts, pending = own_parts(state, own, self._ranks), Future[None]()
+
+        def write() -> None:
+            try:
+                self._write(temporary, final, parts, content)
+            except Exception as error:
+                pending.set_exception(error)
+            else:
+                pending.set_result(None)
+
+        self._pending = pending
+        # Python waits for such a thread before it ends: what was begun is finished after an error too.
+        threading.Thread(target=write, name=final.name).start()
         if not background:
             self.wait()
 
@@ -157,10 +171,12 @@ def _leave_receipt(folder: Path, rank: int, content: Mapping[str, Any]) -> None:
 
 
 def _await_receipt(folder: Path, rank: int, patience: float) -> dict[str, Any]:
-    until = time.monotonic() + patience
+    began = time.monotonic()
     path = _receipt(folder, rank)
     while path.name not in os.listdir(folder):  # asking for a name that is not there yet is remembered on NFS
-        if time.monotonic() > until:
+        if not threading.main_thread().is_alive():
+            patience = min(patience, time.monotonic() - began + GRACE)
+        if time.monotonic() > began + patience:
             raise TimeoutError(
                 f"rank {rank} has written nothing in {patience:.0f} s; either that process died, or its run folder is "
                 "another one than that of rank 0 (all need one shared file system)"

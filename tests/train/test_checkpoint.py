@@ -240,7 +240,7 @@ def test_the_first_difference_is_named(tmp_path: Path) -> None:
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-import safetensors.torch, torch
+import torch
 from sciencessl.train import checkpoint as ckpt
 
 def before(owner, name, count):
@@ -256,12 +256,14 @@ def before(owner, name, count):
 points = [(ckpt, "write_parts", 1), (os, "fsync", 1), (ckpt, "_commit", 1), (os, "fsync", 2),
           (ckpt, "_flush_folder", 1), (Path, "replace", 2), (Path, "replace", 3), (ckpt, "prune", 1),
           (shutil, "rmtree", 1)]
+earlier = Path(sys.argv[1]) / "earlier"
+for step in (1, 2):
+    ckpt.Saver(earlier).save({"w": torch.full((4,), float(step))}, {"taken": step})
 for k, point in enumerate(points):
     run = Path(sys.argv[1]) / str(k)
+    shutil.copytree(earlier, run)
     pid = os.fork()
     if not pid:
-        for step in (1, 2):
-            ckpt.Saver(run).save({"w": torch.full((4,), float(step))}, {"taken": step})
         before(*point)
         ckpt.Saver(run).save({"w": torch.full((4,), 3.0)}, {"taken": 3})
         os._exit(0)
@@ -304,12 +306,23 @@ def _one_fails(ranks: Ranks, run: Path) -> str:
     return str(caught.value)
 
 
-def _one_is_gone(ranks: Ranks, run: Path) -> str:
-    saver = Saver(run, ranks, patience=0.3)
+class Ended:
+    """The main thread when Python is about to end."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def _one_is_gone(ranks: Ranks, run: Path, ended: bool) -> str:
+    saver = Saver(run, ranks, patience=20 if ended else 0.3)
     if ranks.rank == 1:
         return ""
-    with pytest.raises(RunError) as caught:
-        saver.save(weights(), {"taken": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sciencessl.train.checkpoint.GRACE", 0.2)
+        if ended:
+            patch.setattr(threading, "main_thread", Ended)
+        with pytest.raises(RunError) as caught:
+            saver.save(weights(), {"taken": 1})
     return str(caught.value)
 
 
@@ -319,7 +332,8 @@ def test_a_rank_that_fails_or_is_gone_is_named(tmp_path: Path, both: TwoProcesse
     assert "rank 1 says: [Errno 28] No space left on device" in first
     assert second.startswith("rank 1 cannot write ")
     assert names(tmp_path / "fails" / "checkpoints") == ["step-00000001"]
-    gone = both(_one_is_gone, tmp_path / "gone")[0]
-    assert "rank 1 has written nothing in 0 s" in gone
-    assert "one shared file system" in gone
-    assert names(tmp_path / "gone" / "checkpoints") == []
+    for ended in (False, True):
+        gone = both(_one_is_gone, tmp_path / "gone", ended)[0]
+        assert "rank 1 has written nothing in 0 s" in gone
+        assert "one shared file system" in gone
+        assert names(tmp_path / "gone" / "checkpoints") == []
