@@ -166,7 +166,7 @@ class LogConfig:
 
     Attributes:
         every: Metrics.
-        monitor_every: Collapse gauge.
+        monitor_every: Collapse monitors.
         checkpoint_every: Checkpoints; the last two are kept.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sciencessl.evaluate.plots import COLOURS, GREY, marker_of
-from sciencessl.monitor.collapse import LOW_RANK, LOW_STD
+from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, MEASURES
 from sciencessl.train.folder import series
 from sciencessl.views.sheet import tile
 
@@ -22,12 +22,21 @@ STEPS = "optimiser steps"
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: its title, the label of its y axis with the unit, and the metrics in it with their names."""
+    """One pair of axes.
+
+    Attributes:
+        title: Above it.
+        unit: Label of its y axis, with the unit.
+        curves: The metrics in it, with their names.
+        log: A logarithmic y axis.
+        healthy: Where the healthy zone begins; None where none is known.
+    """
 
     title: str
     unit: str
     curves: Mapping[str, str]
     log: bool = False
+    healthy: float | None = None
 
 
 PANELS = (
@@ -39,17 +48,18 @@ PANELS = (
     Panel("Speed", "images/s", {"images_per_s": "images/s"}),
 )
 GAUGE = (
-    Panel("Spread (0: all images alike, 1: even on the sphere)", "std × √D",
-          {"std": "representation", "projection_std": "projection"}),
+    Panel("Spread (0: all images alike)", "std × √D", {"std": "representation", "projection_std": "projection"},
+          healthy=LOW_STD),
     Panel("Effective rank", "directions in use",
-          {"effective_rank": "representation", "projection_rank": "projection"}, log=True),
+          {"effective_rank": "representation", "projection_rank": "projection"}, log=True, healthy=LOW_RANK),
+    Panel("RankMe", "directions, the mean among them",
+          {"rankme": "representation", "projection_rankme": "projection"}, log=True),
 )
 
 
 def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Whatever was logged against the optimiser step, one panel a quantity; None when nothing was."""
-    gauge = {name for panel in GAUGE for name in panel.curves}
-    known = {name for panel in PANELS for name in panel.curves} | gauge | {*COUNTERS, "data_wait"}
+    known = {name for panel in PANELS for name in panel.curves} | {*MEASURES, *COUNTERS, "data_wait"}
     logged = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     others = [Panel(name, name, {name: name}) for name in sorted(logged - known)]
     panels = [panel for panel in (*PANELS, *others) if logged & set(panel.curves)]
@@ -62,21 +72,21 @@ def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def collapse_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Spread and effective rank with the healthy zone in green; None when the gauge was never read."""
+    """Spread, effective rank and RankMe, the healthy zone in green where one is known; None when nothing was read."""
     panels = [panel for panel in GAUGE if any(series(rows, name)[0] for name in panel.curves)]
     if not panels:
         return None
-    figure, axes = _grid(len(panels), 2, 2.9)
+    figure, axes = _grid(len(panels), 3, 2.9)
     for place, panel in zip(axes, panels, strict=True):
         _draw(place, panel, rows)
-        threshold = LOW_RANK if panel.log else LOW_STD
-        low, high = (1.0, 2.0 * max(place.get_ylim()[1], 2 * LOW_RANK)) if panel.log else (0.0, 1.15)
-        high = max(high, place.get_ylim()[1])
-        place.axhspan(threshold, high, color=HEALTHY, zorder=0, lw=0)
-        place.axhline(threshold, color=GREY, lw=0.8, ls="--")
+        top = place.get_ylim()[1]
+        low, high = (1.0, 2.0 * max(top, 2 * LOW_RANK)) if panel.log else (0.0, max(1.15, top))
+        if panel.healthy is not None:
+            place.axhspan(panel.healthy, high, color=HEALTHY, zorder=0, lw=0)
+            place.axhline(panel.healthy, color=GREY, lw=0.8, ls="--")
+            place.text(0.99, panel.healthy, f"healthy above {panel.healthy:g} ", transform=place.get_yaxis_transform(),
+                       ha="right", va="bottom", fontsize=7.5, color="#444444")
         place.set_ylim(low, high)
-        place.text(0.99, threshold, f"healthy above {threshold:g} ", transform=place.get_yaxis_transform(),
-                   ha="right", va="bottom", fontsize=7.5, color="#444444")
     return figure
 
 

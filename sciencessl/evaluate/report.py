@@ -217,7 +217,7 @@ def _curves(record: RunRecord, folder: Path) -> dict[str, Any]:
         alt = "Losses, learning rate and speed against the optimiser step"
         pictures["learning"] = figure_picture(learning, folder, "learning.png", alt)
     if collapse is not None:
-        alt = "Spread and effective rank against the optimiser step, the healthy zone in green"
+        alt = "Spread, effective rank and RankMe against the optimiser step, the healthy zone in green"
         pictures["collapse"] = figure_picture(collapse, folder, "collapse.png", alt)
     spoken = words.gauge_sentences(record.metrics, record.warnings)
     return {**pictures, "gauge_sentences": spoken}

@@ -9,7 +9,7 @@ from typing import Any
 from sciencessl.config import store_paths
 from sciencessl.evaluate.results import NEVER_LEARNED, Row, TransferResult
 from sciencessl.evaluate.tables import endpoint_text, resolution_text
-from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, Gauge
+from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, REPRESENTATION, collapse_warnings
 from sciencessl.store.audited import ACCEPTED
 
 ARMS = {
@@ -260,7 +260,7 @@ def gauge_sentences(rows: Sequence[Mapping[str, Any]], warnings: Sequence[str]) 
     if not read:
         return [*words, "The gauge was not read."]
     last = read[-1]
-    healthy = not Gauge(last["std"], last["effective_rank"]).warning
+    healthy = not collapse_warnings(last).keys() & REPRESENTATION
     calm = "No warning was logged. " if not warnings else ""
     words.append(
         f"{calm}At step {last['step']:,}, the last reading, the spread is {last['std']:.2f} (healthy: above "

@@ -106,6 +106,11 @@ class Method(nn.Module):
         """
         return None
 
+    def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(target, online) modules of the same structure, where the target's weights follow the online ones; none
+        without a target network. Monitors say how far apart they are."""
+        return []
+
     def at_batch(self, batch: int) -> None:
         """Told, before the first step, how many samples a step has: what belongs to another batch is scaled here.
 

@@ -69,9 +69,7 @@ class Byol(Method):
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self._kappa = 1.0
-        self._updater = TargetUpdater(
-            [(self.target_encoder, self.encoder), (self.target_projector, self.projector)], buffers="own"
-        )
+        self._updater = TargetUpdater(self.target_pairs(), buffers="own")
 
     def online(self, views: Sequence[Tensor]) -> Online:
         """y, z and p of every view."""
@@ -82,6 +80,10 @@ class Byol(Method):
     def target(self, views: Sequence[Tensor]) -> list[Tensor]:
         """z' of the two large views."""
         return [self.target_projector(self.target_encoder(view)) for view in views[:2]]
+
+    def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Encoder and projector; the predictor has no target."""
+        return [(self.target_encoder, self.encoder), (self.target_projector, self.projector)]
 
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
         """Each target predicted from every other view, their mean, and both targets summed; the label scale is the

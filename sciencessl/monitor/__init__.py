@@ -1,1 +1,1 @@
-"""What a run shows of itself: collapse gauge and throughput."""
+"""What a run shows of itself: monitors of collapse, and throughput."""

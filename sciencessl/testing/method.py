@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sciencessl.losses.labels import ClassLoss
 from sciencessl.methods.base import Method, Online, PairLoss
+from sciencessl.monitor.watch import Monitor
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.registry import load_method
@@ -46,7 +47,7 @@ def check_method(method: str | type[Method], options: Any = None) -> tuple[str, 
         return kind(_encoder(), chosen, torch.Generator().manual_seed(seed))
 
     checks: tuple[Callable[[Callable[..., Method]], None], ...] = (
-        _construction, _outputs, _gradients, _after_step, _copies, _resume, _labels,
+        _construction, _outputs, _gradients, _after_step, _copies, _resume, _labels, _monitors,
     )
     for check in checks:
         check(make)
@@ -234,6 +235,15 @@ def _labels(make: Callable[..., Method]) -> None:
             require(bool(loss.isfinite()), f"the loss of a step {state} labels in {accumulate} part(s) is {loss}.")
             finite = all(bool(p.isfinite().all()) for p in training.modules.parameters())
             require(finite, f"a step {state} labels in {accumulate} part(s) leaves weights that are not finite.")
+
+
+def _monitors(make: Callable[..., Method]) -> None:
+    method = make()
+    for slow, fast in method.target_pairs():
+        ours, theirs = ([p.shape for p in module.parameters()] for module in (slow, fast))
+        require(ours == theirs, "target_pairs() gives modules whose weights differ in number or shape.")
+    online, targets, _ = _forward(method)
+    require("std" in Monitor().read(method, online, targets), "the spread of the representation is not finite.")
 
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

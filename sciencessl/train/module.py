@@ -21,9 +21,9 @@ from torch import nn
 
 from sciencessl.data.loader import loader_error, make_loader
 from sciencessl.errors import RunError
-from sciencessl.methods.base import Method, Online
-from sciencessl.monitor.collapse import gauge
+from sciencessl.methods.base import Method
 from sciencessl.monitor.throughput import Progress, Throughput
+from sciencessl.monitor.watch import Monitor
 from sciencessl.samples import Batch
 from sciencessl.setting_groups import LogConfig
 from sciencessl.train import checkpoint as ckpt
@@ -79,7 +79,7 @@ class Pretraining(LightningModule):
         self._saver = ckpt.Saver(run, wrapped.ranks)
         self._vote = StopVote(wrapped.ranks)
         self.taken = 0
-        self._warned = False
+        self._monitor = Monitor(wrapped.ranks)
         self._saved = -1
         self.stop_requested = False
 
@@ -149,7 +149,10 @@ class Pretraining(LightningModule):
         if not math.isfinite(row["loss"]):
             raise RunError(f"the loss is {row['loss']} at step {self.taken}. {DIVERGED}")
         if self.taken % settings.monitor_every == 0 or self.taken == settings.every or last:
-            row |= self._gauge(result.online)
+            values = self._monitor.read(self.method, result.online, result.targets)
+            row |= values
+            for words in self._monitor.warnings(values, last):
+                self._tell(f"step {self.taken}: {words}")
         rate, waited = self._throughput.read()
         if self.wrapped.ranks.first:
             self._metrics.write({**row, "images_per_s": round(rate, 1), "data_wait": round(waited, 3)})
@@ -158,17 +161,6 @@ class Pretraining(LightningModule):
     def _show(self, note: str = "") -> None:
         if self.wrapped.ranks.first:
             self._progress.update(self.taken, note)
-
-    def _gauge(self, online: Online) -> dict[str, float]:
-        found = gauge(online.representations[0])
-        row = {"std": found.std, "effective_rank": found.effective_rank}
-        if online.projections:
-            projected = gauge(online.projections[0])
-            row |= {"projection_std": projected.std, "projection_rank": projected.effective_rank}
-        if found.warning and not self._warned:
-            self._warned = True
-            self._tell(f"step {self.taken}: {found.warning}")
-        return row
 
     def save(self, background: bool = False) -> None:
         """Write a checkpoint of the steps taken so far, unless there is one. Every rank must call this.

@@ -44,6 +44,17 @@ class Ranks:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """(N, ...) rows of each rank -> (world N, ...) rows of all, in the order of the ranks and without gradient.
+
+        Every rank must call this, with equally many rows.
+        """
+        if self.world == 1:
+            return rows.detach()
+        everyone = [torch.empty_like(rows, requires_grad=False) for _ in range(self.world)]
+        dist.all_gather(everyone, rows.detach().contiguous(), group=self.group)
+        return torch.cat(everyone)
+
     def from_first(self, function: Callable[[], T]) -> T:
         """What a function returns on the first rank, on all; the others do not call it. Every rank must call this.
 

@@ -16,7 +16,7 @@ from sciencessl.evaluate.figures import (
     thumbnail_map,
 )
 from sciencessl.evaluate.plots import png_bytes
-from sciencessl.monitor.collapse import LOW_RANK, LOW_STD
+from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, MEASURES
 
 ROWS = [
     {"step": step, "images": 8 * step, "loss": 2.0, "pair_loss": 1.0, "tau": 0.99, "std": 0.5, "effective_rank": 9.0,
@@ -35,6 +35,16 @@ def test_every_logged_number_has_a_panel_with_units() -> None:
     assert all(axes.get_ylabel() and axes.get_xlabel() == "optimiser steps" for axes in panels)
     assert len(panels[0].lines) == 2
     np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0.01, 0.01])
+
+
+def test_rankme_has_a_panel_and_other_monitors_have_none() -> None:
+    rows = [{**row, "rankme": 30.0, "projection_rankme": 9.0, **dict.fromkeys(MEASURES.keys() - row.keys(), 1.0)}
+            for row in ROWS]
+    panels = visible(collapse_figure(rows))
+    assert [axes.get_title(loc="left") for axes in panels][1:] == ["Effective rank", "RankMe"]
+    assert [len(axes.patches) for axes in panels] == [1, 1, 0]  # nobody knows a healthy RankMe
+    assert [len(axes.get_legend().get_texts()) for axes in panels] == [2, 2, 2]
+    assert [axes.get_title(loc="left") for axes in visible(learning_figure(rows))] == ["Loss", "Target network", "queue"]
 
 
 def test_nothing_logged_is_no_figure() -> None:

@@ -1,62 +1,59 @@
-"""The gauge on representations whose spread and rank are known."""
+"""Readings whose state is known, and the words for it."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
-from sciencessl.monitor.collapse import Gauge, gauge
+from sciencessl.monitor.collapse import LOW_RANK, LOW_SHARE, LOW_STD, collapse_warnings
 
-
-def normal(rows: int, columns: int) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def test_equal_rows_are_a_collapse_in_words() -> None:
-    found = gauge(torch.ones(32, 16))
-    assert found.std == pytest.approx(0.0, abs=1e-6)
-    assert "is collapsing" in found.warning
-    assert "options.tau_base" in found.warning
-    assert "optim.base_lr" in found.warning
-    assert gauge(torch.zeros(8, 4)).std == 0.0
+HEALTHY: dict[str, float | None] = {
+    "std": 0.6, "effective_rank": 20.0, "rank_limit": 63.0, "projection_std": 0.8, "projection_rank": 12.0,
+    "predictor_distance": 1.2, "target_distance": 0.02,
+}
 
 
-def test_a_line_is_a_collapse_too() -> None:
-    rows = torch.outer(torch.tensor([1.0, -1.0] * 8), torch.arange(1.0, 9.0))
-    found = gauge(rows)
-    assert found.effective_rank == pytest.approx(1.0, abs=1e-3)
-    assert found.std > 0.5
-    assert "1.0 directions" in found.warning
+@pytest.mark.parametrize(
+    ("changed", "kind", "words"),
+    [
+        ({"std": 0.034}, "point", "to a point: its spread is 0.034 of an even one (healthy: above 0.1)"),
+        ({"effective_rank": 1.2}, "line", "collapsed to a line: it uses 1.2 directions (healthy: above 2)"),
+        ({"effective_rank": 3.1}, "dimensional", "uses 3.1 of the 63 directions that the rows read could show"),
+        ({"projection_std": 0.01}, "projection", "projection has collapsed to a point (spread 0.010 of an even one"),
+        ({"projection_rank": 1.5}, "projection", "the projection has collapsed to a line (1.5 directions"),
+        ({"target_distance": 0.0, "predictor_distance": None}, "no_predictor", "equals the online one"),
+        ({"target_distance": 0.0, "predictor_distance": 0.0}, "no_predictor", "no predictor"),
+    ],
+)
+def test_each_collapse_has_its_words_and_what_to_do(changed: dict[str, float], kind: str, words: str) -> None:
+    found = collapse_warnings({**HEALTHY, **changed})
+    assert list(found) == [kind]
+    assert words in found[kind]
+    assert "options.tau_base" in found[kind]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(2000, 20), (64, 512)])
-def test_rows_spread_over_the_sphere_are_healthy(rows: int, columns: int) -> None:
-    found = gauge(normal(rows, columns))
-    assert found.std == pytest.approx(1.0, abs=0.03)
-    most = min(rows - 1, columns)
-    assert 0.9 * most < found.effective_rank <= most + 1e-6
-    assert found.warning == ""
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"std": LOW_STD, "effective_rank": LOW_RANK, "rank_limit": LOW_RANK / LOW_SHARE},
+        {"projection_std": LOW_STD, "projection_rank": LOW_RANK},
+        {"target_distance": 0.0},  # a predictor stands between: SimSiam
+        {"predictor_distance": 0.0},  # the target lags
+    ],
+)
+def test_at_the_thresholds_all_is_well(changed: dict[str, float]) -> None:
+    assert collapse_warnings({**HEALTHY, **changed}) == {}
 
 
-@pytest.mark.parametrize("rank", [2, 3, 7])
-def test_the_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
-    """Plus and minus each of k orthogonal unit vectors: centred, of unit norm, k equal singular values."""
-    axes = torch.linalg.qr(normal(10, 10))[0][:rank]
-    assert gauge(torch.cat([axes, -axes])).effective_rank == pytest.approx(rank, rel=1e-5)
+def test_only_the_worst_of_the_representation_is_told() -> None:
+    found = collapse_warnings({**HEALTHY, "std": 0.0, "effective_rank": 1.0, "projection_std": 0.0})
+    assert list(found) == ["point"]
+    assert list(collapse_warnings({**HEALTHY, "effective_rank": 1.0, "target_distance": 0.0,
+                                   "predictor_distance": None})) == ["line", "no_predictor"]
 
 
-def test_scale_and_rotation_of_the_representation_do_not_matter() -> None:
-    rows = normal(40, 6) @ torch.diag(torch.tensor([5.0, 3, 2, 1, 1, 0.1], dtype=torch.float64))
-    turn = torch.linalg.qr(normal(6, 6))[0]
-    first = gauge(rows)
-    assert gauge(1000 * rows).std == pytest.approx(first.std, rel=1e-5)
-    assert gauge(rows @ turn).effective_rank == pytest.approx(first.effective_rank, rel=1e-4)
-
-
-def test_thresholds_decide_and_no_gradient_is_kept() -> None:
-    assert Gauge(0.1, 2.0).warning == ""
-    assert Gauge(0.099, 50.0).warning.startswith("the representation is collapsing")
-    assert "directions" in Gauge(0.5, 1.9).warning
-    rows = normal(8, 4).requires_grad_()
-    gauge(rows)
-    assert rows.grad is None
+def test_what_was_not_read_is_not_judged() -> None:
+    assert collapse_warnings({}) == {}
+    assert collapse_warnings({"std": None, "effective_rank": None}) == {}
+    # Labels pull the samples of a class together on purpose: four classes are three directions.
+    assert collapse_warnings({"std": 0.9, "effective_rank": 3.0, "rank_limit": 500.0}) == {}

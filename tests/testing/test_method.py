@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sciencessl import registry
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
+from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 
@@ -24,7 +25,7 @@ NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, qu
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])
 def test_registered_methods_conform(name: str) -> None:
     checked = check_method(name, NARROW.get(name))
-    assert checked == ("class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels")
+    assert checked == ("class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels", "monitors")
 
 
 def test_it_takes_a_class_and_options() -> None:
@@ -121,6 +122,13 @@ class _Logs(Byol):
         return {"tau": torch.tensor(0.5)}  # type: ignore[dict-item]
 
 
+class _Pairs(LabelsOnly):
+    """Says that the encoder follows nothing at all."""
+
+    def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(nn.Identity(), self.encoder)]
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -137,9 +145,10 @@ class _Logs(Byol):
         (_Shares, "a step of a deep copy changes the original"),
         (_Forward, "a forward pass moves parameters"),
         (_Logs, "expected floats"),
+        (_Pairs, "modules whose weights differ"),
     ],
 )
 def test_what_breaks_the_contract_is_named(kind: Any, message: str) -> None:
-    options = None if kind in (_NotFrozen, _NoDefault) else SMALL
+    options = None if kind in (_NotFrozen, _NoDefault, _Pairs) else SMALL
     with pytest.raises(ConformanceError, match=message):
         check_method(kind, options)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.errors import ConfigError, DataError, RegistryError, RunError, StoreError
 from sciencessl.evaluate.encoders import run_encoder
+from sciencessl.monitor.collapse import MEASURES
 from sciencessl.setting_groups import Norm
 from sciencessl.store.reader import Store
 from sciencessl.train.checkpoint import checkpoints, read_checkpoint
@@ -82,6 +83,7 @@ def test_metrics_hold_losses_gauges_and_speed(finished: Path) -> None:
         assert row["images_per_s"] > 0
         assert 0 <= row["data_wait"] <= 1
     assert [row["step"] for row in rows if "std" in row] == [2, 4, 8, 9]
+    assert all(MEASURES.keys() <= row.keys() for row in rows if "std" in row)
     assert rows[-1]["tau"] > rows[0]["tau"] >= 0.97
 
 
@@ -376,13 +378,12 @@ def test_it_runs_outside_the_main_thread_and_leaves_torch_its_threads(tmp_path: 
 def test_the_collapse_warning_reaches_result_and_log(
     tmp_path: Path, tiny_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sciencessl.monitor.collapse import Gauge
-
-    monkeypatch.setattr("sciencessl.train.module.gauge", lambda rows: Gauge(0.01, 1.0))
+    words = {"point": "the representation is collapsing"}
+    monkeypatch.setattr("sciencessl.monitor.watch.collapse_warnings", lambda reading: words)
     told: list[str] = []
     result = tiny_run(tmp_path / "run", tell=told.append)
     assert len(result.warnings) == 1
-    assert result.warnings[0].startswith("step 2: the representation is collapsing")
+    assert result.warnings[0].startswith("step 4: the representation is collapsing")
     assert f"warning: {result.warnings[0]}" in told
     assert "is collapsing" in (tmp_path / "run" / "train.log").read_text()
 
