@@ -29,7 +29,7 @@ def test_images_of_all_processes_count_and_efficiency_is_a_share_of_what_they_co
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    counter = Throughput(lambda: now[0], world=4, supervised=100.0)
+    counter = Throughput(4, lambda: now[0], supervised=100.0)
     now[0] += 2.0
     counter.begin()
     counter.end(60)
