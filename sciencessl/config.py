@@ -42,6 +42,8 @@ class RunConfig:
             `group_ws`, group norm and standardised weights, and `none`, scales and shifts that start from the first
             batch: without batch statistics a step is the same however its batch is divided (arXiv 2010.10241).
         labels: Questions of the store's vote table, or class columns, that the label term learns from.
+        probes: Questions, class columns, or `A+B` for columns of several labels, that online probes are scored by while
+            the encoder trains. It does not learn from them, but runs may be chosen by them: the model card says so.
         label_weight: Weight w of the label term, relative to the pair loss.
         seed: Of weights, order and augmentation.
         batch: Samples of one optimiser step.
@@ -61,6 +63,7 @@ class RunConfig:
     backbone: str = ""
     norm: Norm = "batch"
     labels: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
     label_weight: float = 1.0
     seed: int = 0
     batch: int = 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Checkpointing = Literal["none", "stage", "block"]
+LoggerName = Literal["csv", "tensorboard", "comet", "litlogger", "mlflow", "wandb"]
 Norm = Literal["batch", "group_ws", "none"]
 """What normalises encoder and heads: see `sciencessl.backbones.norms.replace_norms`."""
 
@@ -162,19 +162,24 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """How often what is written, in steps.
+    """How often what is written, in steps, and where to.
 
     Attributes:
         every: Metrics.
         monitor_every: Collapse monitors.
         checkpoint_every: Checkpoints; the last two are kept.
+        loggers: Where metrics go beside `metrics.jsonl`: `csv` and `tensorboard` into the folder `logs` of the run,
+            `comet`, `litlogger`, `mlflow` and `wandb` to these services, by Lightning, with their own packages.
     """
 
     every: int = 10
     monitor_every: int = 50
     checkpoint_every: int = 200
+    loggers: tuple[LoggerName, ...] = ("csv", "tensorboard")
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            require(value >= 1, f"log.{entry.name}", value, "1 step or more", "the default is a good start")
+        for name in ("every", "monitor_every", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"log.{name}", value, "1 step or more", "the default is a good start")
+        loggers = list(self.loggers)
+        require(len(set(loggers)) == len(loggers), "log.loggers", loggers, "each logger once", "name each once")

@@ -152,7 +152,7 @@ def _architecture(card: ModelCard) -> str:
 
 def _blank(card: ModelCard, method: str) -> ModelCard:
     return replace(card, method=method, label_columns=(), label_note="", label_rows={}, steps=0, images=0, stores=(),
-                   init_from="", sampling="", norm="batch" if card.norm == "none" else card.norm)
+                   init_from="", sampling="", probe_columns=(), norm="batch" if card.norm == "none" else card.norm)
 
 
 def check_input(encoder: Encoder, store: Store) -> None:

@@ -107,6 +107,11 @@ def card_sentences(card: ModelCard) -> list[str]:
         f"{card.images:,} images, repeats counted, in {card.steps:,} steps, from split=train of {stores}.",
         f"Labels: {named}.{note}" if named else "No labels.",
     ]
+    if card.probe_columns:
+        sentences.append(
+            f"Online probes read {', '.join(card.probe_columns)} while it trained: it did not learn from them, but may "
+            "have been chosen by them."
+        )
     if card.sampling:
         sentences.append(f"{card.sampling[0].upper()}{card.sampling[1:]}.")
     if card.leak:

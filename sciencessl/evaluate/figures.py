@@ -18,6 +18,7 @@ HEALTHY = "#E3F2EA"
 MOST_CLASSES = len(COLOURS) * 3
 COUNTERS = ("step", "images", "labelled")
 STEPS = "optimiser steps"
+PROBES = ("probe_knn_", "probe_linear_")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Whatever was logged against the optimiser step, one panel a quantity; None when nothing was."""
     known = {name for panel in PANELS for name in panel.curves} | {*MEASURES, *COUNTERS, "data_wait"}
     logged = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
-    others = [Panel(name, name, {name: name}) for name in sorted(logged - known)]
+    probes = sorted({name.split("_", 2)[2] for name in logged if name.startswith(PROBES)})
+    probed = [Panel(f"Online probes of {name}, training stream", "balanced accuracy; R² of votes",
+                    {f"{start}{name}": label for start, label in zip(PROBES, ("kNN", "linear"), strict=True)})
+              for name in probes]
+    known |= {name for panel in probed for name in panel.curves}
+    others = [*probed, *(Panel(name, name, {name: name}) for name in sorted(logged - known))]
     panels = [panel for panel in (*PANELS, *others) if logged & set(panel.curves)]
     if not panels:
         return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
-from sciencessl.evaluate.seen import Mark, what_pretraining_saw
+from sciencessl.evaluate.seen import Mark, related, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.audited import ACCEPTED, copied_ids
 from sciencessl.store.format import SPLITS
@@ -55,10 +55,14 @@ def mark_encoder(
         mark = _unreachable(mark, cards[overlaps.index(None)], (tested, store))
     notes = {card.label_note.partition(":")[0] for card in cards if card.label_note} if mark.columns else set()
     said = [mark.sentence, *(f"They are {note}." for note in sorted(notes))]
+    probes = dict.fromkeys(column for card in cards for column in card.probe_columns)
+    probed = related(probes, (*data.task.label_columns, *data.task.where), derived)
+    said += [f"Online probes told how well {', '.join(probed)} could be read off while it trained: no gradient came of "
+             "them, but the run may have been chosen by them."] if probed else []
     trained = dict.fromkeys(card.leak for card in cards if card.leak)
     said += [f"{ACCEPTED}{', in pretraining too' if leak in trained else ''}: {leak}."] if leak else []
     said += [f"{ACCEPTED} in pretraining: {words}." for words in trained if words != leak]
-    return dataclasses.replace(mark, sentence=" ".join(said))
+    return dataclasses.replace(mark, sentence=" ".join(said), probed=bool(probed))
 
 
 def _ancestry(card: ModelCard) -> tuple[list[ModelCard], bool]:

@@ -155,6 +155,8 @@ def seen_sentence(
     drawn = f", as often as column {column} says," if column else ""
     noted = f" ({note})" if note and (labels or column) else ""
     read = f"labels of {listed(labels)}" if labels else "no labels"
+    probes = [str(name) for name in config.get("probes") or ()]
+    read += f"; online probes read {listed(probes)}, from which it did not learn" if probes else ""
     shared = f" {ACCEPTED}: {leak}." if leak else ""
     return f"Pretraining read the images of split=train{drawn} and {read}{noted}.{shared}"
 

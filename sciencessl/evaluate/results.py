@@ -43,7 +43,8 @@ class Row:
         difference_low: Lower end of its interval.
         difference_high: Upper end.
         trials: Mean number of settings tried in a fit, on the budget's own labels.
-        saw: Level of the mark "what pretraining saw", and `, leak` where pool and test share samples.
+        saw: Level of the mark "what pretraining saw", `, probed` where online probes read the task's labels, and
+            `, leak` where pool and test share samples.
         note: What a reader must know of the draw.
         metrics: All metrics, averaged; NaN where one is undefined on this test set.
         baseline: Name of the random row that `difference` is taken from; empty without one.

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+PROBED = ", probed"
 Level = Literal["none", "transductive", "related", "own", "unknown"]
 
 
@@ -33,12 +34,20 @@ class Mark:
         sentence: For table foot, plot and report.
         columns: Columns behind `related` or `own`, sorted.
         transductive: Whether test samples were among the training samples, whatever `level` says.
+        probed: Whether online probes read a column with an origin in common with the task's while the run trained. It
+            did not learn from them, so `level` does not count them, but runs may have been chosen by them.
     """
 
     level: Level
     sentence: str
     columns: tuple[str, ...] = ()
     transductive: bool = False
+    probed: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The word of a table: the level, and whether the run was probed."""
+        return self.level + (PROBED if self.probed else "")
 
 
 def origins(column: str, derived_from: Mapping[str, Sequence[str]]) -> frozenset[str]:
@@ -88,17 +97,17 @@ def what_pretraining_saw(
     if foreign:
         return Mark("unknown", "Unknown: foreign weights, whose training data are not on record.", (),
                     train_keys_seen_test)
-    related = _related(run_label_columns, (*task_columns, *task_where), derived_from)
-    selecting = _related(run_selected_by, (*task_columns, *task_where), derived_from)
-    others = sorted({*run_label_columns} - {*related})
-    if related or selecting or others:
-        named = [_counted(name, run_label_columns) for name in related]
+    linked = related(run_label_columns, (*task_columns, *task_where), derived_from)
+    selecting = related(run_selected_by, (*task_columns, *task_where), derived_from)
+    others = sorted({*run_label_columns} - {*linked})
+    if linked or selecting or others:
+        named = [_counted(name, run_label_columns) for name in linked]
         named += [f"{name} (chose the training samples)" for name in selecting]
         said = [f"Related labels were seen in pretraining: {', '.join(named)}."] if named else []
         if others:
             counted = ", ".join(_counted(name, run_label_columns) for name in others)
             said.append(f"Labels with no recorded link to the task were seen in pretraining: {counted}.")
-        columns = tuple(sorted({*related, *selecting, *others}))
+        columns = tuple(sorted({*linked, *selecting, *others}))
         return Mark("related", " ".join(said) + also, columns, train_keys_seen_test)
     if train_keys_seen_test:
         return Mark("transductive", "Test samples were seen in pretraining, without labels.", (), True)
@@ -109,9 +118,15 @@ def _counted(name: str, rows: Mapping[str, int]) -> str:
     return f"{name} ({rows[name]:,} labelled samples)"
 
 
-def _related(
+def related(
     columns: Iterable[str], task_columns: Sequence[str], derived_from: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """The columns that share an origin with any of the task's, sorted."""
+    """The columns that share an origin with any of the task's, sorted.
+
+    Args:
+        columns: To choose from.
+        task_columns: The task's label columns, and those that choose its samples.
+        derived_from: Column -> columns that it was computed from.
+    """
     task = frozenset().union(*(origins(column, derived_from) for column in task_columns))
     return sorted(column for column in columns if origins(column, derived_from) & task)

@@ -11,6 +11,7 @@ from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.outcomes import Outcome
 from sciencessl.evaluate.plan import Plan, class_names
 from sciencessl.evaluate.results import Endpoint, Row
+from sciencessl.evaluate.seen import PROBED
 from sciencessl.evaluate.statistics import (
     Interval,
     area_under_log_curve,
@@ -48,7 +49,7 @@ def make_rows(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str]) -> tuple[R
     Args:
         plan: What was asked.
         outcomes: Of every curve.
-        saw: Run -> level of its mark.
+        saw: Run -> its mark, as `Mark.shown`.
     """
     return tuple(_row(plan, outcomes, saw, curve, budget) for curve in plan.curves
                  for budget in plan.budgets_of(curve.arm))
@@ -61,6 +62,8 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
     if curve.baseline:
         difference = _difference(plan, own.scores, outcomes["random", curve.baseline][budget].scores)
     marks = ["none"] if curve.arm in ("scratch", "random") else [saw[run.name] for run in curve.encoders]
+    seen = max((mark.removesuffix(PROBED) for mark in marks), key=STRENGTH.index)
+    seen += PROBED if any(mark.endswith(PROBED) for mark in marks) else ""
     each = own.scores.mean(axis=(1, 2)) if len(own.scores) > 1 else own.scores[0].mean(axis=0)
     return Row(
         encoder=curve.name, arm=curve.arm, budget=str(budget), n_labels=round(own.n_labels),
@@ -68,7 +71,7 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
         low=score.low, high=score.high, difference=None if difference is None else difference.mean,
         difference_low=None if difference is None else difference.low,
         difference_high=None if difference is None else difference.high,
-        trials=own.trials, saw=max(marks, key=STRENGTH.index) + (", leak" if plan.standing.leak else ""),
+        trials=own.trials, saw=seen + (", leak" if plan.standing.leak else ""),
         note=class_names(plan.subsets[0][budget].note, plan.data.strata), metrics=own.metrics, baseline=curve.baseline,
         seeds=len(own.scores), each=_means(plan, each), parts=_parts(score),
     )

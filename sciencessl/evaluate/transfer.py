@@ -130,7 +130,7 @@ def transfer(
         out=plan.out, task=plan.data.task.name, unit=plan.data.task.unit, classes=plan.data.classes,
         n_pool=len(plan.data.train), n_test=len(plan.data.test), resolution=resolution(plan),
         marks={name: mark.sentence for name, mark in marks.items()},
-        rows=make_rows(plan, outcomes, {name: mark.level for name, mark in marks.items()}),
+        rows=make_rows(plan, outcomes, {name: mark.shown for name, mark in marks.items()}),
         cost=_costs(runs, plan.runs), dropped=plan.data.dropped, seconds=time.perf_counter() - started,
         fits=ahead + done,
         endpoints=make_endpoints(plan, outcomes), notes=tuple(_notes(plan, choices)), store=plan.store.digest,

@@ -1,4 +1,4 @@
-"""Images a second, the share of time spent waiting for data, and the one progress line or bar."""
+"""Images a second, the share of time spent waiting for data, memory, and the one progress line or bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 
+import torch
 from tqdm import tqdm
+
+BYOL_WORK = 8 / 3
+"""A source image in BYOL with two views, over one in supervised training: two online passes of a forward and a backward
+of twice its work, and two target passes, make 8 forwards; one pass makes 3."""
 
 
 class Throughput:
@@ -15,10 +20,15 @@ class Throughput:
     Args:
         processes: That train together, each counting its own images.
         clock: Seconds, monotonic.
+        supervised: Images/s at which one process takes the encoder alone forward and backward; 0 where BYOL's
+            efficiency cannot be told.
     """
 
-    def __init__(self, processes: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, processes: int = 1, clock: Callable[[], float] = time.perf_counter, supervised: float = 0.0
+    ) -> None:
         self._processes = processes
+        self._supervised = supervised
         self._clock = clock
         self._start = clock()
         self._images = 0
@@ -34,10 +44,22 @@ class Throughput:
         self._images += images * self._processes
         self._idle_since = self._clock()
 
-    def read(self) -> tuple[float, float]:
-        """(images/s, fraction of time waiting for data) since the last call."""
+    def read(self) -> dict[str, float]:
+        """Metrics since the last call.
+
+        Returns:
+            `images_per_s`, of all processes; `data_wait`, the fraction of time waiting for data; `byol_efficiency`,
+            where the supervised rate is known: the work of these images over what the processes would do at that rate
+            in the same time, waiting included; with CUDA `peak_memory_bytes`, the most that tensors of this process
+            have taken so far.
+        """
         elapsed = max(self._clock() - self._start, 1e-9)
-        found = self._images / elapsed, self._waited / elapsed
+        rate = self._images / elapsed
+        found = {"images_per_s": round(rate, 1), "data_wait": round(self._waited / elapsed, 3)}
+        if self._supervised:
+            found["byol_efficiency"] = round(rate * BYOL_WORK / (self._supervised * self._processes), 3)
+        if peak := torch.cuda.max_memory_allocated():  # 0 without CUDA, or with a CPU for device
+            found["peak_memory_bytes"] = peak
         self._start, self._images, self._waited = self._clock(), 0, 0.0
         return found
 

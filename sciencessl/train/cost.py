@@ -6,6 +6,7 @@ import json
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,9 @@ from sciencessl.store.files import write_atomic
 from sciencessl.train.folder import COST
 
 
-def begin_cost(run: Path, operations_per_image: float, epoch_samples: int, sampling: Sequence[str]) -> None:
+def begin_cost(
+    run: Path, operations_per_image: float, epoch_samples: int, sampling: Sequence[str], supervised: float = 0.0
+) -> None:
     """Write the file of a run that has used nothing yet.
 
     Args:
@@ -21,12 +24,20 @@ def begin_cost(run: Path, operations_per_image: float, epoch_samples: int, sampl
         operations_per_image: Floating-point operations of one source image.
         epoch_samples: Samples of an epoch.
         sampling: What an epoch is, and what else there is to say of it, in words.
+        supervised: Images/s of the encoder alone, forward and backward; 0 where that was not measured.
     """
-    cost = {
+    cost: dict[str, Any] = {
         "operations_per_image": operations_per_image, "wall_seconds": 0.0, "tuning_trials": 0,
         "epoch_samples": epoch_samples, "sampling": list(sampling),
     }
+    if supervised:
+        cost["supervised_images_per_s"] = supervised
     write_atomic(run / COST, json.dumps(cost, indent=1).encode())
+
+
+def supervised_rate(run: Path) -> float:
+    """Images/s of the encoder alone, as measured when the run began; 0 where that is not known."""
+    return float(json.loads((run / COST).read_text(encoding="utf-8")).get("supervised_images_per_s", 0.0))
 
 
 def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: float, devices: int = 1) -> None:

@@ -81,7 +81,8 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     """
     run, ranks = plan.config.run, plan.ranks
     micro = max(1, run.batch // run.accumulate // ranks.world)
-    shape = sample_batch(plan, 1).views[0][plan.store.primary].shape
+    views = sample_batch(plan, 1).views
+    shape = views[0][plan.store.primary].shape
     images = micro if plan.device.type == "cuda" else min(micro, CHOICE_IMAGES)
     choice = ranks.from_first(lambda: choose(
         plan.method.encoder, (images, *shape[1:]), run.compute.precision, run.compute.memory_format, plan.device
@@ -89,6 +90,8 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     if choice.measured:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in choice.measured.items())
         tell(f"chose {choice.precision}, {choice.memory_format} (images/s of the encoder: {rates})")
+    if run.method == "byol" and len(views) == 2 and images == micro:  # the same shape as in a step
+        plan.supervised = choice.measured.get(f"{choice.precision}/{choice.memory_format}", 0.0)
     compute = dataclasses.replace(
         run.compute, precision=choice.precision, memory_format=choice.memory_format,
         device="cuda" if plan.device.type == "cuda" else "cpu",

@@ -1,6 +1,6 @@
 """The run folder: what a run writes, and what others read of it.
 
-`config.yaml overrides.txt environment.json cost.json train.log metrics.jsonl checkpoints/ exported/ report/`
+`config.yaml overrides.txt environment.json cost.json train.log metrics.jsonl logs/ checkpoints/ exported/ report/`
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ HEAD_WEIGHTS = "exported/head.safetensors"
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.txt"
 METRICS = "metrics.jsonl"
+LOGS = "logs"
 COST = "cost.json"
 OLD_STORE = {"path": "store", "digest": "store_digest", "tables": "table_digests"}
 LIBRARIES = ("sciencessl", "torch", "timm", "lightning", "albumentations", "numpy", "zarr", "pyarrow", "scikit-learn")
@@ -76,6 +77,7 @@ class ModelCard:
         sampling: How samples were drawn, in words; empty where each came once an epoch.
         leak: What an audit found the splits of the training stores to share, where that was accepted; else empty.
         norm: What normalises it; with other than `batch` it is no stock architecture.
+        probe_columns: Columns that only online probes read: it did not learn from them, but runs may be chosen by them.
     """
 
     domain: str
@@ -97,6 +99,7 @@ class ModelCard:
     sampling: str = ""
     leak: str = ""
     norm: Norm = "batch"
+    probe_columns: tuple[str, ...] = ()
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
@@ -122,8 +125,8 @@ def read_model(run: Path) -> ModelCard:
         raise RunError(f"{run} has no exported model ({MODEL}). {fix}")
     values = json.loads(path.read_text(encoding="utf-8"))
     stats: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.pop("stats").items()}
-    for name in ("channels", "label_columns"):
-        values[name] = tuple(values[name])
+    for name in ("channels", "label_columns", "probe_columns"):
+        values[name] = tuple(values.get(name, ()))
     if "store" in values:  # as cards were written while a run had one store
         records = [{name: values.pop(old) for name, old in OLD_STORE.items() if old in values}]
         values["stores"] = records if records[0]["path"] else []

@@ -9,11 +9,12 @@ from itertools import chain
 import numpy as np
 
 from sciencessl.errors import ConfigError, did_you_mean
-from sciencessl.spec import UNLABELLED, LabelSchema
+from sciencessl.spec import UNLABELLED, LabelSchema, Question
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import Table
 
+PROBES = "--probes"
 MOST_CLASSES = 0.5
 """Classes for each labelled sample: with more, most samples would be the only one of their class."""
 
@@ -30,6 +31,7 @@ class LabelSet:
         columns: Columns of the stores that were read: what evaluation compares with the columns of a task.
         note: Where they come from, in words.
         tables: For each store, the tables that hold them; none for a column of the rows.
+        several: Whether the questions are labels that stand side by side, each with one vote for `absent` or `present`.
     """
 
     name: str
@@ -39,6 +41,7 @@ class LabelSet:
     columns: tuple[str, ...]
     note: str
     tables: tuple[tuple[str, ...], ...]
+    several: bool = False
 
     @property
     def rows(self) -> np.ndarray:
@@ -58,18 +61,21 @@ class LabelSet:
         return {question.name: int((self.values[:, lo:hi] > 0).any(axis=1).sum()) for question, (lo, hi) in groups}
 
 
-def find_labels(store: JoinedStores, names: Sequence[str]) -> list[LabelSet]:
+def find_labels(store: JoinedStores, names: Sequence[str], asked: str = "--labels") -> list[LabelSet]:
     """Label sets for the names given: the questions of one table together, each class column by itself.
 
     Classes are numbered over all stores. A store without a question or column is unlabelled in it.
+
+    Args:
+        store: The stores.
+        names: Questions or class columns.
+        asked: The setting that names them, for messages.
 
     Raises:
         ConfigError: When a name is given twice, is neither a question of a table nor a column of classes, stands for
             different questions in two stores, or nothing of it is labelled in split=train.
     """
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated:
-        raise ConfigError(f"--labels {repeated[0]} is given more than once; once is enough.")
+    _check_once(names, asked)
     terms: dict[tuple[int, str], dict[str, list[Table | None]]] = {}
     sets: list[LabelSet] = []
     for name in names:
@@ -78,17 +84,41 @@ def find_labels(store: JoinedStores, names: Sequence[str]) -> list[LabelSet]:
         if first:
             terms.setdefault(first, {})[name] = homes
         elif any(name in part.columns() for part in store.stores):
-            sets.append(_classes(store, name))
+            sets.append(_classes(store, name, asked))
         else:
-            raise ConfigError(_unknown(store, name))
-    found = [_votes(store, homes) for homes in terms.values()] + sets
+            raise ConfigError(_unknown(store, name, asked))
+    found = [_votes(store, homes, asked) for homes in terms.values()] + sets
+    _check_labelled(store, found, asked)
+    return found
+
+
+def find_probes(store: JoinedStores, names: Sequence[str]) -> list[LabelSet]:
+    """What online probes are scored by: as `find_labels`, and `A+B` for columns of several labels at once.
+
+    Raises:
+        ConfigError: As `find_labels`; and when a column of `A+B` holds anything but 1, 0 and missing.
+    """
+    columns = {column for part in store.stores for column in part.columns()}
+    joined = [name for name in names if name not in columns and columns.issuperset(name.split("+"))]
+    _check_once(joined, PROBES)
+    sets = [_several(store, name) for name in joined]
+    _check_labelled(store, sets, PROBES)
+    return find_labels(store, [name for name in names if name not in joined], PROBES) + sets
+
+
+def _check_once(names: Sequence[str], asked: str) -> None:
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{asked} {repeated[0]} is given more than once; once is enough.")
+
+
+def _check_labelled(store: JoinedStores, found: Iterable[LabelSet], asked: str) -> None:
     for labels in found:
         if not labels.labelled:
             raise ConfigError(
-                f"--labels {labels.name}: no sample of split=train in {store.name} has such a label. "
+                f"{asked} {labels.name}: no sample of split=train in {store.name} has such a label. "
                 "See `sciencessl store info` for what is labelled."
             )
-    return found
 
 
 def _table_of(store: Store, question: str) -> Table | None:
@@ -102,12 +132,12 @@ def _table_of(store: Store, question: str) -> Table | None:
     return None
 
 
-def _unknown(store: JoinedStores, name: str) -> str:
+def _unknown(store: JoinedStores, name: str, asked: str) -> str:
     tables = [part.table(table) for part in store.stores for table in part.tables]
     questions = list(dict.fromkeys(q.name for table in tables if table.schema for q in table.schema.questions))
     columns = {column for part in store.stores for column in part.columns()}
     return (
-        f"--labels {name}: {store.name} has no such question or column.{did_you_mean(name, [*questions, *columns])} "
+        f"{asked} {name}: {store.name} has no such question or column.{did_you_mean(name, [*questions, *columns])} "
         f"Questions: {', '.join(questions) or 'none'}. Columns: {', '.join(sorted(columns))}."
     )
 
@@ -119,10 +149,10 @@ def in_train(store: JoinedStores) -> np.ndarray:
     return found
 
 
-def _votes(store: JoinedStores, homes: Mapping[str, Sequence[Table | None]]) -> LabelSet:
+def _votes(store: JoinedStores, homes: Mapping[str, Sequence[Table | None]], asked: str) -> LabelSet:
     """The questions of one table; `homes` has the table of each question in each store."""
     for name, tables in homes.items():
-        _check_alike(store, name, tables)
+        _check_alike(name, tables, store, asked)
     schema = _schema_of(next(table for tables in homes.values() for table in tables if table)).only(list(homes))
     counts = np.zeros((len(store), len(schema.columns)), np.float32)
     for k, part in enumerate(store.stores):
@@ -142,15 +172,15 @@ def _schema_of(table: Table) -> LabelSchema:
     return table.schema
 
 
-def _check_alike(store: JoinedStores, name: str, tables: Sequence[Table | None]) -> None:
+def _check_alike(name: str, tables: Sequence[Table | None], store: JoinedStores, asked: str) -> None:
     """One name is one question, with the same answers, wherever it is asked."""
     having = [(part, table) for part, table in zip(store.stores, tables, strict=True) if table]
-    asked = [(part, _schema_of(table).question(name)) for part, table in having]
-    first, question = asked[0]
-    for part, other in asked[1:]:
+    put = [(part, _schema_of(table).question(name)) for part, table in having]
+    first, question = put[0]
+    for part, other in put[1:]:
         if other != question:
             raise ConfigError(
-                f"--labels {name}: in {first.path} that is question {question.name} with answers "
+                f"{asked} {name}: in {first.path} that is question {question.name} with answers "
                 f"{', '.join(question.answers)}, in {part.path} {other.name} with {', '.join(other.answers)}, or they "
                 "follow other answers. Name one of them in full, or label the stores by one schema."
             )
@@ -167,11 +197,42 @@ def tables_of(store: JoinedStores, column: str) -> list[list[Table]]:
     return [[] if name == "rows" else [part.table(name)] for part, name in where]
 
 
-def _classes(store: JoinedStores, column: str) -> LabelSet:
-    values, classes = read_classes(store, column, f"--labels {column}")
+def _classes(store: JoinedStores, column: str, asked: str) -> LabelSet:
+    values, classes = read_classes(store, column, f"{asked} {column}")
     tables = tables_of(store, column)
     by_store = tuple(tuple(table.name for table in found) for found in tables)
     return LabelSet(column, None, classes, values, (column,), joined_notes(chain(*tables)), by_store)
+
+
+def _several(store: JoinedStores, name: str) -> LabelSet:
+    """Columns of 1, 0 or missing as one vote a label; without any where a label is not known."""
+    columns = tuple(name.split("+"))
+    schema = LabelSchema(name, tuple(Question(column, ("absent", "present")) for column in columns))
+    present = np.stack([_presence(store, column, f"{PROBES} {name}") for column in columns], axis=1)
+    votes = np.stack([present == 0, present == 1], axis=2).reshape(len(store), -1).astype(np.float32)
+    votes[~in_train(store)] = 0.0
+    tables = [tables_of(store, column) for column in columns]
+    by_store = tuple(
+        tuple(dict.fromkeys(table.name for table in chain(*found))) for found in zip(*tables, strict=True)
+    )
+    note = joined_notes(chain(*chain(*tables)))
+    return LabelSet(name, schema, (), votes, columns, note, by_store, several=True)
+
+
+def _presence(store: JoinedStores, column: str, asked: str) -> np.ndarray:
+    """(N,) 1, 0 or NaN."""
+    raw = store.column(column)
+    try:
+        values = np.array([np.nan if value is None else float(value) for value in raw])
+        wrong = values[~np.isnan(values) & (values != 0) & (values != 1)][:1].tolist()
+    except (TypeError, ValueError):
+        wrong = [value for value in raw if isinstance(value, str)][:1]
+    if wrong:
+        raise ConfigError(
+            f"{asked}: column {column!r} of {store.name} holds {wrong[0]!r}; columns joined by + are labels that stand "
+            "side by side, 1 (present), 0 (absent) or missing. Name a column of classes by itself."
+        )
+    return values
 
 
 def read_classes(store: JoinedStores, column: str, asked: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -22,12 +22,14 @@ from torch import nn
 from sciencessl.data.loader import loader_error, make_loader
 from sciencessl.errors import RunError
 from sciencessl.methods.base import Method
+from sciencessl.monitor.logs import Logs
+from sciencessl.monitor.probes import OWN_BUFFER, Probes
 from sciencessl.monitor.throughput import Progress, Throughput
 from sciencessl.monitor.watch import Monitor
 from sciencessl.samples import Batch
 from sciencessl.setting_groups import LogConfig
 from sciencessl.train import checkpoint as ckpt
-from sciencessl.train.folder import MetricsFile
+from sciencessl.train.cost import supervised_rate
 from sciencessl.train.parallel import local
 from sciencessl.train.plan import Plan, make_stream
 from sciencessl.train.ranks import StopVote
@@ -55,6 +57,7 @@ class Pretraining(LightningModule):
         run: Run folder, the same for all ranks.
         about: Steps taken -> what a checkpoint says of itself beside them, of plain values.
         tell: Called with a warning in words, on the first rank.
+        probes: Scored and taught on each step's features.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Pretraining(LightningModule):
         run: Path,
         about: Callable[[int], Mapping[str, Any]],
         tell: Callable[[str], None],
+        probes: Probes | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -76,6 +80,7 @@ class Pretraining(LightningModule):
         self._run = run
         self._about = about
         self._tell = tell
+        self.probes = probes
         self._saver = ckpt.Saver(run, wrapped.ranks)
         self._vote = StopVote(wrapped.ranks)
         self.taken = 0
@@ -91,12 +96,13 @@ class Pretraining(LightningModule):
     @property
     def modules_saved(self) -> dict[str, nn.Module]:
         """What a checkpoint holds, under names."""
-        return {"method": self.network.method, "terms": self.network.terms}
+        found: dict[str, nn.Module] = {"method": self.network.method, "terms": self.network.terms}
+        return found if self.probes is None else {**found, "probes": self.probes}
 
     @property
     def own(self) -> list[str]:
         """Names of tensors that each rank has its own of."""
-        return [f"method.{name}" for name in self.method.own_buffers]
+        return [*(f"method.{name}" for name in self.method.own_buffers), f"probes.{OWN_BUFFER}"]
 
     def restore(self, path: Path, content: ckpt.Content) -> None:
         """Go on from a checkpoint.
@@ -117,9 +123,9 @@ class Pretraining(LightningModule):
 
     def on_train_start(self) -> None:
         """Open what is written during the run."""
-        self._throughput = Throughput(self.wrapped.ranks.world)
+        self._throughput = Throughput(self.wrapped.ranks.world, supervised=supervised_rate(self._run))
         if self.wrapped.ranks.first:
-            self._metrics = MetricsFile(self._run, self.taken)
+            self._logs = Logs(self._run, self.taken, self._log_settings.loggers, self._tell)
             self._progress = Progress(self.recipe.total_steps, self.taken, title="pretrain")
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -129,6 +135,8 @@ class Pretraining(LightningModule):
         parts = [batch.slice(start, start + size) for start in range(0, len(batch), size)]
         result = train_step(self.wrapped, self.optimizers(), parts, self.taken)
         self.taken += 1
+        if self.probes is not None:
+            self.probes.observe(result.online.representations[0], parts[-1], self.wrapped.ranks)
         self._throughput.end(len(batch))
         self._observe(result)
         # All ranks stop after the same step, whichever was asked to.
@@ -153,10 +161,11 @@ class Pretraining(LightningModule):
             row |= values
             for words in self._monitor.warnings(values, last):
                 self._tell(f"step {self.taken}: {words}")
-        rate, waited = self._throughput.read()
+        row |= {**(self.probes.read() if self.probes is not None else {}), **self._throughput.read()}
         if self.wrapped.ranks.first:
-            self._metrics.write({**row, "images_per_s": round(rate, 1), "data_wait": round(waited, 3)})
-        self._show(f"loss {row['loss']:.3f}, {rate:.0f} images/s, {waited:.0%} waiting for data")
+            self._logs.write(row)
+        speed = f"{row['images_per_s']:.0f} images/s, {row['data_wait']:.0%} waiting for data"
+        self._show(f"loss {row['loss']:.3f}, {speed}")
 
     def _show(self, note: str = "") -> None:
         if self.wrapped.ranks.first:
@@ -185,9 +194,10 @@ class Pretraining(LightningModule):
         self._saved = self.taken
 
     def on_train_end(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was, and loggers closed."""
         if self.wrapped.ranks.first:
             self._progress.close()
+            self._logs.close()
 
 
 @contextlib.contextmanager

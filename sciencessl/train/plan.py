@@ -31,7 +31,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
-from sciencessl.train.labels import LabelSet, find_labels
+from sciencessl.train.labels import LabelSet, find_labels, find_probes
 from sciencessl.train.parallel import device_of, wrap
 from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.sampling import Sampling, check_stores, make_sampling
@@ -60,6 +60,9 @@ class Plan:
         device: Where this process trains it.
         ranks: The processes that train it together.
         leak: What an audit found the splits of the store to share, where that was accepted.
+        probes: What online probes are scored by.
+        supervised: Images/s of the encoder alone, forward and backward; set by `estimate.settle` where it measures
+            them for BYOL.
     """
 
     config: FullConfig
@@ -74,6 +77,8 @@ class Plan:
     device: torch.device
     ranks: Ranks = ALONE
     leak: str = ""
+    probes: list[LabelSet] = dataclasses.field(default_factory=list)
+    supervised: float = 0.0
 
     @property
     def order(self) -> SampleOrder:
@@ -112,7 +117,7 @@ def make_plan(
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = input_stats(store, domain, full.views)
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
-                device or device_of(run.compute.device), ranks)
+                device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes))
     if run.norm == "none" and not continued:
         _start_from_data(plan)
     return plan
@@ -249,7 +254,7 @@ def make_stream(plan: Plan, start: int) -> BatchStream:
     store = plan.store
     return BatchStream(
         Decoder(store, plan.domain.decode), plan.order, store.split("train"), plan.domain.views, plan.config.views,
-        {labels.name: labels.values for labels in plan.labels}, [store.primary], start,
+        {labels.name: labels.values for labels in (*plan.labels, *plan.probes)}, [store.primary], start,
         rank=plan.ranks.rank, world=plan.ranks.world,
     )
 
@@ -269,7 +274,7 @@ def make_state(plan: Plan, step: int) -> list[dict[str, Any]]:
         read; `samples`, how many the part has given.
     """
     drawn = plan.sampling.column
-    used = [found.tables for found in plan.labels] + ([drawn.tables] if drawn else [])
+    used = [found.tables for found in (*plan.labels, *plan.probes)] + ([drawn.tables] if drawn else [])
     read = [
         {name: plan.tables[k][name] for name in sorted({name for tables in used for name in tables[k]})}
         for k in range(len(plan.store.stores))
@@ -353,4 +358,5 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         sampling=sampling_words(plan.sampling, plan.store)[0] if plan.sampling.changed else "",
         leak=plan.leak,
         norm=run.norm,
+        probe_columns=tuple(dict.fromkeys(x for labels in plan.probes for x in labels.columns if x not in columns)),
     )

@@ -19,6 +19,7 @@ from sciencessl.config import FullConfig, Stores, build_config, load_config, pre
 from sciencessl.data.loader import start_server
 from sciencessl.data.order import cut_batch
 from sciencessl.errors import ConfigError, RunError, StoreError
+from sciencessl.monitor.logs import check_loggers
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec
 from sciencessl.store.audited import ACCEPTED, check_audit
@@ -39,6 +40,7 @@ DEFAULT_SCALE = "laptop"
 CHANGEABLE = (
     "compute.device", "compute.threads", "compute.workers", "compute.strategy", "compute.checkpointing",
     "compute.compile", "log.every", "log.monitor_every", "log.checkpoint_every",
+    "log.loggers",
 )
 """Settings that a run may be continued with others of: where and how it is computed, not what."""
 
@@ -116,6 +118,7 @@ def pretrain(
     else:
         full = fresh_settings(domain_of(data), data, method, scale, config, settings or {})
         check_length(full.run)
+    check_loggers(full.run.log.loggers)
     slots = cut_batch("slots", full.run.batch, full.run.slots or None)
     with joined(slots, full.run.compute.device, tell) as place:
         if place is None:
@@ -245,7 +248,8 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _write_start(run: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
-    begin_cost(run, operations_per_image(plan), plan.order.length, sampling_words(plan.sampling, plan.store))
+    begin_cost(run, operations_per_image(plan), plan.order.length, sampling_words(plan.sampling, plan.store),
+               plan.supervised)
     (run / folder.OVERRIDES).write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
     write_atomic(run / "environment.json", json.dumps(folder.environment(), indent=1).encode())
     # The config last: a folder with it is a run that can be resumed.
@@ -270,6 +274,7 @@ def _continue(
 
 def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], None]) -> RunResult:
     # Here, because loader workers import what the caller's script imports, and need no Lightning.
+    from sciencessl.monitor.probes import Probes
     from sciencessl.train.module import Pretraining, fit
 
     started = time.perf_counter()
@@ -289,7 +294,8 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
 
         if plan.leak:
             log.warning(f"{ACCEPTED}: {plan.leak}")
-        module = Pretraining(*build(plan.method, plan.terms, plan, ranks), settings.log, run, about, warn)
+        module = Pretraining(*build(plan.method, plan.terms, plan, ranks), settings.log, run, about, warn,
+                             Probes(plan.probes, plan.method.features) if plan.probes else None)
         if found:
             module.restore(*found)
         for line in [*sampling_words(plan.sampling, plan.store), *_ranks_words(plan)]:

@@ -259,3 +259,20 @@ def test_what_was_withdrawn_after_a_run_was_seen_and_what_was_before_was_not(
     after = run_encoder(make_run(tmp_path / "after", left, stores=(record,)))
     assert mark_encoder(before, left, data, shared).level == "transductive"
     assert mark_encoder(after, left, data, shared).level == "none"
+
+
+def test_probes_are_told_but_are_no_labels(tmp_path: Path, store: Store, make_run: Any) -> None:
+    plain = _mark(make_run(tmp_path / "plain", store), store)
+    mark = _mark(make_run(tmp_path / "probed", store, probe_columns=("class",)), store)
+    assert (mark.level, mark.probed, mark.shown) == (plain.level, True, f"{plain.level}, probed")
+    assert mark.sentence == (
+        f"{plain.sentence} Online probes told how well class could be read off while it trained: no gradient came of "
+        "them, but the run may have been chosen by them."
+    )
+    # Votes that were computed from the class tell of it too, and so does a run that started from a probed one.
+    votes = _mark(make_run(tmp_path / "votes", store, probe_columns=ANSWERS[:1]), store)
+    assert votes.shown == f"{plain.level}, probed"
+    later = _mark(make_run(tmp_path / "later", store, init_from=str(tmp_path / "probed")), store)
+    assert later.probed
+    other = _mark(make_run(tmp_path / "other", store, probe_columns=("magnitude",)), store)
+    assert (other.sentence, other.shown) == (plain.sentence, plain.level)

@@ -112,11 +112,11 @@ def test_rows_are_paired() -> None:
     own = _outcomes(rng, 0.8)
     # The baseline misses one more test sample in each subset: the difference is known better than either score.
     random = {b: Outcome(o.scores * (np.arange(TEST) != 3), o.n_labels, 1.0, {"nll": 1.0}) for b, o in own.items()}
-    row, *_ = make_rows(plan, {("frozen", "one"): own, ("random", "random"): random}, {"one": "related"})
+    row, *_ = make_rows(plan, {("frozen", "one"): own, ("random", "random"): random}, {"one": "related, probed"})
     assert row.difference == pytest.approx(own[BUDGETS[0]].scores[..., 3].mean() / 40)
     assert row.difference_high is not None
     assert row.difference_high - row.difference < 0.7 * (row.high - row.score)
-    assert (row.saw, row.n_labels, row.subsets, row.trials) == ("related", 10, 3, 2.0)
+    assert (row.saw, row.n_labels, row.subsets, row.trials) == ("related, probed", 10, 3, 2.0)
 
 
 def test_the_resolution_counts_units() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from sciencessl.config import Layer, build_config
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
 from sciencessl.methods.byol import ByolOptions
+from sciencessl.methods.labels_only import LabelsOnlyOptions
 from sciencessl.train import estimate
 from sciencessl.train.estimate import operations_per_image, probe_step, seconds_per_step, settle
+from sciencessl.train.folder import read_metrics
+from sciencessl.train.measure import Choice
 from sciencessl.train.plan import Plan, make_identity, make_plan, sample_batch
 from sciencessl.train.step import Wrapped
 
@@ -157,3 +161,38 @@ def test_a_run_is_told_apart_by_how_it_decodes(planned: Plan, monkeypatch: pytes
     views = dataclasses.replace(planned.config.views, evaluation_window=0.5)
     planned.config = dataclasses.replace(planned.config, views=views)
     assert "{'image': 64.0} px in evaluation" in make_identity(planned)["decoding"]
+
+
+TIMED = Choice("float32", "contiguous", {"float32/contiguous": 4000.0, "bfloat16/contiguous": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate"),
+    [
+        ({}, 4000.0),
+        ({"views.small_views": 2}, 0.0),  # other work than that of two views
+        ({"method": "labels_only"}, 0.0),
+        ({"batch": 40}, 0.0),  # timed on fewer images than a step has
+        ({"batch": 40, "accumulate": 2}, 4000.0),
+    ],
+    ids=str,
+)
+def test_the_encoders_own_speed_counts_where_it_was_timed_at_the_shape_of_a_step(
+    changes: dict[str, Any], rate: float, tiny_store: Path, tiny_settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(estimate, "choose", lambda *arguments: TIMED)
+    flags = {**tiny_settings, "data": str(tiny_store), **changes}
+    options = LabelsOnlyOptions if "method" in changes else ByolOptions
+    flags = {name: value for name, value in flags.items() if options is ByolOptions or "options." not in name}
+    plan = make_plan(build_config([Layer("defaults", {})], options, GalaxyViews, flags))
+    settle(plan, str)
+    assert plan.supervised == rate
+
+
+def test_a_run_tells_its_efficiency(tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "choose", lambda *arguments: TIMED)
+    tiny_run(tmp_path / "run", steps=2, labels=["class"])
+    (row,) = read_metrics(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "cost.json").read_text())["supervised_images_per_s"] == 4000.0
+    assert row["byol_efficiency"] == pytest.approx(row["images_per_s"] * 8 / 3 / 4000.0, abs=1e-3)

@@ -33,7 +33,7 @@ NO_HEADS = {"options__hidden": None, "options__out": None}
 def test_a_run_folder_holds_what_the_design_names(finished: Path, tiny_store: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.yaml", "overrides.txt", "environment.json", "cost.json", "train.log", "metrics.jsonl",
-                     "checkpoints", "exported"}
+                     "logs", "checkpoints", "exported"}
     assert "batch=8\n" in (finished / "overrides.txt").read_text()
     assert json.loads((finished / "environment.json").read_text())["libraries"]["torch"] == version("torch")
     assert "finished after step 9" in (finished / "train.log").read_text()
