@@ -37,7 +37,8 @@ LEAVES = [
     "data", "method", "backbone", "norm", "labels", "label_weight", "seed", "batch", "accumulate", "epochs", "steps",
     "minutes", "slots", "branches_on", "init_from", "sampling.balance", "sampling.exponent", "sampling.weights",
     "sampling.labelled_share", "sampling.rates", "optim.name", "optim.base_lr", "optim.weight_decay", "optim.momentum",
-    "optim.warmup", "optim.scaling", "optim.reference_batch", "compute.precision", "compute.memory_format",
+    "optim.warmup", "optim.final", "optim.scaling", "optim.reference_batch",
+    "compute.precision", "compute.memory_format",
     "compute.device", "compute.threads", "compute.workers", "compute.strategy", "compute.sync_bn_ranks",
     "compute.checkpointing", "compute.compile", "log.every", "log.monitor_every", "log.checkpoint_every",
 ]
@@ -199,6 +200,7 @@ def test_a_run_without_a_config_is_said_to_be_none(tmp_path: Path) -> None:
         ({"optim.weight_decay": -0.1}, "optim.weight_decay is -0.1", "0 or more", "1.5e-6"),
         ({"optim.momentum": 1}, "optim.momentum is 1.0", "in [0, 1)", "0.9"),
         ({"optim.warmup": 1.5}, "optim.warmup is 1.5", "a fraction in [0, 1]", "0.01"),
+        ({"optim.final": 1.5}, "optim.final is 1.5", "a fraction in [0, 1]", "1 is a constant rate"),
         ({"optim.scaling": "sqrt"}, "optim.scaling is 'sqrt'", "linear or none with lars", "optim.name to adamw"),
         ({"optim.reference_batch": 0}, "optim.reference_batch is 0", "1 or more", "256"),
         ({"optim.scaling": "sqrt", "optim.name": "adamw", "batch": 4096}, "beta 0.9 becomes -0.6 at 16 times its batch",
@@ -224,7 +226,7 @@ def test_an_error_says_value_rule_and_fix(flags: dict[str, Any], value: str, rul
     [
         ({"optim.base_lr": "abc"}, r"optim.base_lr \(set by flags\): expected float. Got value: abc"),
         ({"batch": 7.5}, r"batch \(set by flags\): expected int. Got value: 7.5"),
-        ({"optim.name": "sgd"}, r"optim.name \(set by flags\): expected Literal\['lars', 'adamw'\]. Got value: sgd"),
+        ({"optim.name": "sgd"}, r"optim.name \(set by flags\): expected Literal\[.*'larc', 'adamw'\]. Got value: sgd"),
         ({"views.area": [0.1]}, r"views.area \(set by flags\): expected tuple with 2 elements"),
         ({"labels": "smooth"}, r"labels \(set by flags\): expected a list such as \[a, b\]. Got value: smooth"),
         ({"optim": 3}, r"flags: no setting named 'optim'. Did you mean 'optim.name'\?"),

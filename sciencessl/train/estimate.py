@@ -195,7 +195,7 @@ def estimate(plan: Plan, seconds: float | None = None) -> RunEstimate:
     modules = [plan.method, *plan.terms]
     trained = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
     frozen = sum(p.numel() for m in modules for p in m.parameters() if not p.requires_grad)
-    copies = 3 if run.optim.name == "lars" else 4  # weight, gradient and one or two buffers of the optimiser
+    copies = 4 if run.optim.name == "adamw" else 3  # weight, gradient and one or two buffers of the optimiser
     return RunEstimate(
         steps=run.steps, seconds=(seconds or seconds_per_step(plan)) * run.steps, parameters=trained,
         state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,

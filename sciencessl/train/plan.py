@@ -20,7 +20,7 @@ from sciencessl.data.order import SampleOrder, derive_key
 from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
-from sciencessl.optim.lars import LARS
+from sciencessl.optim.lars import LARC, LARS
 from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
 from sciencessl.samples import Batch
@@ -194,7 +194,7 @@ def make_recipe(plan: Plan) -> Recipe:
         total_steps=total,
         batch=run.batch,
         accumulate=run.accumulate,
-        learning_rate=lambda step: warmup_cosine(step, warmup, total, peak),
+        learning_rate=lambda step: warmup_cosine(step, warmup, total, peak, run.optim.final),
         # Laid out twice: first while a value is a byte, then in case the function changed it.
         to_input=lambda x: function(x.contiguous(memory_format=layout), plan.stats).contiguous(memory_format=layout),
         field=plan.store.primary,
@@ -210,7 +210,10 @@ def memory_layout(name: str) -> torch.memory_format:
 
 
 def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig, batch: int) -> torch.optim.Optimizer:
-    """LARS as in the BYOL paper, or AdamW; biases and norms are excluded from decay by the same rule.
+    """LARS as in the BYOL paper, LARC as in SEER, or AdamW.
+
+    With LARS and AdamW biases and norms have no decay, and LARS doesn't scale their updates. With LARC nothing is
+    excluded, as in VISSL's settings of SEER (`regularize_bn` and `regularize_bias` on, or one group for all).
 
     Args:
         modules: What is trained, under names.
@@ -221,6 +224,9 @@ def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig, batch:
     groups = parameter_groups(modules, scaled.weight_decay)
     if settings.name == "lars":
         return LARS(groups, lr=scaled.learning_rate, momentum=settings.momentum)
+    if settings.name == "larc":
+        everything = [{**group, "adapt": True, "weight_decay": scaled.weight_decay} for group in groups]
+        return LARC(everything, lr=scaled.learning_rate, momentum=settings.momentum)
     for group in groups:
         group.pop("adapt")
     return torch.optim.AdamW(groups, lr=scaled.learning_rate, betas=scaled.betas, eps=scaled.eps, fused=True)
