@@ -112,9 +112,10 @@ class Method(nn.Module):
         return []
 
     def at_batch(self, batch: int) -> None:
-        """Told, before the first step, how many samples a step has: what belongs to another batch is scaled here.
+        """Told how many samples a step has: what belongs to another batch is scaled here.
 
-        Not every caller tells; until then hyperparameters are used as given. Changes no parameter and no buffer.
+        First with the batch that the run begins with, before the first step; where batches grow, again before each
+        step. Not every caller tells; until then hyperparameters are used as given. Changes no parameter and no buffer.
 
         Args:
             batch: Samples of one optimiser step, over all micro-batches.
