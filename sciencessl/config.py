@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from sciencessl import registry
+from sciencessl.data.phases import read_phases
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
 from sciencessl.setting_groups import ComputeConfig, LogConfig, Norm, OptimConfig, SamplingConfig, require
 
@@ -48,6 +49,8 @@ class RunConfig:
         seed: Of weights, order and augmentation.
         batch: Samples of one optimiser step.
         accumulate: Micro-batches that a step is computed in; divides `batch`.
+        phases: BATCH@EPOCH..., such as 512@10 1024@20: multiples of `batch`, and the epochs from which on steps have so
+            many samples. Micro-batches stay as large; learning rate and momentum follow as at another batch.
         epochs: Length of the run in epochs: passes over split=train, unless `sampling` says otherwise. One of epochs,
             steps and minutes is given.
         steps: Length in optimiser steps.
@@ -67,6 +70,7 @@ class RunConfig:
     seed: int = 0
     batch: int = 256
     accumulate: int = 1
+    phases: tuple[str, ...] = ()
     epochs: float = 0.0
     steps: int = 0
     minutes: float = 0.0
@@ -97,7 +101,8 @@ class RunConfig:
             self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,
             f"0 or a divisor of batch={self.batch}", "0 chooses",
         )
-        self.optim.at_batch(self.batch)  # refuses what cannot be scaled
+        for batch in (self.batch, *(size for _, size in read_phases(self.phases, self.batch))):
+            self.optim.at_batch(batch)  # refuses what cannot be scaled
         lengths = {name: getattr(self, name) for name in LENGTHS}
         require(
             all(0 <= v < math.inf for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one"

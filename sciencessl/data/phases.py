@@ -1,4 +1,4 @@
-"""A batch that grows during a run: from a phase on, each step takes several batches of the order.
+"""A batch that grows during a run: from an epoch on, each step takes several batches of the order.
 
 The order keeps to the batch that the run begins with. So which sample comes when, what each rank takes of it and how it
 is cut into micro-batches do not hang on the phases: a step only takes more of the same sequence, and each sample comes
@@ -7,19 +7,19 @@ once an epoch as before. The rule is ours; that a batch may grow is progressive 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sciencessl.errors import ConfigError
 
-Phase = tuple[float, int]
-"""An epoch, and the samples of a step from the first step on that begins at it or later."""
-
 
 @dataclass(frozen=True)
 class Phases:
     """How many batches of the order each step takes; as it stands, one.
+
+    A phase begins with the first step that begins at its epoch or later.
 
     Attributes:
         factors: Batches of a step, for each phase.
@@ -57,39 +57,53 @@ ONE = Phases()
 """A batch that stays as it is."""
 
 
-def check_phases(phases: Sequence[Phase], batch: int) -> None:
-    """Refuse phases that are out of order, or whose batch is no multiple of the first.
+def read_phases(words: Sequence[str], batch: int) -> list[tuple[float, int]]:
+    """Epoch and samples of a step of each phase, from words such as `8192@10`: 8192 samples from epoch 10 on.
+
+    Args:
+        words: In order; none for a batch that stays.
+        batch: Which the run begins with.
 
     Raises:
-        ConfigError: Naming the phase.
+        ConfigError: For other words, phases out of order, or a batch that is no multiple of the first.
     """
-    epochs = [0.0, *(epoch for epoch, _ in phases)]
-    for before, (epoch, size) in zip(epochs, phases, strict=False):
-        if not epoch > before:
+    found: list[tuple[float, int]] = []
+    for word in words:
+        match = re.fullmatch(r"(\d+)@(\d+\.?\d*)", str(word))
+        if match is None:
             raise ConfigError(
-                f"phases: a phase from epoch {epoch:g} after one from epoch {before:g}; they have to come in order. "
-                f"The run begins with batch={batch}; write phases such as [[10, {2 * batch}], [20, {4 * batch}]]."
+                f"phases has {word!r}; expected BATCH@EPOCH. Fix: write {2 * batch}@10 for {2 * batch} samples a step "
+                "from epoch 10 on."
             )
-        if size < batch or size % batch:
+        size, epoch = int(match[1]), float(match[2])
+        if epoch <= (found[-1][0] if found else 0.0):
+            before = f"epoch {found[-1][0]:g}" if found else "the start"
             raise ConfigError(
-                f"phases: {size} samples a step from epoch {epoch:g} on; it must be a multiple of batch={batch}, "
-                "which the run begins with."
+                f"phases has {word} after {before}; epochs must be above 0 and rise. Fix: leave out what the run begins "
+                f"with (batch={batch}), and put phases in order."
             )
+        if not size or size % batch:
+            raise ConfigError(
+                f"phases has {word}; batches must be multiples of batch={batch}, which the run begins with. Fix: take "
+                f"{max(2, size // batch) * batch}@{epoch:g}."
+            )
+        found.append((epoch, size))
+    return found
 
 
-def make_phases(phases: Sequence[Phase], batch: int, epoch_samples: int) -> Phases:
+def make_phases(words: Sequence[str], batch: int, epoch_samples: int) -> Phases:
     """Where phases begin, in steps.
 
     Args:
-        phases: As `check_phases` lets them pass; none for a batch that stays.
+        words: As `read_phases` takes them.
         batch: That of the order, which the run begins with.
         epoch_samples: Samples of an epoch.
 
     Raises:
-        ConfigError: When no whole step fits between the starts of two phases.
+        ConfigError: As `read_phases`; or when no whole step fits between the starts of two phases.
     """
     factors, first_steps, first_batches = [1], [0], [0]
-    for epoch, size in phases:
+    for epoch, size in read_phases(words, batch):
         start = -(-round(epoch * epoch_samples) // batch)
         count = -(-(start - first_batches[-1]) // factors[-1])
         if count < 1:

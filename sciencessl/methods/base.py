@@ -128,8 +128,8 @@ class Method(nn.Module):
         """Update what gradient does not, after the optimiser, once a step; return what should be logged.
 
         Args:
-            step: Index k of the step just taken, from 0.
-            total: Steps K of the whole run.
+            step: Index k of the step just taken, from 0. Where batches grow, counted in batches of the first size.
+            total: Steps K of the whole run, counted likewise.
         """
         return {}
 

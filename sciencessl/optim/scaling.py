@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from sciencessl.errors import ConfigError
 from sciencessl.optim.schedules import ScalingRule, peak_learning_rate
@@ -128,6 +129,20 @@ def scale_hyperparameters(base: Hyperparameters, kappa: float, rule: ScalingRule
     return dataclasses.replace(
         scaled, betas=(first, second), eps=base.eps / root, weight_decay=base.weight_decay * root
     )
+
+
+def set_hyperparameters(optimizer: Any, found: Hyperparameters) -> None:
+    """Set weight decay, betas and epsilon of an optimiser, where its groups have them; a decay of 0 stays 0.
+
+    Args:
+        optimizer: Has `param_groups`.
+        found: Of the batch of the next step. Its learning rate is a peak, and not set.
+    """
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = found.weight_decay
+        if "betas" in group:
+            group["betas"], group["eps"] = found.betas, found.eps
 
 
 def _scaled_beta(beta: float, kappa: float) -> float:

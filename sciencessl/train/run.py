@@ -312,12 +312,12 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
         finally:
             seconds = time.perf_counter() - started
             if ranks.first:
-                add_cost(run, plan.device, settings.batch, module.taken, seconds, ranks.world)
+                add_cost(run, plan.device, plan.images(module.taken), module.taken, seconds, ranks.world)
         finished = module.taken >= settings.steps
         if finished:
             _export(run, plan)
         log.info(f"{'finished' if finished else 'stopped'} after step {module.taken}, {seconds:.0f} s")
-    return RunResult(run, module.taken, module.taken * settings.batch, seconds, finished, tuple(told))
+    return RunResult(run, module.taken, plan.images(module.taken), seconds, finished, tuple(told))
 
 
 def _ranks_words(plan: Plan) -> list[str]:
