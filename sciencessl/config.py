@@ -17,9 +17,12 @@ from typing import Any
 import yaml
 
 from sciencessl import registry
+from sciencessl.data.phases import read_phases
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
 from sciencessl.setting_groups import ComputeConfig, LogConfig, Norm, OptimConfig, SamplingConfig, require
 
+LENGTHS = ("epochs", "steps", "minutes")
+"""Settings that each give the length of a run: one of them in a layer replaces another of the layers below."""
 Stores = str | Path | Sequence[str | Path]
 """One store, or several that a run learns from together."""
 
@@ -48,6 +51,8 @@ class RunConfig:
         seed: Of weights, order and augmentation.
         batch: Samples of one optimiser step.
         accumulate: Micro-batches that a step is computed in; divides `batch`.
+        phases: BATCH@EPOCH..., such as 512@10 1024@20: multiples of `batch`, and the epochs from which on steps have so
+            many samples. Micro-batches stay as large; learning rate and momentum follow as at another batch.
         epochs: Length of the run in epochs: passes over split=train, unless `sampling` says otherwise. One of epochs,
             steps and minutes is given.
         steps: Length in optimiser steps.
@@ -68,6 +73,7 @@ class RunConfig:
     seed: int = 0
     batch: int = 256
     accumulate: int = 1
+    phases: tuple[str, ...] = ()
     epochs: float = 0.0
     steps: int = 0
     minutes: float = 0.0
@@ -98,8 +104,9 @@ class RunConfig:
             self.slots >= 0 and (self.slots == 0 or self.batch % self.slots == 0), "slots", self.slots,
             f"0 or a divisor of batch={self.batch}", "0 chooses",
         )
-        self.optim.at_batch(self.batch)  # refuses what cannot be scaled
-        lengths = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
+        for batch in (self.batch, *(size for _, size in read_phases(self.phases, self.batch))):
+            self.optim.at_batch(batch)  # refuses what cannot be scaled
+        lengths = {name: getattr(self, name) for name in LENGTHS}
         require(
             all(0 <= v < math.inf for v in lengths.values()), "epochs, steps, minutes", lengths, "0 or more", "give one"
         )
@@ -173,6 +180,16 @@ def preset_layers(scale: str, method: str, domain: str, user: Sequence[str | Pat
     return layers + [_user_layer(path) for path in user]
 
 
+def chosen_method(user: Sequence[str | Path], otherwise: str) -> str:
+    """The method that user files name, the last of them, or another.
+
+    Raises:
+        ConfigError: For a file that cannot be read.
+    """
+    named = [str(values["method"]) for path in user if "method" in (values := _user_layer(path).values)]
+    return named[-1] if named else otherwise
+
+
 def _domain_layer(domain: str) -> list[Layer]:
     path = registry.domain_preset(domain)
     return _optional(path, f"domain {domain}") if path else []
@@ -242,7 +259,12 @@ def build_config(
     origin: dict[str, str] = dict.fromkeys(sorted(known), "default")
     merged: dict[str, Any] = {}
     for layer in stack:
-        for name, value in flatten(layer.values, known):
+        found = dict(flatten(layer.values, known))
+        if any(name in found for name in LENGTHS):
+            for name in LENGTHS:
+                merged.pop(name, None)
+                origin[name] = "default"
+        for name, value in found.items():
             if name not in known:
                 raise ConfigError(f"{layer.name}: no setting named {name!r}.{_known(name, known)}")
             origin[name] = layer.name

@@ -49,7 +49,7 @@ def explain(
     run: str | Path = "",
     data: Stores = "",
     domain: str = "",
-    method: str = DEFAULT_METHOD,
+    method: str = "",
     scale: str = DEFAULT_SCALE,
     config: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def explain(
     """
     if str(run):
         asked = {
-            "--domain": bool(domain), "--method": method != DEFAULT_METHOD, "--scale": scale != DEFAULT_SCALE,
+            "--domain": bool(domain), "--method": bool(method), "--scale": scale != DEFAULT_SCALE,
             "--config": bool(config), **{f"--{name}": True for name in settings or {}},
         }  # fmt: skip
         _refuse_beside_run(run, [name for name, given in asked.items() if given])
@@ -103,8 +103,6 @@ def _of_layers(
     spec = load_domain(domain) if domain else domain_of(data)
     full = fresh_settings(spec, store_paths(data) or "STORE", method, scale, config, settings)
     origin = dict(full.origin)
-    if method == DEFAULT_METHOD:
-        origin["method"] = DEFAULT
     if not full.run.backbone:
         origin["backbone"] = f"domain {spec.name}"
     rows = _rows(full, spec, origin)

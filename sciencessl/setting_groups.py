@@ -34,21 +34,23 @@ class OptimConfig:
     """Optimiser and schedule.
 
     Attributes:
-        name: `lars` as in the BYOL paper, or `adamw` for small batches.
+        name: `lars` as in the BYOL paper, `larc` as in SEER, or `adamw` for small batches.
         base_lr: Learning rate for a batch of `reference_batch`; `scaling` makes the peak of it.
-        weight_decay: Of weights; biases and norm parameters have none.
-        momentum: Of LARS; first beta of AdamW.
+        weight_decay: Of weights; biases and norm parameters have none, except with `larc`.
+        momentum: Of LARS and LARC; first beta of AdamW.
         warmup: Fraction of the run in which the learning rate rises, 0 to 1.
+        final: Where the cosine after the warm-up ends, as a fraction of the peak, 0 to 1: at 1 the rate stays there.
         scaling: `linear`: the peak is base_lr * batch / reference_batch; `sqrt`, for adamw alone: base_lr times the
             square root of that ratio, with weight decay, betas and epsilon scaled too; `none`: base_lr.
         reference_batch: Batch that base_lr, and with `sqrt` weight_decay and momentum, belong to.
     """
 
-    name: Literal["lars", "adamw"] = "lars"
+    name: Literal["lars", "larc", "adamw"] = "lars"
     base_lr: float = 0.2
     weight_decay: float = 1.5e-6
     momentum: float = 0.9
     warmup: float = 0.01
+    final: float = 0.0
     scaling: ScalingRule = "linear"
     reference_batch: int = 256
 
@@ -58,6 +60,9 @@ class OptimConfig:
         require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more", "try 1.5e-6")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)", "the usual value is 0.9")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a fraction in [0, 1]", "the usual value is 0.01")
+        require(
+            0 <= self.final <= 1, "optim.final", self.final, "a fraction in [0, 1]", "BYOL's is 0, 1 is a constant rate"
+        )
         require(
             self.scaling != "sqrt" or self.name == "adamw", "optim.scaling", self.scaling,
             f"linear or none with {self.name}", "the square-root rule is Adam's; set optim.name to adamw for it",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.train.two_processes import TwoProcesses
 
 # Read by torch and BLAS when they load, so that tests which need neither pay nothing. One thread gives sums the same
 # order on every machine, and processes that tests start do not crowd two cores.
@@ -31,6 +35,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SCIENCESSL_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoProcesses]:
+    """Calls a function in two processes at once."""
+    from tests.train.two_processes import TwoProcesses
+
+    with TwoProcesses(tmp_path_factory.mktemp("ranks")) as processes:
+        yield processes
 
 
 TINY_SIDE = 40

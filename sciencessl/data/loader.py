@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sciencessl.data.decode import takes_least_px
 from sciencessl.data.order import SampleOrder, augmentation_rng
+from sciencessl.data.phases import ONE, Phases
 from sciencessl.data.runs import RunCache
 from sciencessl.errors import (
     DataError,
@@ -158,6 +159,7 @@ class BatchStream(IterableDataset[Batch]):
         start_step: First step to yield.
         rank: Of this process.
         world: Number of processes.
+        phases: How many batches of the order each step takes.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class BatchStream(IterableDataset[Batch]):
         start_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        phases: Phases = ONE,
     ) -> None:
         super().__init__()
         self.decoder = decoder
@@ -184,6 +187,7 @@ class BatchStream(IterableDataset[Batch]):
         self.start_step = start_step
         self.rank = rank
         self.world = world
+        self.phases = phases
 
     @functools.cached_property
     def _train_view(self) -> View:
@@ -205,8 +209,9 @@ class BatchStream(IterableDataset[Batch]):
             step += count
 
     def batch(self, step: int) -> Batch:
-        """The rank's part of the global batch of a step."""
-        turns, positions = self.order.rank_part(step, self.rank, self.world)
+        """The rank's part of the global batch of a step: of each batch of the order in it, one after the other."""
+        parts = [self.order.rank_part(number, self.rank, self.world) for number in self.phases.batches(step)]
+        turns, positions = (np.concatenate(part) for part in zip(*parts, strict=True))
         read = self._runs(positions, *self.order.run_of(positions))
         return self._batch(read.index, turns, read.keys, read.payloads)
 

@@ -112,9 +112,10 @@ class Method(nn.Module):
         return []
 
     def at_batch(self, batch: int) -> None:
-        """Told, before the first step, how many samples a step has: what belongs to another batch is scaled here.
+        """Told how many samples a step has: what belongs to another batch is scaled here.
 
-        Not every caller tells; until then hyperparameters are used as given. Changes no parameter and no buffer.
+        First with the batch that the run begins with, before the first step; where batches grow, again before each
+        step. Not every caller tells; until then hyperparameters are used as given. Changes no parameter and no buffer.
 
         Args:
             batch: Samples of one optimiser step, over all micro-batches.
@@ -127,8 +128,8 @@ class Method(nn.Module):
         """Update what gradient does not, after the optimiser, once a step; return what should be logged.
 
         Args:
-            step: Index k of the step just taken, from 0.
-            total: Steps K of the whole run.
+            step: Index k of the step just taken, from 0. Where batches grow, counted in batches of the first size.
+            total: Steps K of the whole run, counted likewise.
         """
         return {}
 

@@ -28,7 +28,7 @@ class ByolOptions:
         tau_base: Target momentum at step 0, in [0, 1].
         tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays.
         tau_batch: Batch that the momentum belongs to: at another batch B, tau ** (B / tau_batch) is used, so that the
-            target lags by as many samples. 0: tau is used as it is.
+            target lags by as many samples. 0: the batch that the run begins with.
     """
 
     hidden: int = 4096
@@ -45,7 +45,7 @@ class ByolOptions:
         if self.tau_batch < 0:
             raise ConfigError(
                 f"options.tau_batch is {self.tau_batch}; it must be 0 or more. The paper's momentum belongs to 4096; 0 "
-                "leaves it as it is."
+                "is the batch that the run begins with."
             )
 
 
@@ -68,7 +68,7 @@ class Byol(Method):
         self.predictor = mlp(options.out, options.hidden, options.out, generator, self.norm)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
-        self._kappa = 1.0
+        self._first_batch, self._kappa = 0, 1.0
         self._updater = TargetUpdater(self.target_pairs(), buffers="own")
 
     def online(self, views: Sequence[Tensor]) -> Online:
@@ -98,10 +98,10 @@ class Byol(Method):
 
     def at_batch(self, batch: int) -> None:
         """Scale the momentum from `tau_batch` to this batch; the lowest one, at the start, decides what is refused."""
-        own = getattr(self.options, "tau_batch", 0)  # a subclass may have options of its own
-        kappa = batch / own if own else 1.0
+        first = self._first_batch or batch
+        kappa = batch / (getattr(self.options, "tau_batch", 0) or first)  # a subclass may have options of its own
         scaled_momentum(self.options.tau_base, kappa)
-        self._kappa = kappa
+        self._first_batch, self._kappa = first, kappa
 
     def after_step(self, step: int, total: int) -> dict[str, float]:
         """Move the target with the momentum of this step's index, scaled to the batch (arXiv 2307.13813)."""

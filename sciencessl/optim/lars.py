@@ -1,8 +1,8 @@
-"""LARS: SGD with momentum whose update is rescaled, tensor by tensor, to the size of the weights."""
+"""LARS and LARC: SGD with momentum whose update is rescaled, tensor by tensor, to the size of the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sciencessl.errors import ConfigError
+from sciencessl.optim.shards import layout, own_parts, whole_norms
+
+LARC_EPS = 1e-8
+"""What LARC adds to the size of an update: apex's default, and that of SEER's settings."""
 
 
 class LARS(Optimizer):
@@ -18,7 +22,8 @@ class LARS(Optimizer):
     For each tensor with weights w and gradient g: `u = g + wd * w`; `u = u * eta * |w| / |u|` (unscaled where either
     norm is 0); `m = mu * m + u`; `w = w - lr * m`. The learning rate stays outside the momentum buffer. Groups with
     `adapt=False` skip weight decay *and* scaling (biases and norm parameters, see `optim.groups`). Gradients are read
-    only. Works on lists of tensors and never makes the host wait for the device.
+    only. Works on lists of tensors and never makes the host wait for the device. Of tensors in shards (`fully_shard`)
+    norms are those of the whole, so that every process has to take the step.
 
     Args:
         params: Parameters or groups; a group may carry its own lr, momentum, weight_decay, eta and adapt.
@@ -65,14 +70,23 @@ class LARS(Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        updates = [p.grad for p in params if p.grad is not None]
-        buffers = [self._buffer(p) for p in params]
+        weights, updates = own_parts(params), own_parts([p.grad for p in params if p.grad is not None])
         if group["adapt"]:
-            updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
-            torch._foreach_mul_(updates, _trust(params, updates, group["eta"]))
+            updates = self._scaled(weights, updates, group, params[0])
+        buffers = own_parts([self._buffer(p) for p in params])
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates)
-        torch._foreach_add_(params, buffers, alpha=-group["lr"])
+        torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+    def _scaled(
+        self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any], like: Tensor
+    ) -> list[Tensor]:
+        """What goes into the momentum of tensors that adapt, laid out like `like`: new tensors."""
+        updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        norms, sizes = whole_norms([*weights, *updates], like).chunk(2)
+        trust = torch.where((norms > 0) & (sizes > 0), group["eta"] * norms / sizes, 1.0)
+        torch._foreach_mul_(updates, list(trust.unbind()))
+        return updates
 
     def _buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]
@@ -82,18 +96,34 @@ class LARS(Optimizer):
         return buffer
 
 
-def _trust(params: list[Tensor], updates: list[Tensor], eta: float) -> list[Tensor]:
-    weights = torch.stack(list(torch._foreach_norm(params)))
-    sizes = torch.stack(list(torch._foreach_norm(updates)))
-    scaled = (weights > 0) & (sizes > 0)
-    return list(torch.where(scaled, eta * weights / sizes, 1.0).unbind())
+class LARC(LARS):
+    """LARS as SEER uses it: the rate is of the plain gradient's norm, and the decay's share is added to it.
+
+    `u = (g + wd * w) * eta * |w| / (|g| + wd * |w| + 1e-8)`; where either norm is 0, `u = g`, without decay. All else
+    is as in `LARS`. The rate is not clipped.
+
+    Source: apex's LARC (apex/parallel/LARC.py) over torch's SGD with `clip=False`, as VISSL's settings of SEER call it;
+    apex writes its update into the gradients, which are only read here.
+    """
+
+    def _scaled(
+        self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any], like: Tensor
+    ) -> list[Tensor]:
+        norms, sizes = whole_norms([*weights, *gradients], like).chunk(2)
+        adapts = (norms > 0) & (sizes > 0)
+        decay = group["weight_decay"] * adapts.to(norms.dtype)
+        trust = torch.where(adapts, group["eta"] * norms / (sizes + decay * norms + LARC_EPS), 1.0)
+        updates = list(torch._foreach_mul(weights, list(decay.unbind())))
+        torch._foreach_add_(updates, gradients)
+        torch._foreach_mul_(updates, list(trust.unbind()))
+        return updates
 
 
 def _alike(params: list[Tensor]) -> list[list[Tensor]]:
-    """Parameters by device and dtype: their norms are stacked into one tensor."""
-    buckets: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    """Parameters by layout: their norms are found together."""
+    buckets: dict[Hashable, list[Tensor]] = {}
     for param in params:
-        buckets.setdefault((param.device, param.dtype), []).append(param)
+        buckets.setdefault(layout(param), []).append(param)
     return list(buckets.values())
 
 
@@ -107,4 +137,4 @@ def _check_settings(settings: dict[str, Any]) -> None:
     }
     for name, (holds, rule) in rules.items():
         if not holds:
-            raise ConfigError(f"LARS: {name} is {settings[name]!r}; it must be {rule}.")
+            raise ConfigError(f"optimiser: {name} is {settings[name]!r}; it must be {rule}.")

@@ -9,14 +9,12 @@ already must not be given.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any
 
 from sciencessl.errors import ConfigError
-from sciencessl.optim.schedules import ScalingRule, peak_learning_rate, target_momentum, warmup_cosine
+from sciencessl.optim.schedules import ScalingRule, peak_learning_rate
 
 KAPPA = (1 / 16, 8.0)
 """Least and greatest ratio of batches that a target momentum is scaled by; ours: the paper's own runs reach 6."""
@@ -133,6 +131,20 @@ def scale_hyperparameters(base: Hyperparameters, kappa: float, rule: ScalingRule
     )
 
 
+def set_hyperparameters(optimizer: Any, found: Hyperparameters) -> None:
+    """Set weight decay, betas and epsilon of an optimiser, where its groups have them; a decay of 0 stays 0.
+
+    Args:
+        optimizer: Has `param_groups`.
+        found: Of the batch of the next step. Its learning rate is a peak, and not set.
+    """
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = found.weight_decay
+        if "betas" in group:
+            group["betas"], group["eps"] = found.betas, found.eps
+
+
 def _scaled_beta(beta: float, kappa: float) -> float:
     scaled = 1.0 - kappa * (1.0 - beta)
     if not 0.0 <= scaled < 1.0:
@@ -142,108 +154,3 @@ def _scaled_beta(beta: float, kappa: float) -> float:
             "in optim.reference_batch."
         )
     return scaled
-
-
-class Phase(NamedTuple):
-    """From an epoch on, steps of so many samples.
-
-    Attributes:
-        start_epoch: Where the phase begins, in epochs from the start of the run; 0 for the first.
-        batch: Samples of a step.
-    """
-
-    start_epoch: float
-    batch: int
-
-
-class PhaseSchedule:
-    """Progressive scaling: a run whose batch changes, as a pure function of the step.
-
-    Warm-up, cosine and momentum schedule run in samples seen, so they are where they would be without phases; at each
-    step their values are scaled by `batch / base.batch`. A phase begins with the first whole step that starts at its
-    epoch or after it. Weights, target, batch statistics and the optimiser's moments go on as they are: only what `at`
-    returns changes.
-
-    Args:
-        base: At its own batch; `steps` and `warmup` count steps of that batch, `learning_rate` is the peak and `tau`
-            the momentum at the start.
-        phases: In order; the first starts at epoch 0.
-        epoch_samples: Samples of an epoch.
-        rule: Of the optimiser.
-        tau_schedule: Of `target_momentum`.
-
-    Raises:
-        ConfigError: When phases are out of order, hold no whole step or lie beyond the end; or, at the first step of a
-            phase or the highest learning rate, for what `scale_hyperparameters` refuses.
-
-    Source: algorithm 1 of arXiv 2307.13813 (its existence is secondary; that nothing else is reset, and progress
-    counted in samples, is our reading). The paper reports perturbations at the transitions.
-    """
-
-    def __init__(
-        self,
-        base: Hyperparameters,
-        phases: Sequence[Phase],
-        epoch_samples: int,
-        rule: ScalingRule,
-        tau_schedule: Literal["cosine", "constant"] = "cosine",
-    ) -> None:
-        self.base, self.rule, self.tau_schedule = base, rule, tau_schedule
-        self._batches = [phase.batch for phase in phases]
-        self._samples, self._steps = _boundaries(phases, epoch_samples, round(base.batch * base.steps))
-        for batch in self._batches:
-            scale_hyperparameters(base, batch / base.batch, rule)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self._steps[-1]
-
-    @property
-    def samples(self) -> int:
-        """Samples of the whole run: less than one step below those of the base."""
-        return self._samples[-1]
-
-    def at(self, step: int) -> Hyperparameters:
-        """What a step is taken with: its batch, learning rate and tau, and what else the rule changes.
-
-        Args:
-            step: 0 to `steps` inclusive; the last is the end of the run.
-
-        Raises:
-            ConfigError: For a step outside.
-        """
-        if not 0 <= step <= self.steps:
-            raise ConfigError(f"phases: step {step} is outside 0 to {self.steps}.")
-        phase = max(k for k in range(len(self._batches)) if self._steps[k] <= step)
-        batch = self._batches[phase]
-        seen = self._samples[phase] + (step - self._steps[phase]) * batch
-        warmup = min(round(self.base.warmup * self.base.batch), self.samples)
-        now = dataclasses.replace(
-            self.base,
-            learning_rate=warmup_cosine(seen, warmup, self.samples, self.base.learning_rate),
-            tau=target_momentum(seen, self.samples, self.base.tau, self.tau_schedule),
-        )
-        return scale_hyperparameters(now, batch / self.base.batch, self.rule)
-
-
-def _boundaries(phases: Sequence[Phase], epoch_samples: int, total: int) -> tuple[list[int], list[int]]:
-    """Samples and steps before each phase, and those of the whole run."""
-    if not phases or phases[0].start_epoch != 0:
-        raise ConfigError(f"phases: {list(phases)}; the first has to start at epoch 0.")
-    ends = [round(phase.start_epoch * epoch_samples) for phase in phases[1:]]
-    samples, steps = [0], [0]
-    for phase, end in itertools.zip_longest(phases, ends):
-        if phase.batch < 1:
-            raise ConfigError(f"phases: a batch of {phase.batch}; it must be 1 or more.")
-        left = (total if end is None else min(end, total)) - samples[-1]
-        count = left // phase.batch if end is None else -(-left // phase.batch)
-        if count < 1:
-            raise ConfigError(
-                f"phases: no whole step of {phase.batch} samples fits into the phase from epoch {phase.start_epoch:g} "
-                f"on; the run has {total / epoch_samples:g} epochs of {epoch_samples} samples. Start phases in order, "
-                "farther apart and before the end."
-            )
-        samples.append(samples[-1] + count * phase.batch)
-        steps.append(steps[-1] + count)
-    return samples, steps

@@ -35,33 +35,38 @@ def target_momentum(step: int, total: int, base: float, kind: Literal["cosine", 
     return 1.0 - (1.0 - base) * (math.cos(math.pi * step / total) + 1.0) / 2.0
 
 
-def warmup_cosine(step: int, warmup: int, total: int, peak: float) -> float:
-    """Learning rate at a step: linear from 0 to `peak`, then half a cosine down to 0.
+def warmup_cosine(step: int, warmup: int, total: int, peak: float, final: float = 0.0) -> float:
+    """Learning rate at a step: linear from 0 to `peak`, then half a cosine down to `final * peak`.
 
-    `peak * k / warmup` for k < warmup, then `peak * (1 + cos(pi (k - warmup) / (K - warmup))) / 2`. Where warm-up
-    takes the whole run, the last value is `peak`.
+    `peak * k / warmup` for k < warmup, then `peak * (f + (1 - f) (1 + cos(pi (k - warmup) / (K - warmup))) / 2)` with
+    f = `final`. Where warm-up takes the whole run, the last value is `peak`.
 
     Args:
         step: k, 0 to `total` inclusive.
         warmup: Steps of warm-up, 0 to `total`.
         total: K, steps of the whole run, 1 or more.
         peak: Highest learning rate, 0 or more.
+        final: Last value over the peak, in [0, 1]; 1 stays at the peak.
 
     Raises:
         ConfigError: For a value outside its range.
 
-    Source: BYOL (arXiv 2006.07733).
+    Source: BYOL (arXiv 2006.07733), which ends at 0. SEER ends at 0.001 of its peak (VISSL's settings); its 128GF run
+    stayed at the peak (the name of its released checkpoint).
     """
     _check_step(step, total)
     if not 0 <= warmup <= total:
         raise ConfigError(f"schedule: warm-up of {warmup} steps in a run of {total}; it must be 0 to {total}.")
     if not peak >= 0:
         raise ConfigError(f"schedule: peak learning rate is {peak}; it must be 0 or more.")
+    if not 0 <= final <= 1:
+        raise ConfigError(f"schedule: the final learning rate is {final} of the peak; it must be in [0, 1].")
     if step < warmup:
         return peak * step / warmup
     if warmup == total:
         return peak
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    fallen = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    return peak * (final + (1.0 - final) * fallen)
 
 
 def peak_learning_rate(base_lr: float, batch: float, reference: float = 256, rule: ScalingRule = "linear") -> float:

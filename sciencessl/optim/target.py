@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl.errors import ConfigError
+from sciencessl.optim.shards import layout, own_parts
 
 
 @torch.no_grad()
@@ -17,11 +18,11 @@ def update_target(target_params: Sequence[Tensor], online_params: Sequence[Tenso
 
     Call it once an optimiser step, after it. tau = 1 leaves every bit of the target, tau = 0 copies every bit; both
     are separate cases because 0 * inf is NaN and -0 + 0 is +0. Keep the target in float32: in bfloat16 an update
-    below 1/256 of a weight is lost.
+    below 1/256 of a weight is lost. Of tensors in shards each process moves the part that it holds.
 
     Args:
         target_params: Tensors to update.
-        online_params: As many tensors, of the same shapes and dtypes.
+        online_params: As many tensors, of the same shapes, dtypes and devices, in the same shards.
         tau: In [0, 1].
 
     Raises:
@@ -33,7 +34,12 @@ def update_target(target_params: Sequence[Tensor], online_params: Sequence[Tenso
         raise ConfigError(f"target update: tau is {tau}; it must be in [0, 1].")
     if [t.shape for t in target_params] != [o.shape for o in online_params]:
         raise ConfigError("target update: target and online tensors differ in number or shape; build one as a copy.")
-    targets, onlines = list(target_params), list(online_params)
+    if [layout(t) for t in target_params] != [layout(o) for o in online_params]:
+        raise ConfigError(
+            "target update: target and online tensors differ in dtype or device, or in how they are spread over "
+            "processes; wrap both modules alike, and let both free what they gathered for their forward."
+        )
+    targets, onlines = own_parts(target_params), own_parts(online_params)
     if not targets or tau == 1.0:
         return
     if tau == 0.0:

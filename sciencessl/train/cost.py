@@ -40,20 +40,19 @@ def supervised_rate(run: Path) -> float:
     return float(json.loads((run / COST).read_text(encoding="utf-8")).get("supervised_images_per_s", 0.0))
 
 
-def add_cost(run: Path, device: torch.device, batch: int, steps: int, seconds: float, devices: int = 1) -> None:
+def add_cost(run: Path, device: torch.device, images: int, steps: int, seconds: float, devices: int = 1) -> None:
     """Bring the file up to date.
 
     Args:
         run: Run folder.
         device: Where it was trained.
-        batch: Source images a step.
+        images: Source images seen in all.
         steps: Steps taken in all.
         seconds: Wall time since the last call, or since the start.
         devices: Processes that it was trained by, each with a device.
     """
     path = run / COST
     cost = json.loads(path.read_text(encoding="utf-8"))
-    images = steps * batch
     cost |= {
         "images_seen": images,
         "steps": steps,

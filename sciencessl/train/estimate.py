@@ -77,7 +77,7 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     """Replace what is `auto` in the plan's settings, and epochs or minutes by steps. Only a new run measures.
 
     Returns:
-        Seconds of a step, where minutes made it necessary to measure them.
+        Seconds of a step of the first batch, where minutes made it necessary to measure them.
     """
     run, ranks = plan.config.run, plan.ranks
     micro = max(1, run.batch // run.accumulate // ranks.world)
@@ -102,9 +102,12 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     plan.config = dataclasses.replace(plan.config, run=run)
     seconds = seconds_per_step(plan) if run.minutes else None
     steps = _steps(plan, seconds)
+    epochs, batches = plan.images(steps) / plan.order.length, plan.phases.before(steps)
+    if steps <= plan.phases.first_steps[-1]:
+        raise ConfigError(f"phases: {run.phases[-1]} never begins, since the run ends after {epochs:.3g} epochs. Train "
+                          "for longer, or leave that phase out.")
     if seconds is not None:
-        epochs = steps / plan.order.steps_per_epoch
-        tell(f"{steps} steps of {seconds:.2f} s fill {run.minutes:g} minutes ({epochs:.1f} epochs)")
+        tell(f"{steps} steps of {seconds * batches / steps:.2f} s fill {run.minutes:g} minutes ({epochs:.1f} epochs)")
     run = dataclasses.replace(run, steps=steps, epochs=0.0, minutes=0.0)
     plan.config = dataclasses.replace(plan.config, run=run)
     return seconds
@@ -118,11 +121,13 @@ def loader_workers(processes: int) -> int:
 def _steps(plan: Plan, seconds: float | None) -> int:
     run = plan.config.run
     if seconds is not None:
-        return max(1, int(run.minutes * 60 / seconds))
-    if run.epochs:
-        return max(1, epochs_to_steps(1, round(run.epochs * plan.order.length), run.batch))
-    check_length(run)
-    return run.steps
+        batches = int(run.minutes * 60 / seconds)
+    elif run.epochs:
+        batches = epochs_to_steps(1, round(run.epochs * plan.order.length), run.batch)
+    else:
+        check_length(run)
+        return run.steps
+    return max(1, plan.phases.steps(batches))
 
 
 def probe_step(plan: Plan, ranks: Ranks = ALONE) -> Callable[[Batch], None]:
@@ -198,11 +203,11 @@ def estimate(plan: Plan, seconds: float | None = None) -> RunEstimate:
     modules = [plan.method, *plan.terms]
     trained = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
     frozen = sum(p.numel() for m in modules for p in m.parameters() if not p.requires_grad)
-    copies = 3 if run.optim.name == "lars" else 4  # weight, gradient and one or two buffers of the optimiser
+    copies = 4 if run.optim.name == "adamw" else 3  # weight, gradient and one or two buffers of the optimiser
     return RunEstimate(
-        steps=run.steps, seconds=(seconds or seconds_per_step(plan)) * run.steps, parameters=trained,
-        state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,
+        steps=run.steps, seconds=(seconds or seconds_per_step(plan)) * plan.phases.before(run.steps),
+        parameters=trained, state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,
         memory_format=run.compute.memory_format, operations_per_image=operations_per_image(plan),
-        epoch_samples=plan.order.length, epochs=run.steps / plan.order.steps_per_epoch,
+        epoch_samples=plan.order.length, epochs=plan.images(run.steps) / plan.order.length,
         sampling=tuple(sampling_words(plan.sampling, plan.store)),
     )

@@ -131,7 +131,7 @@ class Pretraining(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimiser step; numbers are read from the device only where they are logged."""
         self._throughput.begin()
-        size = len(batch) // self.recipe.accumulate
+        size = len(batch) // self.recipe.at(self.taken).accumulate
         parts = [batch.slice(start, start + size) for start in range(0, len(batch), size)]
         result = train_step(self.wrapped, self.optimizers(), parts, self.taken)
         self.taken += 1
@@ -152,7 +152,7 @@ class Pretraining(LightningModule):
         if self.taken % settings.every and not last:
             self._show()
             return
-        row: dict[str, Any] = {"step": self.taken, "images": self.taken * self.recipe.batch}
+        row: dict[str, Any] = {"step": self.taken, "images": self.recipe.images(self.taken)}
         row |= {name: float(value) for name, value in result.metrics.items()}
         if not math.isfinite(row["loss"]):
             raise RunError(f"the loss is {row['loss']} at step {self.taken}. {DIVERGED}")

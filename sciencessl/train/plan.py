@@ -17,10 +17,11 @@ from sciencessl.config import FullConfig, RunConfig
 from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import SampleOrder, derive_key
+from sciencessl.data.phases import Phases, make_phases, read_phases
 from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
-from sciencessl.optim.lars import LARS
+from sciencessl.optim.lars import LARC, LARS
 from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
 from sciencessl.samples import Batch
@@ -85,6 +86,15 @@ class Plan:
         """Which sample stands where in every global batch."""
         return self.sampling.order
 
+    @property
+    def phases(self) -> Phases:
+        """How many of these batches each step takes."""
+        return make_phases(self.config.run.phases, self.config.run.batch, self.order.length)
+
+    def images(self, steps: int) -> int:
+        """Samples that the first steps of the run take."""
+        return self.phases.before(steps) * self.config.run.batch
+
 
 def make_plan(
     full: FullConfig, continued: bool = False, ranks: Ranks = ALONE, device: torch.device | None = None
@@ -112,7 +122,8 @@ def make_plan(
     sampling = make_sampling(store, labels, run)
     generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
     method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
-    method.at_batch(run.batch)
+    for batch in (run.batch, *(size for _, size in read_phases(run.phases, run.batch)), run.batch):
+        method.at_batch(batch)  # refuses what cannot be scaled
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = input_stats(store, domain, full.views)
@@ -192,20 +203,27 @@ def make_recipe(plan: Plan) -> Recipe:
     run = plan.config.run
     function = resolve(plan.domain.to_input)
     layout = memory_layout(run.compute.memory_format)
-    peak = run.optim.at_batch(run.batch).learning_rate
-    total = max(run.steps, 1)  # a probe runs before the length is known
+    phases, steps = plan.phases, max(run.steps, 1)  # a probe runs before the length is known
+    total = phases.before(steps)
     warmup = round(run.optim.warmup * total)
+
+    def learning_rate(step: int) -> float:
+        peak = run.optim.at_batch(run.batch * phases.factor(step)).learning_rate
+        return warmup_cosine(phases.before(step), warmup, total, peak, run.optim.final)
+
     return Recipe(
-        total_steps=total,
+        total_steps=steps,
         batch=run.batch,
         accumulate=run.accumulate,
-        learning_rate=lambda step: warmup_cosine(step, warmup, total, peak),
+        learning_rate=learning_rate,
         # Laid out twice: first while a value is a byte, then in case the function changed it.
         to_input=lambda x: function(x.contiguous(memory_format=layout), plan.stats).contiguous(memory_format=layout),
         field=plan.store.primary,
         label_weight=run.label_weight,
         seed=run.seed,
         autocast=torch.bfloat16 if run.compute.precision == "bfloat16" else None,
+        phases=phases,
+        at_batch=run.optim.at_batch,
     )
 
 
@@ -215,7 +233,10 @@ def memory_layout(name: str) -> torch.memory_format:
 
 
 def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig, batch: int) -> torch.optim.Optimizer:
-    """LARS as in the BYOL paper, or AdamW; biases and norms are excluded from decay by the same rule.
+    """LARS as in the BYOL paper, LARC as in SEER, or AdamW.
+
+    With LARS and AdamW biases and norms have no decay, and LARS doesn't scale their updates. With LARC nothing is
+    excluded, as in VISSL's settings of SEER (`regularize_bn` and `regularize_bias` on, or one group for all).
 
     Args:
         modules: What is trained, under names.
@@ -226,6 +247,9 @@ def build_optimizer(modules: dict[str, nn.Module], settings: OptimConfig, batch:
     groups = parameter_groups(modules, scaled.weight_decay)
     if settings.name == "lars":
         return LARS(groups, lr=scaled.learning_rate, momentum=settings.momentum)
+    if settings.name == "larc":
+        everything = [{**group, "adapt": True, "weight_decay": scaled.weight_decay} for group in groups]
+        return LARC(everything, lr=scaled.learning_rate, momentum=settings.momentum)
     for group in groups:
         group.pop("adapt")
     return torch.optim.AdamW(groups, lr=scaled.learning_rate, betas=scaled.betas, eps=scaled.eps, fused=True)
@@ -255,7 +279,7 @@ def make_stream(plan: Plan, start: int) -> BatchStream:
     return BatchStream(
         Decoder(store, plan.domain.decode), plan.order, store.split("train"), plan.domain.views, plan.config.views,
         {labels.name: labels.values for labels in (*plan.labels, *plan.probes)}, [store.primary], start,
-        rank=plan.ranks.rank, world=plan.ranks.world,
+        rank=plan.ranks.rank, world=plan.ranks.world, phases=plan.phases,
     )
 
 
@@ -284,7 +308,7 @@ def make_state(plan: Plan, step: int) -> list[dict[str, Any]]:
     own = [slice(k, k + 1) if by_store else slice(None) for k in range(len(plan.sampling.parts))]
     return [
         {"stores": digests[part], "tables": read[part], "samples": taken}
-        for part, taken in zip(own, plan.sampling.taken(step), strict=True)
+        for part, taken in zip(own, plan.sampling.taken(plan.phases.before(step)), strict=True)
     ]
 
 
@@ -306,7 +330,8 @@ def make_identity(plan: Plan) -> dict[str, str]:
         "label weight": repr(run.label_weight),
         "seed": str(run.seed),
         "length": f"{run.steps} steps",
-        "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches",
+        "batch": f"{run.batch} in {run.slots} slots and {run.accumulate} micro-batches"
+        + "".join(f", {phase}" for phase in run.phases),
         "precision": f"{run.compute.precision}, {run.compute.memory_format}",
         "batch statistics": _statistics(plan),
     }
@@ -348,7 +373,7 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         stats=plan.stats,
         views=plan.config.to_dict()["views"],
         steps=steps,
-        images=steps * run.batch,
+        images=plan.images(steps),
         seed=run.seed,
         stores=tuple(folder.StoreRecord(*found) for found in zip(run.data, store.digests, plan.tables, strict=True)),
         label_columns=tuple(dict.fromkeys(columns)),

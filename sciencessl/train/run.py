@@ -15,7 +15,16 @@ from typing import Any
 import torch
 import yaml
 
-from sciencessl.config import FullConfig, Stores, build_config, load_config, preset_layers, save_config, store_paths
+from sciencessl.config import (
+    FullConfig,
+    Stores,
+    build_config,
+    chosen_method,
+    load_config,
+    preset_layers,
+    save_config,
+    store_paths,
+)
 from sciencessl.data.loader import start_server
 from sciencessl.data.order import cut_batch
 from sciencessl.errors import ConfigError, RunError, StoreError
@@ -74,7 +83,7 @@ class RunResult:
 def pretrain(
     data: Stores = "",
     out: str | Path = "",
-    method: str = DEFAULT_METHOD,
+    method: str = "",
     scale: str = DEFAULT_SCALE,
     config: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
@@ -89,7 +98,7 @@ def pretrain(
     Args:
         data: The store or stores; with `resume` they may be left out.
         out: Run folder.
-        method: Name, or FILE.py:NAME.
+        method: Name, or FILE.py:NAME; empty means the one that a file of `config` names, or else BYOL.
         scale: Shipped scale preset.
         config: YAML files, or `recipe/NAME`; later ones win.
         settings: Dotted setting -> value; wins over files.
@@ -169,7 +178,7 @@ def _given(
     method: str, scale: str, config: Sequence[str | Path], settings: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What was asked for beside `--resume`."""
-    wanted = {"method": (method, DEFAULT_METHOD), "scale": (scale, DEFAULT_SCALE), "config": (tuple(config), ())}
+    wanted = {"method": (method, ""), "scale": (scale, DEFAULT_SCALE), "config": (tuple(config), ())}
     return {name: value for name, (value, default) in wanted.items() if value != default} | dict(settings or {})
 
 
@@ -191,10 +200,10 @@ def fresh_settings(
         ConfigError: For a setting that does not exist or breaks its rule.
         RegistryError: For an unknown method.
     """
-    flags = {**settings, "data": list(store_paths(data)), "method": method}
-    return build_config(
-        preset_layers(scale, method, domain.name, config), load_method(method).Options, domain.train_options, flags
-    )
+    flags = {**settings, "data": list(store_paths(data)), **({"method": method} if method else {})}
+    name = method or chosen_method(config, DEFAULT_METHOD)
+    layers = preset_layers(scale, name, domain.name, config)
+    return build_config(layers, load_method(name).Options, domain.train_options, flags)
 
 
 def domain_of(data: Stores) -> DomainSpec:
@@ -309,12 +318,12 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
         finally:
             seconds = time.perf_counter() - started
             if ranks.first:
-                add_cost(run, plan.device, settings.batch, module.taken, seconds, ranks.world)
+                add_cost(run, plan.device, plan.images(module.taken), module.taken, seconds, ranks.world)
         finished = module.taken >= settings.steps
         if finished:
             _export(run, plan)
         log.info(f"{'finished' if finished else 'stopped'} after step {module.taken}, {seconds:.0f} s")
-    return RunResult(run, module.taken, module.taken * settings.batch, seconds, finished, tuple(told))
+    return RunResult(run, module.taken, plan.images(module.taken), seconds, finished, tuple(told))
 
 
 def _ranks_words(plan: Plan) -> list[str]:

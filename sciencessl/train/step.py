@@ -10,6 +10,7 @@ gradient of the whole is the sum of what the ranks found.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,9 +22,11 @@ from torch import Tensor, nn
 
 from sciencessl.backbones.norms import statistics_kept
 from sciencessl.data.order import derive_key
+from sciencessl.data.phases import ONE, Phases
 from sciencessl.losses.hybrid import hybrid_total
 from sciencessl.losses.labels import LabelLoss
 from sciencessl.methods.base import Method, Online, PairLoss
+from sciencessl.optim.scaling import Hyperparameters, set_hyperparameters
 from sciencessl.samples import Batch
 from sciencessl.train.ranks import ALONE, Ranks
 
@@ -36,14 +39,16 @@ class Recipe:
 
     Attributes:
         total_steps: K.
-        batch: Samples of one optimiser step, over all micro-batches and ranks.
-        accumulate: Micro-batches of a step.
+        batch: Samples of one optimiser step, over all micro-batches and ranks; of the first one where batches grow.
+        accumulate: Micro-batches of a step; likewise.
         learning_rate: Step -> learning rate.
         to_input: Stored pixels (B, C, H, W) -> model input.
         field: The field that the encoder sees.
         label_weight: w of the hybrid loss.
         seed: Of the step's own randomness (dropout): a pure function of (seed, step, rank), so that resume is exact.
         autocast: bf16 under autocast, or None for full precision.
+        phases: How batches grow: a step takes several of `batch`, each in `accumulate` micro-batches.
+        at_batch: Samples of a step -> weight decay, betas and epsilon that belong to them, where batches grow.
     """
 
     total_steps: int
@@ -55,6 +60,17 @@ class Recipe:
     label_weight: float = 1.0
     seed: int = 0
     autocast: torch.dtype | None = None
+    phases: Phases = ONE
+    at_batch: Callable[[int], Hyperparameters] | None = None
+
+    def at(self, step: int) -> Recipe:
+        """The same with the batch and the micro-batches of a step."""
+        factor = self.phases.factor(step)
+        return dataclasses.replace(self, batch=self.batch * factor, accumulate=self.accumulate * factor)
+
+    def images(self, steps: int) -> int:
+        """Samples that the first steps take."""
+        return self.phases.before(steps) * self.batch
 
 
 class LabelTerm(nn.Module):
@@ -219,17 +235,27 @@ def train_step(wrapped: Wrapped, optimizer: Any, batches: Iterable[Batch], step:
 
     Source: BYOL (arXiv 2006.07733), algorithm 1; the hybrid term is that of arXiv 2206.11927.
     """
-    network, recipe = wrapped.network, wrapped.network.recipe
+    network, recipe = wrapped.network, wrapped.network.recipe.at(step)
+    rate = _begin(network.method, optimizer, recipe, step)
+    optimizer.zero_grad()
+    with step_randomness(recipe.seed, step, network.device, wrapped.ranks.rank):
+        done, sums = _backward(wrapped, list(batches), recipe)
+    optimizer.step()
+    metrics = _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
+    told = network.method.after_step(recipe.phases.before(step), recipe.phases.before(recipe.total_steps))
+    return StepResult({**metrics, "lr": rate, **told}, done.online, done.targets)
+
+
+def _begin(method: Method, optimizer: Any, recipe: Recipe, step: int) -> float:
+    """Set what belongs to a step and to its batch; the learning rate. No weight and no moment changes."""
     rate = recipe.learning_rate(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.zero_grad()
-    with step_randomness(recipe.seed, step, network.device, wrapped.ranks.rank):
-        done, sums = _backward(wrapped, list(batches))
-    optimizer.step()
-    metrics = _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
-    return StepResult({**metrics, "lr": rate, **network.method.after_step(step, recipe.total_steps)}, done.online,
-                      done.targets)
+    if recipe.phases != ONE:
+        method.at_batch(recipe.batch)
+        if recipe.at_batch is not None:
+            set_hyperparameters(optimizer, recipe.at_batch(recipe.batch))
+    return rate
 
 
 @contextlib.contextmanager
@@ -247,10 +273,10 @@ def _forked(device: torch.device) -> AbstractContextManager[Any]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def _backward(wrapped: Wrapped, batches: list[Batch]) -> tuple[Forward, _Sums]:
+def _backward(wrapped: Wrapped, batches: list[Batch], recipe: Recipe) -> tuple[Forward, _Sums]:
     """Gradients of the step; outputs of the last micro-batch, and the sums of the step."""
-    recipe, ranks = wrapped.network.recipe, wrapped.ranks
-    sums = _survey(wrapped, batches) if len(batches) > 1 and wrapped.network.terms else None
+    ranks = wrapped.ranks
+    sums = _survey(wrapped, batches, recipe) if len(batches) > 1 and wrapped.network.terms else None
     found: list[_Sums] = []
     for number, batch in enumerate(batches):
         with wrapped.meeting(number == len(batches) - 1):
@@ -268,14 +294,14 @@ def _backward(wrapped: Wrapped, batches: list[Batch]) -> tuple[Forward, _Sums]:
 
 
 @torch.no_grad()
-def _survey(wrapped: Wrapped, batches: list[Batch]) -> _Sums:
+def _survey(wrapped: Wrapped, batches: list[Batch], recipe: Recipe) -> _Sums:
     """The sums of a step of several micro-batches, before any backward pass.
 
     What the label loss is multiplied by is known only when the last micro-batch has been seen. One more forward pass
     costs less than gradients of the label loss kept apart, and works under every wrapper. Draws what the pass with
     gradient will draw, and leaves generators and running statistics as they are.
     """
-    network, recipe = wrapped.network, wrapped.network.recipe
+    network = wrapped.network
     with _forked(network.device), statistics_kept(network):
         found = [_Sums.of(network(batch), recipe.batch) for batch in batches]
     return sum(found[1:], found[0]).over(wrapped.ranks, network.device)

@@ -34,7 +34,8 @@ def fill_pretrain(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_layers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", default="byol", help="see `sciencessl methods`, or FILE.py:NAME (default: byol)")
+    parser.add_argument("--method", default="", help="see `sciencessl methods`, or FILE.py:NAME (default: the one that "
+                        "--config names, or byol)")
     parser.add_argument("--scale", default=SCALE, help=f"preset of settings: {', '.join(scales())} (default: {SCALE})")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML settings, or recipe/NAME")
 

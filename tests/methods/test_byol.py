@@ -252,6 +252,13 @@ def test_momentum_that_belongs_to_no_batch_or_to_this_one_is_used_as_it_is() -> 
         assert method.after_step(0, 10)["tau"] == 0.3
 
 
+def test_momentum_that_belongs_to_no_batch_belongs_to_the_first_one_told() -> None:
+    method = build(tau_base=0.996)
+    for batch, kappa in ((4096, 1), (8192, 2), (24_576, 6), (4096, 1)):
+        method.at_batch(batch)
+        assert method.after_step(0, 10)["tau"] == pytest.approx(0.996**kappa, rel=1e-12)
+
+
 def test_momentum_that_cannot_be_scaled_that_far_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"64 times the one that tau 0\.996 belongs to"):
         build(tau_base=0.996, tau_batch=64).at_batch(4096)

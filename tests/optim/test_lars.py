@@ -10,7 +10,7 @@ from torch import nn
 
 from sciencessl.errors import ConfigError
 from sciencessl.optim.groups import parameter_groups
-from sciencessl.optim.lars import LARS
+from sciencessl.optim.lars import LARC, LARS
 
 SHAPES = ((4, 3), (2, 3, 3, 3), (5,), (3, 2))
 ADAPT = (True, True, False, True)
@@ -43,12 +43,14 @@ def model(seed: int = 0) -> tuple[list[nn.Parameter], LARS]:
     return params, LARS(groups, lr=0.1, weight_decay=0.05)
 
 
-def walk(params: list[nn.Parameter], optimiser: LARS, steps: range) -> None:
+def walk(params: list[nn.Parameter], optimiser: LARS, steps: range, groups: int = 2) -> None:
     for step in steps:
         rng = np.random.default_rng(1000 + step)
         for param in params:
             param.grad = torch.from_numpy(rng.normal(size=tuple(param.shape)))
-        optimiser.param_groups[0]["lr"] = optimiser.param_groups[1]["lr"] = 0.1 + 0.05 * step
+        assert len(optimiser.param_groups) == groups
+        for group in optimiser.param_groups:
+            group["lr"] = 0.1 + 0.05 * step
         optimiser.step()
 
 
@@ -116,6 +118,52 @@ def test_gradients_are_only_read(decay: float) -> None:
         assert torch.equal(gradient, torch.ones_like(param))
 
 
+def apex(weight: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float) -> np.ndarray:
+    """LARC without clipping over SGD of one tensor, written from the card in NumPy."""
+    weight, momentum = weight.copy(), np.zeros_like(weight)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        size, norm = np.linalg.norm(gradient), np.linalg.norm(weight)
+        update = gradient
+        if size > 0 and norm > 0:
+            update = (gradient + decay * weight) * (1e-3 * norm / (size + decay * norm + 1e-8))
+        momentum = 0.9 * momentum + update
+        weight = weight - rate * momentum
+    return weight
+
+
+def test_larc_of_several_steps_matches_numpy() -> None:
+    rng = np.random.default_rng(3)
+    starts = [rng.normal(size=shape) for shape in SHAPES]
+    params = [nn.Parameter(torch.from_numpy(start.copy())) for start in starts]
+    optimiser = LARC(params, lr=0.1, weight_decay=0.05)
+    walk(params, optimiser, range(6), groups=1)
+    rates = [0.1 + 0.05 * step for step in range(6)]
+    for index, (param, start) in enumerate(zip(params, starts, strict=True)):
+        expected = apex(start, gradients_of(index, 6), rates, 0.05)
+        np.testing.assert_allclose(param.detach().numpy(), expected, rtol=0, atol=1e-12)
+        lars = reference(start, gradients_of(index, 6), rates, True, 0.05)
+        assert np.abs(expected - lars).max() > 1e-6
+
+
+def test_larc_by_hand() -> None:
+    param = nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    param.grad = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    LARC([param], lr=1.0, weight_decay=0.1).step()
+    # |w| = 5, |g| = 1: rate 0.001 * 5 / (1 + 0.1 * 5) of g + 0.1 w = (1.3, 0.4)
+    np.testing.assert_allclose(param.detach().numpy(), [[3 - 1.3 / 300, 4 - 0.4 / 300]], rtol=0, atol=1e-9)
+    assert param.grad.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("weight", "gradient", "expected"), [(0.0, 2.0, -0.5 * 2.0), (3.0, 0.0, 3.0)])
+def test_larc_leaves_an_update_with_a_zero_norm_as_it_is_without_decay(
+    weight: float, gradient: float, expected: float
+) -> None:
+    param = nn.Parameter(torch.full((2, 2), weight, dtype=torch.float64))
+    param.grad = torch.full((2, 2), gradient, dtype=torch.float64)
+    LARC([param], lr=0.5, weight_decay=0.1).step()
+    assert torch.equal(param.detach(), torch.full((2, 2), expected, dtype=torch.float64))
+
+
 def test_state_goes_round_exactly() -> None:
     params, optimiser = model()
     walk(params, optimiser, range(3))
@@ -168,11 +216,12 @@ def test_groups_of_a_module_are_taken_as_they_are() -> None:
     optimiser.step()
 
 
-def test_nothing_is_read_from_a_device() -> None:
+@pytest.mark.parametrize("kind", [LARS, LARC])
+def test_nothing_is_read_from_a_device(kind: type[LARS]) -> None:
     params = [nn.Parameter(torch.ones(3, 3, device="meta")), nn.Parameter(torch.ones(3, device="meta"))]
     for param in params:
         param.grad = torch.ones_like(param)
-    optimiser = LARS([{"params": params[:1]}, {"params": params[1:], "adapt": False}], lr=0.1, weight_decay=0.1)
+    optimiser = kind([{"params": params[:1]}, {"params": params[1:], "adapt": False}], lr=0.1, weight_decay=0.1)
     for _ in range(2):
         optimiser.step()
 

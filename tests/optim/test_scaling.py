@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciencessl.errors import ConfigError
-from sciencessl.optim.scaling import (
-    Hyperparameters,
-    Phase,
-    PhaseSchedule,
-    scale_hyperparameters,
-    scaled_momentum,
-)
-from sciencessl.optim.schedules import SCALING_RULES, ScalingRule, target_momentum, warmup_cosine
+from sciencessl.optim.scaling import Hyperparameters, scale_hyperparameters, scaled_momentum
+from sciencessl.optim.schedules import SCALING_RULES, ScalingRule
 from sciencessl.optim.target import update_target
 
 ADAM = Hyperparameters(4096, 1e-3, 0.996, 0.05, (0.9, 0.999), 1e-8, steps=312784.0, warmup=3127.0)
@@ -171,71 +165,3 @@ def test_other_bad_values_are_refused() -> None:
         scale_hyperparameters(dataclasses.replace(ADAM, tau=1.0), 11, "sqrt")
     with pytest.raises(ConfigError, match="Did you mean 'sqrt'"):
         scale_hyperparameters(ADAM, 2, "sqr")  # type: ignore[arg-type]
-
-
-RUN = Hyperparameters(32, 0.5, 0.99, 0.1, steps=100.0, warmup=10.0)
-"""3200 samples; with epochs of 160 that is 20 epochs, 2 of them warm-up."""
-
-
-def test_one_phase_at_the_base_is_the_plain_schedule() -> None:
-    schedule = PhaseSchedule(RUN, [Phase(0, 32)], 160, "linear")
-    assert (schedule.steps, schedule.samples) == (100, 3200)
-    for step in (0, 3, 10, 50, 99, 100):
-        found = schedule.at(step)
-        assert found.learning_rate == pytest.approx(warmup_cosine(step, 10, 100, 0.5), rel=1e-12)
-        assert found.tau == pytest.approx(target_momentum(step, 100, 0.99), rel=1e-12)
-        assert (found.batch, found.weight_decay) == (32, 0.1)
-
-
-def test_phases_by_hand() -> None:
-    """Batch 32 for 5 epochs: 800 samples, 25 steps. Batch 64 from there to epoch 10.2: 832 samples, 13 steps. Batch 128
-    for the other 1568: 12 whole steps, and 32 samples are left."""
-    schedule = PhaseSchedule(RUN, [Phase(0, 32), Phase(5, 64), Phase(10.2, 128)], 160, "linear")
-    assert (schedule.steps, schedule.samples) == (50, 3168)
-    assert [schedule.at(step).batch for step in (0, 24, 25, 37, 38, 49, 50)] == [32, 32, 64, 64, 128, 128, 128]
-    seen = 800 + 3 * 64
-    rate = 0.5 * 0.5 * (1 + math.cos(math.pi * (seen - 320) / (3168 - 320)))
-    tau = 1 - 0.01 * (math.cos(math.pi * seen / 3168) + 1) / 2
-    assert schedule.at(28).learning_rate == pytest.approx(2 * rate, rel=1e-12)
-    assert schedule.at(28).tau == pytest.approx(tau**2, rel=1e-12)
-    assert (schedule.at(50).learning_rate, schedule.at(50).tau) == (0.0, 1.0)
-    assert sum(schedule.at(step).batch for step in range(50)) == 3168
-
-
-def test_a_change_of_phase_changes_rate_and_momentum_by_the_rule_alone() -> None:
-    """At the same sample, a schedule that changes there is the plain one scaled; betas and decay change with it."""
-    plain = PhaseSchedule(RUN, [Phase(0, 32)], 160, "sqrt", "constant")
-    changed = PhaseSchedule(RUN, [Phase(0, 32), Phase(10, 64)], 160, "sqrt", "constant")
-    assert changed.at(49) == plain.at(49)
-    assert numbers(changed.at(50)) == pytest.approx(numbers(scale_hyperparameters(plain.at(50), 2, "sqrt")), rel=1e-12)
-    assert changed.at(50).betas == pytest.approx((0.8, 0.998))
-
-
-def test_a_phase_starts_with_the_first_whole_step_after_its_epoch() -> None:
-    schedule = PhaseSchedule(RUN, [Phase(0, 100), Phase(1, 64)], 160, "none")
-    assert [schedule.at(step).batch for step in (0, 1, 2)] == [100, 100, 64]
-
-
-@pytest.mark.parametrize(
-    ("phases", "said"),
-    [
-        ([], "first has to start at epoch 0"),
-        ([Phase(1, 32)], "first has to start at epoch 0"),
-        ([Phase(0, 0)], "batch of 0"),
-        ([Phase(0, 32), Phase(5, 64), Phase(5, 128)], "no whole step of 64 samples fits into the phase from epoch 5"),
-        ([Phase(0, 32), Phase(5, 64), Phase(3, 128)], "no whole step of 64"),
-        ([Phase(0, 32), Phase(20, 64)], "no whole step of 64 .* the run has 20 epochs of 160 samples"),
-        ([Phase(0, 32), Phase(19.9, 64)], "no whole step of 64"),
-        ([Phase(0, 32), Phase(5, 512)], "the batch is 16 times"),
-    ],
-)
-def test_phases_that_cannot_be_run_are_refused(phases: list[Phase], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        PhaseSchedule(RUN, phases, 160, "linear")
-
-
-def test_steps_outside_the_phases_are_refused() -> None:
-    schedule = PhaseSchedule(RUN, [Phase(0, 32)], 160, "linear")
-    for step in (-1, 101):
-        with pytest.raises(ConfigError, match="outside 0 to 100"):
-            schedule.at(step)

@@ -69,6 +69,15 @@ def test_cosine_halfway_and_at_a_quarter() -> None:
     assert warmup_cosine(10, 20, 100, 2.0) == 1.0
 
 
+def test_the_published_end_of_seer_and_a_constant_rate() -> None:
+    peak = peak_learning_rate(0.3, 7936)
+    assert peak == pytest.approx(9.3, rel=1e-15)
+    assert warmup_cosine(124500, 5434, 124500, peak, 0.001) == pytest.approx(0.0093, rel=1e-12)
+    assert warmup_cosine(60, 20, 100, 2.0, 0.25) == pytest.approx(1.25, abs=1e-15)
+    assert warmup_cosine(10, 20, 100, 2.0, 0.25) == 1.0
+    assert {warmup_cosine(step, 20, 100, 2.0, 1.0) for step in range(20, 101)} == {2.0}
+
+
 def test_runs_without_and_with_only_warm_up() -> None:
     assert warmup_cosine(0, 0, 10, 2.0) == 2.0
     assert [warmup_cosine(step, 4, 4, 2.0) for step in range(5)] == [0.0, 0.5, 1.0, 1.5, 2.0]
@@ -101,6 +110,9 @@ def test_other_bad_values_are_refused() -> None:
         warmup_cosine(0, 11, 10, 1.0)
     with pytest.raises(ConfigError, match="peak"):
         warmup_cosine(0, 1, 10, float("nan"))
+    for final in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="final learning rate"):
+            warmup_cosine(0, 1, 10, 1.0, final)
     with pytest.raises(ConfigError, match="batch"):
         peak_learning_rate(0.2, 0)
     with pytest.raises(ConfigError, match="samples"):

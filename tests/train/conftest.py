@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.train.two_processes import TwoProcesses
 
 TINY_SETTINGS: dict[str, Any] = {
     "backbone": "test_resnet", "batch": 8, "steps": 9, "labels": ["smooth", "arms", "class"], "options.hidden": 16,
@@ -51,10 +49,3 @@ def finished(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("finished") / "run"
     assert tiny_run(out).finished
     return out
-
-
-@pytest.fixture(scope="session")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoProcesses]:
-    """Calls a function in two processes at once."""
-    with TwoProcesses(tmp_path_factory.mktemp("ranks")) as processes:
-        yield processes

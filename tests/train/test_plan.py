@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sciencessl.errors import ConfigError
-from sciencessl.optim.lars import LARS
+from sciencessl.optim.lars import LARC, LARS
 from sciencessl.setting_groups import OptimConfig
 from sciencessl.train.folder import read_metrics
 from sciencessl.train.plan import build_optimizer
@@ -30,6 +30,16 @@ def test_the_default_is_the_linear_rule_from_256_and_scales_nothing_else() -> No
         plain = torch.optim.AdamW(LAYER["layer"].parameters(), lr=0.01 * batch / 256, weight_decay=0.01)
         for name in ("lr", "betas", "eps", "weight_decay"):
             assert adam.param_groups[0][name] == plain.param_groups[0][name]
+
+
+def test_larc_excludes_nothing_from_decay_and_scaling() -> None:
+    settings = OptimConfig("larc", base_lr=0.3, weight_decay=1e-5, final=0.001)
+    optimiser = build_optimizer(LAYER, settings, 7936)
+    assert isinstance(optimiser, LARC)
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == 2
+    for group in optimiser.param_groups:
+        assert (group["adapt"], group["weight_decay"], group["momentum"], group["eta"]) == (True, 1e-5, 0.9, 0.001)
+        assert group["lr"] == pytest.approx(9.3)
 
 
 def test_the_square_root_rule_scales_all_of_adam() -> None:
@@ -62,3 +72,11 @@ def test_a_momentum_out_of_reach_ends_the_run_before_it_begins(tiny_run: Any, tm
     with pytest.raises(ConfigError, match=r"the batch is 1/512 of the one that tau 0\.97 belongs to"):
         tiny_run(tmp_path / "run", options__tau_batch=4096)
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_run_with_larc_ends_at_its_final_rate(tiny_run: Any, tmp_path: Path) -> None:
+    changes = {"optim__name": "larc", "optim__base_lr": 0.3, "optim__final": 0.5, "optim__warmup": 0.0,
+               "labels": [], "steps": 2, "log__every": 1}  # fmt: skip
+    assert tiny_run(tmp_path / "run", **changes).finished
+    peak = 0.3 * 8 / 256
+    assert [float(row["lr"]) for row in read_metrics(tmp_path / "run")] == pytest.approx([peak, 0.75 * peak], rel=1e-6)
