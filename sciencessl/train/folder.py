@@ -76,6 +76,8 @@ class ModelCard:
         sampling: How samples were drawn, in words; empty where each came once an epoch.
         leak: What an audit found the splits of the training stores to share, where that was accepted; else empty.
         norm: What normalises it; with other than `batch` it is no stock architecture.
+        license: Of the weights of others that it started from, where it has a name; it holds for this encoder too.
+        averaged: What it is the mean of, in words; none for an encoder that was trained.
     """
 
     domain: str
@@ -97,6 +99,8 @@ class ModelCard:
     sampling: str = ""
     leak: str = ""
     norm: Norm = "batch"
+    license: str = ""
+    averaged: tuple[str, ...] = ()
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
@@ -122,8 +126,8 @@ def read_model(run: Path) -> ModelCard:
         raise RunError(f"{run} has no exported model ({MODEL}). {fix}")
     values = json.loads(path.read_text(encoding="utf-8"))
     stats: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.pop("stats").items()}
-    for name in ("channels", "label_columns"):
-        values[name] = tuple(values[name])
+    for name in ("channels", "label_columns", "averaged"):
+        values[name] = tuple(values.get(name, ()))
     if "store" in values:  # as cards were written while a run had one store
         records = [{name: values.pop(old) for name, old in OLD_STORE.items() if old in values}]
         values["stores"] = records if records[0]["path"] else []
