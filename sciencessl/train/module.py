@@ -193,6 +193,10 @@ class Pretraining(LightningModule):
         self._saver.save(state, {"taken": self.taken, **self._about(self.taken)}, self.own, background)
         self._saved = self.taken
 
+    def written(self) -> None:
+        """Wait for a checkpoint that is being written."""
+        self._saver.wait()
+
     def on_train_end(self) -> None:
         """Leave the terminal as it was, and loggers closed."""
         if self.wrapped.ranks.first:
@@ -252,10 +256,11 @@ def fit(module: Pretraining, plan: Plan) -> None:
             module.stop_requested = True
         except Exception as error:
             cause = loader_error(error)
-            if cause is None:
-                raise
             if plan.ranks.world > 1:  # the others are waiting in the midst of a step
-                raise cause from None
+                raise (cause or error) from None
+            if cause is None:
+                module.written()
+                raise
             _save_if_taken(module)
             if not module.stop_requested:  # a signal to the whole job ends its loaders too
                 raise cause from None

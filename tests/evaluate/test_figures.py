@@ -44,7 +44,8 @@ def test_rankme_has_a_panel_and_other_monitors_have_none() -> None:
     assert [axes.get_title(loc="left") for axes in panels][1:] == ["Effective rank", "RankMe"]
     assert [len(axes.patches) for axes in panels] == [1, 1, 0]  # nobody knows a healthy RankMe
     assert [len(axes.get_legend().get_texts()) for axes in panels] == [2, 2, 2]
-    assert [axes.get_title(loc="left") for axes in visible(learning_figure(rows))] == ["Loss", "Target network", "queue"]
+    titles = [axes.get_title(loc="left") for axes in visible(learning_figure(rows))]
+    assert titles == ["Loss", "Target network", "queue"]
 
 
 def test_nothing_logged_is_no_figure() -> None:

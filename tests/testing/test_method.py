@@ -25,7 +25,9 @@ NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, qu
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])
 def test_registered_methods_conform(name: str) -> None:
     checked = check_method(name, NARROW.get(name))
-    assert checked == ("class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels", "monitors")
+    assert checked == (
+        "class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels", "monitors",
+    )
 
 
 def test_it_takes_a_class_and_options() -> None:
