@@ -146,6 +146,7 @@ def main():
     inner, kind = Pretraining.training_step, sys.argv[4]
     def training_step(self, batch, batch_idx):
         if self.taken == 5 and kind == "kill":
+            self._saver.wait()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.taken == 4 and kind == "terminate":
             os.killpg(0, signal.SIGTERM)
