@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sciencessl.setting_groups import Strategy
 from sciencessl.train.checkpoint import ABOUT, checkpoint_path, checkpoints, read_checkpoint
-from sciencessl.train.folder import MODEL, read_metrics
+from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics
 from sciencessl.train.module import Pretraining
 from sciencessl.train.ranks import Ranks
 from sciencessl.train.run import RunResult, pretrain
@@ -162,15 +163,16 @@ COMMAND = """
 import os, signal, sys
 from sciencessl.train.module import Pretraining
 
-kind, victim = os.environ["KIND"], int(os.environ["VICTIM"])
+kind, victim, at = os.environ["KIND"], int(os.environ["VICTIM"]), int(os.environ["AT"])
 inner = Pretraining.training_step
 
 def training_step(self, batch, batch_idx):
-    here = self.wrapped.ranks.rank == victim
-    if kind == "kill" and self.taken == 5 and here:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "terminate" and self.taken == 1 and here:
-        os.kill(os.getppid(), signal.SIGTERM)
+    if self.wrapped.ranks.rank == victim and self.taken == at:
+        self.written()
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "terminate":
+            os.kill(os.getppid(), signal.SIGTERM)
     return inner(self, batch, batch_idx)
 
 Pretraining.training_step = training_step
@@ -181,12 +183,18 @@ if __name__ == "__main__":
 """
 
 
-def command(script: Path, kind: str, victim: int, *words: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "KIND": kind, "VICTIM": str(victim), "OMP_NUM_THREADS": "1"}
+def command(script: Path, kind: str, victim: int, at: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run it until that happens to a rank, or to the command, before the step of that number."""
+    script.write_text(COMMAND)
+    environ = {**os.environ, "KIND": kind, "VICTIM": str(victim), "AT": str(at), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, str(script), "pretrain", "--processes", "2", *words], env=environ, capture_output=True,
-        text=True, check=False, timeout=300,
+        text=True, check=False, timeout=600,
     )
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() if name != "labels" for word in (f"--{name}", str(value))]
 
 
 def test_one_command_of_two_processes_survives_signals_and_kills(
@@ -194,17 +202,41 @@ def test_one_command_of_two_processes_survives_signals_and_kills(
 ) -> None:
     """SIGTERM to the command: exit 75; kill -9 of a rank: exit 1 at once; continued, the same bits."""
     out, script = tmp_path / "run", tmp_path / "job.py"
-    script.write_text(COMMAND)
-    flags = [word for name, value in settings.items() if name != "labels" for word in (f"--{name}", str(value))]
-    done = command(script, "terminate", 1, "--data", str(tiny_store), "--out", str(out), *flags, "--labels", *LABELS)
+    started = ("--data", str(tiny_store), "--out", str(out), *flags(settings), "--labels", *LABELS)
+    done = command(script, "terminate", 1, 1, *started)
     assert done.returncode == 75, done.stderr
     assert done.stdout.count("stopped with a checkpoint; continue with --resume") == 1
     (last,) = checkpoints(out)
-    done = command(script, "kill", 1, "--resume", "--out", str(out))
+    done = command(script, "kill", 1, 5, "--resume", "--out", str(out))
     assert done.returncode == 1, done.stderr
     assert not (out / MODEL).exists()
     assert checkpoints(out)[-1] == checkpoint_path(out, 3) != last
-    done = command(script, "none", 0, "--resume", "--out", str(out))
+    done = command(script, "none", 0, 0, "--resume", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "resuming after step 3 of 9" in done.stdout
     assert_equal_runs(replicated, out)
+
+
+@pytest.mark.slow
+def test_a_sharded_regnet_that_is_killed_twice_ends_with_the_same_weights(tiny_store: Path, tmp_path: Path) -> None:
+    """RegNetY-016 under FSDP2 on two processes: each of them is killed once, between checkpoints and just after one."""
+    settings = {
+        "backbone": "regnety_016", "batch": 8, "steps": 9, "views.size": 32, "compute.strategy": "fsdp",
+        "compute.precision": "float32", "compute.memory_format": "contiguous", "compute.threads": 1,
+        "compute.workers": 1, "compute.checkpointing": "stage", "log.every": 2, "log.checkpoint_every": 2,
+    }
+    whole, out, script = tmp_path / "whole", tmp_path / "run", tmp_path / "job.py"
+    done = command(script, "none", 0, 0, "--data", str(tiny_store), "--out", str(whole), *flags(settings))
+    assert done.returncode == 0, done.stderr
+    done = command(script, "kill", 1, 3, "--data", str(tiny_store), "--out", str(out), *flags(settings))
+    assert done.returncode == 1, done.stderr
+    done = command(script, "kill", 0, 6, "--resume", "--out", str(out))
+    assert done.returncode == 1, done.stderr
+    done = command(script, "none", 0, 0, "--resume", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "resuming after step " in done.stdout
+    first, second = (stored(checkpoint_path(run, 9)) for run in (whole, out))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    exported = [load_file(run / WEIGHTS) for run in (whole, out)]
+    assert all(torch.equal(exported[0][name], exported[1][name]) for name in exported[0])
