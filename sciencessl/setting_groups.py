@@ -171,7 +171,7 @@ class LogConfig:
 
     Attributes:
         every: Metrics.
-        monitor_every: Collapse monitors.
+        monitor_every: Collapse monitors, on steps that write metrics.
         checkpoint_every: Checkpoints; the last two are kept.
         loggers: Where metrics go beside `metrics.jsonl`: `csv` and `tensorboard` into the folder `logs` of the run,
             `comet`, `litlogger`, `mlflow` and `wandb` to these services, by Lightning, with their own packages.
