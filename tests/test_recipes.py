@@ -88,6 +88,7 @@ def test_seer_has_the_numbers_of_its_card(name: str, backbone: str, batch: int, 
     assert (options.frozen_steps, options.queue) == (313, 0)
     assert (views.size, views.area, views.small_views, views.small_size) == (160, (0.14, 1.0), 4, 96)
     assert (views.small_area, views.colour) == ((0.05, 0.14), "swav")
+    assert (run.compute.sync_bn_ranks, run.compute.checkpointing, run.compute.strategy) == (64, "stage", "fsdp")
 
 
 def test_a_flag_wins_over_a_recipe_and_its_length_replaces_the_recipes_own() -> None:

@@ -79,8 +79,8 @@ def read_phases(words: Sequence[str], batch: int) -> list[tuple[float, int]]:
         if epoch <= (found[-1][0] if found else 0.0):
             before = f"epoch {found[-1][0]:g}" if found else "the start"
             raise ConfigError(
-                f"phases has {word} after {before}; epochs must be above 0 and rise. Fix: leave out what the run begins"
-                f" with (batch={batch}), and put phases in order."
+                f"phases has {word} after {before}; epochs must be above 0 and rise. Fix: put phases in order, without "
+                f"what the run begins with (batch={batch})."
             )
         if not size or size % batch:
             raise ConfigError(

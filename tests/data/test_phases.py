@@ -73,7 +73,7 @@ def test_words_say_batch_and_epoch() -> None:
         (["64"], r"phases has '64'; expected BATCH@EPOCH. Fix: write 64@10 for 64 samples a step from epoch 10 on"),
         (["-64@5"], "expected BATCH@EPOCH"),
         (["64@nan"], "expected BATCH@EPOCH"),
-        (["64@0"], r"phases has 64@0 after the start; epochs must be above 0 and rise. .* begins with \(batch=3"),
+        (["64@0"], r"phases has 64@0 after the start; epochs must be above 0 and rise. Fix: .*batch=32"),
         (["64@5", "128@5"], "phases has 128@5 after epoch 5"),
         (["64@5", "128@3"], "phases has 128@3 after epoch 5"),
         (["80@1"], "phases has 80@1; batches must be multiples of batch=32, .* Fix: take 64@1"),
