@@ -60,7 +60,8 @@ class RunConfig:
         slots: Slots S of the order; 0 means gcd(batch, 64). Saved: it decides the order.
         branches_on: Start the last norm scale of each residual branch at 1, as for the numbers of the BYOL paper, not
             at 0, as in its released code (byol/README.md). The loss falls faster; short runs did not learn more.
-        init_from: Run folder or weight file that the encoder starts from; empty means from scratch.
+        init_from: What the encoder starts from: a run folder, a weight file, or weights by name (timm:NAME.TAG,
+            timm:NAME@FILE, seer:32gf, hub:OWNER/NAME, local-dir:FOLDER); empty means from scratch.
     """
 
     data: tuple[str, ...]

@@ -27,7 +27,8 @@ class StoreError(SciencesslError, RuntimeError):
 
 
 class OutOfReachError(SciencesslError, RuntimeError):
-    """A store behind a URL did not answer: no connection, credentials or permission. It says nothing of its bytes."""
+    """A store behind a URL, or a hub of weights, did not answer: no connection, credentials or permission. It says
+    nothing of its bytes."""
 
 
 class RunError(SciencesslError, RuntimeError):

@@ -45,9 +45,8 @@ def build_backbone(
         channels: Number of input channels C, at least 1.
         rng_seed: Seed of the initial weights, 0 to 2**64 - 1.
         pretrained_file: State dict of the same architecture, `.safetensors` or a torch file that loads with
-            `weights_only=True`. Its classifier is ignored. When it was trained on three channels and C differs, the
-            first convolution is summed over channels (C = 1) or its channels are repeated and scaled by 3 / C, which
-            keeps the response to a grey image (timm).
+            `weights_only=True`. Its classifier is ignored. When it was trained on three channels and C differs, its
+            first convolution is adapted (`adapt_channels`); from any other number of channels nothing is guessed.
         norm: `batch` leaves the architecture as it is; the others are for ResNets and RegNets, with the same initial
             weights (`norms.replace_norms`). With `none` and no file, `norms.start_from_data` should follow.
 
@@ -88,8 +87,8 @@ def check_backbone(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if architecture in known:
         raise RegistryError(
-            f"backbone {name!r} asks for the weights {tag!r}, and weights are never downloaded here. "
-            f"Give the architecture {architecture!r} and the weights as a file."
+            f"backbone {name!r} asks for the weights {tag!r}, and a backbone is an architecture alone. Give "
+            f"--backbone {architecture} and, to start from these weights, --init-from timm:{name}."
         )
     raise RegistryError(
         f"no backbone named {name!r} among the {len(known)} architectures of timm.{did_you_mean(name, known)} "
@@ -121,9 +120,29 @@ def _load_weights(model: Any, name: str, channels: int, path: Path) -> None:
     own = model.state_dict()
     for key in (f"{layer}.weight" for layer in _as_names(cfg.get("first_conv"))):
         if _is_rgb_kernel(state.get(key), own.get(key)):
-            state[key] = adapt_input_conv(channels, state[key])
+            state[key] = adapt_channels(state[key], channels)
     _check_state(state, own, name, channels, path)
     model.load_state_dict(state)
+
+
+def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """The first convolution of an encoder of three channels for another number of them.
+
+    For one channel the three are summed. For more they are repeated in turn and scaled by 3 / C, as timm does it; what
+    that changes in the sum over channels, unless C is a multiple of three, is then shared out evenly. So the response
+    to a grey image stays what it was, and the statistics of the norm behind it stay right for it. Source: timm's rule;
+    the correction is ours.
+
+    Args:
+        kernel: (O, 3, K, K).
+        channels: C, at least 1.
+
+    Returns:
+        (O, C, K, K) of the same dtype.
+    """
+    adapted: Tensor = adapt_input_conv(channels, kernel)
+    change = kernel.sum(dim=1, keepdim=True) - adapted.sum(dim=1, keepdim=True)
+    return adapted + change / channels
 
 
 def _as_names(layers: object) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def embed(
     """Write `id`, `split` and `embedding` of every sample. Shards that are there are kept: a call resumes.
 
     Args:
-        run: A finished run, or `timm:NAME@FILE`.
+        run: A finished run, or weights by name as `foreign.find_encoder` takes them.
         data: A sealed store.
         out: Folder for `part-00000.parquet`... and `embeddings.json`.
         split: `train`, `val`, `test` or `all`.

@@ -73,7 +73,7 @@ def run_encoder(run: str | Path) -> Encoder:
         DataError: When its weights are damaged or do not fit its card.
     """
     path = local_path(run, "RUN")
-    card = _read_card(path)
+    card = read_card(path)
     weights = path / WEIGHTS
     module = frozen(build_backbone(card.backbone, len(card.channels), 0, weights, card.norm))
     encoder = Encoder(path.resolve().name, card, module, "", source=str(path.resolve()))
@@ -86,7 +86,12 @@ def frozen(module: nn.Module) -> nn.Module:
     return ready
 
 
-def _read_card(run: Path) -> ModelCard:
+def read_card(run: Path) -> ModelCard:
+    """The card of a finished run.
+
+    Raises:
+        RunError: When the folder holds no exported model, or its card is damaged.
+    """
     try:
         return read_model(run)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -152,7 +157,8 @@ def _architecture(card: ModelCard) -> str:
 
 def _blank(card: ModelCard, method: str) -> ModelCard:
     return replace(card, method=method, label_columns=(), label_note="", label_rows={}, steps=0, images=0, stores=(),
-                   init_from="", sampling="", probe_columns=(), norm="batch" if card.norm == "none" else card.norm)
+                   init_from="", sampling="", probe_columns=(), license="", averaged=(),
+                   norm="batch" if card.norm == "none" else card.norm)
 
 
 def check_input(encoder: Encoder, store: Store) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sciencessl.backbones.named_weights import portable_name
 from sciencessl.backbones.norms import WORDS
 from sciencessl.errors import RunError
 from sciencessl.evaluate.encoders import Encoder, run_encoder
@@ -102,8 +103,9 @@ def shareable(card: ModelCard) -> ModelCard:
     sampling = card.sampling
     for store in card.stores:
         sampling = sampling.replace(store.path, Path(store.path).name)
-    init_from, method = (Path(path).name for path in (card.init_from, card.method))
-    return replace(card, stores=stores, sampling=sampling, init_from=init_from, method=method)
+    init_from = ", ".join(map(portable_name, card.init_from.split(", ")))  # an average may have several
+    return replace(card, stores=stores, sampling=sampling, init_from=init_from, method=Path(card.method).name,
+                   averaged=tuple(map(portable_name, card.averaged)))
 
 
 def _claim(folder: Path, overwrite: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 
+from sciencessl.backbones.licenses import license_words
 from sciencessl.backbones.norms import WORDS
 from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.evaluate.encoders import view_settings
@@ -98,7 +99,7 @@ def _input_words(card: ModelCard, domain: DomainSpec) -> str:
 
 
 def card_sentences(card: ModelCard) -> list[str]:
-    """What pretraining saw, a sentence each: images, labels, and the weights that it started from."""
+    """What pretraining saw, a sentence each: images, labels, and the weights that it started from and their licence."""
     rows = {name: f" ({count:,} rows)" for name, count in card.label_rows.items()}
     named = ", ".join(f"{name}{rows.get(name, '')}" for name in (card.label_rows or card.label_columns))
     note = f" {card.label_note}." if card.label_note else ""
@@ -118,4 +119,8 @@ def card_sentences(card: ModelCard) -> list[str]:
         sentences.append(f"{ACCEPTED}: {card.leak}.")
     if card.init_from:
         sentences.append(f"Weights to start from: {card.init_from}; what those saw is not told here.")
+    if card.averaged:
+        sentences.append(f"The weights are the mean of {len(card.averaged)} encoder(s): {'; '.join(card.averaged)}.")
+    if terms := license_words(card.license):
+        sentences.append(f"{terms[0].upper()}{terms[1:]}.")
     return sentences

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sciencessl.backbones.licenses import license_words
 from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, related, what_pretraining_saw
@@ -37,7 +38,7 @@ def mark_encoder(
         leak: What label pool and test share, in words, where that was accepted.
     """
     tested = store if test_store is None else test_store
-    cards, complete = _ancestry(encoder.card)
+    cards, complete = ancestry(encoder.card)
     overlaps = [_train_holds_test(card, (tested, store), data) for card in cards]
     derived: dict[str, Sequence[str]] = {**tested.derived_from(), **store.derived_from()}
     labels: dict[str, int] = {}
@@ -62,11 +63,13 @@ def mark_encoder(
     trained = dict.fromkeys(card.leak for card in cards if card.leak)
     said += [f"{ACCEPTED}{', in pretraining too' if leak in trained else ''}: {leak}."] if leak else []
     said += [f"{ACCEPTED} in pretraining: {words}." for words in trained if words != leak]
+    terms = dict.fromkeys(license_words(card.license) for card in cards)
+    said += [f"{words[0].upper()}{words[1:]}." for words in terms if words]
     return dataclasses.replace(mark, sentence=" ".join(said), probed=bool(probed))
 
 
-def _ancestry(card: ModelCard) -> tuple[list[ModelCard], bool]:
-    """The card and those of the runs it started from, and whether the line is complete."""
+def ancestry(card: ModelCard) -> tuple[list[ModelCard], bool]:
+    """The card and those of the runs it started from, the oldest last, and whether the line is complete."""
     cards, visited = [card], set()
     while cards[-1].init_from:
         path = Path(cards[-1].init_from)

@@ -78,6 +78,8 @@ class ModelCard:
         leak: What an audit found the splits of the training stores to share, where that was accepted; else empty.
         norm: What normalises it; with other than `batch` it is no stock architecture.
         probe_columns: Columns that only online probes read: it did not learn from them, but runs may be chosen by them.
+        license: Of the weights of others that it started from, where it has a name; it holds for this encoder too.
+        averaged: What it is the mean of, in words; none for an encoder that was trained.
     """
 
     domain: str
@@ -100,6 +102,8 @@ class ModelCard:
     leak: str = ""
     norm: Norm = "batch"
     probe_columns: tuple[str, ...] = ()
+    license: str = ""
+    averaged: tuple[str, ...] = ()
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:
@@ -125,7 +129,7 @@ def read_model(run: Path) -> ModelCard:
         raise RunError(f"{run} has no exported model ({MODEL}). {fix}")
     values = json.loads(path.read_text(encoding="utf-8"))
     stats: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.pop("stats").items()}
-    for name in ("channels", "label_columns", "probe_columns"):
+    for name in ("channels", "label_columns", "probe_columns", "averaged"):
         values[name] = tuple(values.get(name, ()))
     if "store" in values:  # as cards were written while a run had one store
         records = [{name: values.pop(old) for name, old in OLD_STORE.items() if old in values}]

@@ -18,20 +18,19 @@ from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import SampleOrder, derive_key
 from sciencessl.data.phases import Phases, make_phases, read_phases
-from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARC, LARS
 from sciencessl.optim.schedules import warmup_cosine
 from sciencessl.registry import load_domain, load_method, method_source_digest, resolve
 from sciencessl.samples import Batch
-from sciencessl.setting_groups import Norm, OptimConfig
+from sciencessl.setting_groups import OptimConfig
 from sciencessl.spec import DomainSpec, InputStats
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
-from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
+from sciencessl.train.initial import InitialWeights, find_initial
 from sciencessl.train.labels import LabelSet, find_labels, find_probes
 from sciencessl.train.parallel import device_of, wrap
 from sciencessl.train.ranks import ALONE, Ranks
@@ -64,6 +63,7 @@ class Plan:
         probes: What online probes are scored by.
         supervised: Images/s of the encoder alone, forward and backward; set by `estimate.settle` where it measures
             them for BYOL.
+        initial: What the encoder starts from, where it is not fresh.
     """
 
     config: FullConfig
@@ -80,6 +80,7 @@ class Plan:
     leak: str = ""
     probes: list[LabelSet] = dataclasses.field(default_factory=list)
     supervised: float = 0.0
+    initial: InitialWeights | None = None
 
     @property
     def order(self) -> SampleOrder:
@@ -97,7 +98,8 @@ class Plan:
 
 
 def make_plan(
-    full: FullConfig, continued: bool = False, ranks: Ranks = ALONE, device: torch.device | None = None
+    full: FullConfig, continued: bool = False, ranks: Ranks = ALONE, device: torch.device | None = None,
+    initial: InitialWeights | None = None,
 ) -> Plan:
     """Read what the settings name and build what they describe: the same on every rank. Writes nothing.
 
@@ -106,11 +108,13 @@ def make_plan(
         continued: Weights will come from a checkpoint: what the run once started from is not needed again.
         ranks: The processes of the run.
         device: Of this process; None: as the settings say.
+        initial: What a continued run has on record of that.
 
     Raises:
         ConfigError: When there is too little data or a label is not found.
         StoreError: When the store is missing or unsealed.
         DataError: When the weights to start from do not fit.
+        OutOfReachError: When they are to be downloaded and nobody answers.
     """
     run = full.run
     store = JoinedStores([Store(path) for path in run.data])
@@ -121,25 +125,28 @@ def make_plan(
     labels = find_labels(store, run.labels)
     sampling = make_sampling(store, labels, run)
     generator = torch.Generator().manual_seed(derive_key("heads", run.seed) % 2**63)
-    method = load_method(run.method)(_encoder(store, run, continued), full.options, generator)
+    field = store.header.fields[store.primary]
+    initial = initial if continued else find_initial(run.init_from, run.backbone, run.norm, field)
+    weights = initial.file if initial and not continued else None
+    method = load_method(run.method)(_encoder(store, run, weights), full.options, generator)
     for batch in (run.batch, *(size for _, size in read_phases(run.phases, run.batch)), run.batch):
         method.at_batch(batch)  # refuses what cannot be scaled
     losses = resolve(domain.label_loss)
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
-    stats = input_stats(store, domain, full.views)
+    stats = (initial and initial.stats) or input_stats(store, domain, full.views)
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
-                device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes))
+                device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes),
+                initial=initial)
     if run.norm == "none" and not continued:
         _start_from_data(plan)
     return plan
 
 
-def _encoder(store: JoinedStores, run: RunConfig, continued: bool) -> nn.Module:
+def _encoder(store: JoinedStores, run: RunConfig, weights: Path | None) -> nn.Module:
     # Here, because loader workers import what the caller's script imports, and need no timm.
     from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 
     channels = len(store.header.fields[store.primary].channels)
-    weights = None if continued else _initial_weights(run.init_from, run.backbone, run.norm)
     encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights, run.norm)
     return switch_on(encoder, most=0.0) if run.branches_on and not weights else encoder
 
@@ -152,27 +159,6 @@ def _start_from_data(plan: Plan) -> None:
     with step_randomness(run.seed, 0, plan.device):
         start_from_data(method, lambda: (method.online(views), method.target(views)))
     method.to("cpu")
-
-
-def _initial_weights(init_from: str, backbone: str, norm: Norm) -> Path | None:
-    if not init_from:
-        return None
-    path = local_path(init_from, "--init-from")
-    if path.is_dir():
-        card = folder.read_model(path)
-        found = card.backbone
-        if found != backbone:
-            raise ConfigError(
-                f"--init-from {init_from}: that run trained backbone {found!r}, and this one would train {backbone!r}. "
-                f"Pass --backbone {found}, or start from a run of {backbone}."
-            )
-        if card.norm != norm:
-            raise ConfigError(
-                f"--init-from {init_from}: that run had norm {card.norm!r}, and this one would have {norm!r}. "
-                f"Pass --norm {card.norm}, or start from another run."
-            )
-        return path / folder.WEIGHTS
-    return path
 
 
 def input_stats(store: Store | JoinedStores, domain: DomainSpec, settings: Any) -> InputStats:
@@ -384,4 +370,5 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         leak=plan.leak,
         norm=run.norm,
         probe_columns=tuple(dict.fromkeys(x for labels in plan.probes for x in labels.columns if x not in columns)),
+        license=plan.initial.license if plan.initial else "",
     )

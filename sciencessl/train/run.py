@@ -39,6 +39,7 @@ from sciencessl.train import checkpoint as ckpt
 from sciencessl.train import folder
 from sciencessl.train.cost import add_cost, begin_cost
 from sciencessl.train.estimate import RunEstimate, check_length, estimate, operations_per_image, settle
+from sciencessl.train.initial import initial_words, read_initial, save_initial
 from sciencessl.train.parallel import full_state, joined
 from sciencessl.train.plan import Plan, build, make_card, make_identity, make_plan, make_state
 from sciencessl.train.ranks import Ranks
@@ -144,6 +145,8 @@ def pretrain(
             if plan.sampling.changed or len(plan.store.stores) > 1:
                 for line in sampling_words(plan.sampling, plan.store):
                     tell(line)
+            for line in initial_words(plan.initial):
+                tell(line)
             if dry_run:
                 return estimate(plan, settle(plan, tell))
             ranks.from_first(lambda: folder.begin(run, overwrite))
@@ -260,6 +263,8 @@ def _write_start(run: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
     begin_cost(run, operations_per_image(plan), plan.order.length, sampling_words(plan.sampling, plan.store),
                plan.supervised)
     (run / folder.OVERRIDES).write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
+    if plan.initial:
+        save_initial(run, plan.initial)
     write_atomic(run / "environment.json", json.dumps(folder.environment(), indent=1).encode())
     # The config last: a folder with it is a run that can be resumed.
     save_config(plan.config, run / folder.CONFIG)
@@ -269,7 +274,7 @@ def _continue(
     run: Path, full: FullConfig, leak: str, tell: Callable[[str], None], ranks: Ranks, device: torch.device
 ) -> RunResult:
     found = ranks.from_first(lambda: ckpt.latest_checkpoint(run, tell))
-    plan = dataclasses.replace(make_plan(full, found is not None, ranks, device), leak=leak)
+    plan = dataclasses.replace(make_plan(full, found is not None, ranks, device, read_initial(run)), leak=leak)
     if found is None:
         tell("no checkpoint yet: starting over")
     else:

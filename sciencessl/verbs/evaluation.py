@@ -1,4 +1,4 @@
-"""What a run is worth, and what leaves it: `embed`, `transfer`, `predict`, `compare`, `report`, `export`."""
+"""What a run is worth, and what leaves it: `embed transfer predict compare report average export`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sciencessl.verbs.output import DONE, add_accept_leak, add_json, emit, telle
 
 def fill_embed(parser: argparse.ArgumentParser) -> None:
     """Arguments of `embed`."""
-    parser.add_argument("run", metavar="RUN", help="a finished run")
+    parser.add_argument("run", metavar="RUN", help="a finished run, or weights by name as in transfer")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for Parquet shards")
     parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
@@ -33,7 +33,8 @@ def run_embed(args: argparse.Namespace) -> int:
 def fill_transfer(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transfer`."""
     parser.add_argument("runs", nargs="+", metavar="RUN",
-                        help="finished runs, timm:NAME@FILE, or tables of features with ids")
+                        help="finished runs, weights by name (timm:NAME.TAG, timm:NAME@FILE, seer:32gf, "
+                        "hub:OWNER/NAME, local-dir:FOLDER), or tables of features with ids")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store with the task's labels")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for table, plot, subsets and cached fits")
     parser.add_argument("--task", default="", help="a task of the domain (not needed if there is one), or a FILE.yaml")
@@ -155,6 +156,27 @@ def run_report(args: argparse.Namespace) -> int:
 
     page = report(args.run, args.transfer, data=args.data)
     emit({"report": page}, args.json, f"report: {page}")
+    return DONE
+
+
+def fill_average(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `average`."""
+    parser.add_argument("inputs", nargs="+", metavar="RUN",
+                        help="finished runs, or checkpoints of theirs: RUN/checkpoints/step-00000200")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, which then serves as a run")
+    parser.add_argument("--last", type=int, default=0, metavar="K",
+                        help="average the last K checkpoints of each run (default: the encoder that it exported)")
+    parser.add_argument("--network", default="online", choices=("online", "target"),
+                        help="target: the moving average that BYOL keeps, from the last checkpoint (default: online)")
+    add_json(parser)
+
+
+def run_average(args: argparse.Namespace) -> int:
+    """Encoders -> their mean."""
+    from sciencessl.evaluate.average import average, average_text
+
+    result = average(args.inputs, args.out, last=args.last, network=args.network)
+    emit(result, args.json, average_text(result))
     return DONE
 
 

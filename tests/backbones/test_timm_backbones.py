@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models.regnet import RegNet, RegNetCfg
 from torch import nn
 
-from sciencessl.backbones.timm_backbones import build_backbone, list_backbones
+from sciencessl.backbones.timm_backbones import adapt_channels, build_backbone, list_backbones
 from sciencessl.errors import ConfigError, DataError, RegistryError
 
 WIDTHS = {"regnety_002": 368, "resnet18": 512}
@@ -75,7 +76,8 @@ def test_an_unknown_name_suggests_the_closest() -> None:
 
 
 def test_a_weight_tag_is_refused_rather_than_ignored() -> None:
-    with pytest.raises(RegistryError, match=r"'regnety_002\.pycls_in1k' asks for the weights.*never downloaded"):
+    words = r"'regnety_002\.pycls_in1k' asks for the weights.*--init-from timm:regnety_002\.pycls_in1k"
+    with pytest.raises(RegistryError, match=words):
         build_backbone("regnety_002.pycls_in1k", 3, rng_seed=0)
 
 
@@ -108,14 +110,27 @@ def test_a_weight_file_replaces_the_initial_weights(foreign: nn.Module, suffix: 
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, 2, 5, 6])
 def test_other_channel_counts_keep_the_response_to_grey(foreign: nn.Module, channels: int, tmp_path: Path) -> None:
     save_file(foreign.state_dict(), tmp_path / "rgb.safetensors")
-    model = build_backbone("resnet18", channels, rng_seed=0, pretrained_file=tmp_path / "rgb.safetensors")
+    model: Any = build_backbone("resnet18", channels, rng_seed=0, pretrained_file=tmp_path / "rgb.safetensors")
     rgb = foreign.state_dict()["conv1.weight"].numpy()
     repeated = rgb[:, [i % 3 for i in range(channels)]] * 3 / channels
-    expected = rgb.sum(axis=1, keepdims=True) if channels == 1 else repeated
+    lost = rgb.sum(axis=1, keepdims=True) - repeated.sum(axis=1, keepdims=True)
+    expected = rgb.sum(axis=1, keepdims=True) if channels == 1 else repeated + lost / channels
     np.testing.assert_allclose(model.state_dict()["conv1.weight"].numpy(), expected, rtol=1e-5, atol=1e-7)
+    grey = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    stem: Any = foreign.get_submodule("conv1")
+    with torch.inference_mode():
+        wanted, found = stem(grey.expand(-1, 3, -1, -1)), model.conv1(grey.expand(-1, channels, -1, -1))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_twice_three_channels_are_the_three_twice(foreign: nn.Module) -> None:
+    kernel = foreign.state_dict()["conv1.weight"]
+    torch.testing.assert_close(adapt_channels(kernel, 6)[:, :3], kernel / 2)
+    assert torch.equal(adapt_channels(kernel, 6)[:, 3:], adapt_channels(kernel, 6)[:, :3])
+    assert adapt_channels(kernel.half(), 5).dtype == torch.float16
 
 
 def test_weights_of_another_architecture_are_refused(foreign: nn.Module, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sciencessl.domains.galaxy.tasks import MORPHOLOGY
 from sciencessl.errors import ConfigError, DataError, RegistryError, RunError
 from sciencessl.evaluate.embed import embed, read_embeddings
 from sciencessl.evaluate.encoders import compute_embeddings, run_encoder
+from sciencessl.evaluate.export import export
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.tasks import load_task
@@ -74,12 +75,32 @@ def test_weights_that_are_on_this_machine_need_no_file(
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
     found = find_encoder("timm:test_resnet.r160_in1k", survey)
     assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors")]
-    assert found.name == "test_resnet.r160_in1k"
+    assert (found.name, found.foreign, found.card.license) == ("test_resnet.r160_in1k", True, "apache-2.0")
     assert found.digest == find_encoder(f"timm:test_resnet@{weights}", survey).digest
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
-    with pytest.raises(DataError, match="timm:test_resnet: no weights of it are on this machine, and nothing is "
-                                        r"downloaded here. Give them as a file, timm:test_resnet@FILE"):
-        find_encoder("timm:test_resnet", survey)
+
+
+def test_an_export_of_ours_is_foreign_where_it_comes_as_weights(
+    survey: Store, run: Path, tmp_path: Path
+) -> None:
+    export(run, tmp_path / "shared")
+    found = find_encoder(f"local-dir:{tmp_path / 'shared'}", survey)
+    assert (found.name, found.card.views["size"], found.card.stats) == ("shared", 32, run_encoder(run).card.stats)
+    np.testing.assert_allclose(
+        compute_embeddings(found, survey, np.arange(3), workers=0),
+        compute_embeddings(run_encoder(run), survey, np.arange(3), workers=0), rtol=1e-4, atol=1e-6,
+    )
+    assert mark_encoder(found, survey, load_task(survey, MORPHOLOGY)).level == "unknown"
+
+
+def test_terms_of_weights_stand_beside_what_they_saw(survey: Store, weights: Path) -> None:
+    (weights.parent / "config.json").write_text(
+        '{"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3, 32, 32], "license": "seer-license"}}'
+    )
+    (weights.parent / "model.safetensors").write_bytes(weights.read_bytes())
+    found = find_encoder(f"local-dir:{weights.parent}", survey)
+    mark = mark_encoder(found, survey, load_task(survey, MORPHOLOGY))
+    assert mark.level == "unknown"
+    assert "on record. Licence 'seer-license': non-commercial research only" in mark.sentence
 
 
 def test_names_that_cannot_be_used(survey: Store, weights: Path, tmp_path: Path) -> None:
