@@ -1,8 +1,8 @@
 """From survey tiles, slides or an uncurated crawl to a self-supervised model, with honest few-label curves.
 
 Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
-`predict`, `compare`, `report`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has a longer
-name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
+`predict`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has
+a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
 `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
 `store_audit`, `store_label`, `store_remove`,
 `store_compact`, `store_shuffle`.
@@ -30,6 +30,7 @@ _PUBLIC = {
     "predict": "sciencessl.evaluate.predict:predict",
     "compare": "sciencessl.evaluate.compare:compare",
     "report": "sciencessl.evaluate.report:report",
+    "average": "sciencessl.evaluate.average:average",
     "export": "sciencessl.evaluate.export:export",
     "doctor": "sciencessl.diagnosis:doctor",
     "demo": "sciencessl.demonstration:demo",

@@ -32,7 +32,8 @@ SMALL = [
 ]  # fmt: skip
 HEADS = ["--options.hidden", "32", "--options.out", "16"]
 SAMPLES = {"galaxy": 60, "pathology": 160, "web": 60}
-FUNCTIONS = ("prepare", "pretrain", "embed", "transfer", "predict", "compare", "report", "export", "doctor", "demo")
+FUNCTIONS = ("prepare", "pretrain", "embed", "transfer", "predict", "compare", "report", "average", "export",
+             "doctor", "demo")
 TASKS = {"galaxy": "morphology", "pathology": "tissue", "web": "classes"}
 
 

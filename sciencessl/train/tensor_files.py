@@ -113,7 +113,7 @@ def read_kinds(folder: Path) -> dict[str, Kind]:
 
 def read_into(
     folder: Path, state: Mapping[str, Tensor], own: Collection[str] = (), ranks: Ranks = ALONE, former_world: int = 1,
-    besides: str = "",
+    besides: str | tuple[str, ...] = "",
 ) -> None:
     """Fill tensors in place, whatever world size and strategy they were written with; of a DTensor only its part.
 
@@ -124,7 +124,7 @@ def read_into(
             of the rank r modulo the former world size.
         ranks: All processes of the run.
         former_world: How many there were.
-        besides: Names in the files with this prefix may be missing in `state`.
+        besides: Names in the files with this prefix, or one of these, may be missing in `state`.
 
     Raises:
         RunError: When names, shapes or dtypes differ, or the files cannot be read.
