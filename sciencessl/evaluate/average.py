@@ -146,8 +146,8 @@ def _sources(path: Path, last: int, network: str) -> list[_Source]:
 
 def _of_checkpoint(run: Path, path: Path, card: ModelCard, network: str) -> _Source:
     """One checkpoint, with the card of its run as it was at that step."""
-    steps = steps_taken(read_checkpoint(path))
-    images = card.images * steps // max(card.steps, 1)
+    content = read_checkpoint(path)
+    steps, images = steps_taken(content), sum(part["samples"] for part in content["loader"])
     which = ", target network" if network == "target" else ""
     return _Source(f"{run} at step {steps}{which}", run, replace(card, steps=steps, images=images), path, network)
 
@@ -231,6 +231,7 @@ def _joint_card(sources: Sequence[_Source]) -> ModelCard:
         label_rows=rows,
         # What they started from is in this card by now; what could not be looked up stays a line that leads nowhere.
         init_from=", ".join(_distinct(found[-1].init_from for found, complete in lines if not complete)),
+        probe_columns=tuple(_distinct(column for card in cards for column in card.probe_columns)),
         sampling="; ".join(_distinct(source.card.sampling for source in sources)),
         leak="; ".join(_distinct(card.leak for card in cards)),
         license=" and ".join(_distinct(card.license for card in cards)),

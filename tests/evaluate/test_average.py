@@ -97,11 +97,13 @@ def test_the_card_has_seen_what_all_saw(runs: list[Path], survey: Store, tmp_pat
     change(runs[0], label_columns=("class",), label_rows={"class": 12}, label_note="by hand", leak="2 ids", steps=5)
     change(runs[1], label_columns=("class", "bar_yes"), label_rows={"class": 30, "bar": 4}, license="seer-license",
            stores=(*read_model(runs[1]).stores, other))
-    change(runs[2], init_from="hub:ada/galaxies", sampling="balanced by class")
+    change(runs[2], init_from="hub:ada/galaxies", sampling="balanced by class",
+           probe_columns=("odd",))
     card = read_model(average(runs, tmp_path / "mean").out)
     assert (card.label_columns, card.label_rows) == (("class", "bar_yes"), {"class": 30, "bar": 4})
     assert [store.path for store in card.stores] == [str(survey.path), "other.zarr"]
     assert (card.label_note, card.leak, card.license) == ("by hand", "2 ids", "seer-license")
+    assert card.probe_columns == ("odd",)
     assert (card.init_from, card.sampling, card.method) == ("hub:ada/galaxies", "balanced by class", "byol")
     assert (card.steps, card.images) == (7, 24)
     task = load_task(survey, MORPHOLOGY)
@@ -192,7 +194,7 @@ def checkpointed(tmp_path: Path, survey: Store, make_run: RunFactory) -> tuple[P
         method = Byol(build_backbone("test_resnet", 3, step), ByolOptions(8, 4), generator)
         method.target_encoder.load_state_dict(build_backbone("test_resnet", 3, step + 1).state_dict())
         state = gather_state({"method": method}, torch.optim.SGD(method.parameters(), 0.1, momentum=0.9))
-        Saver(run, keep=3).save(state, {"taken": step})
+        Saver(run, keep=3).save(state, {"taken": step, "loader": [{"samples": 7 * step}, {"samples": step}]})
         methods.append(method)
     return run, methods
 
@@ -232,7 +234,7 @@ def test_checkpoints_that_cannot_be_averaged(checkpointed: tuple[Path, list[Byol
     with pytest.raises(ConfigError, match="one encoder is its own mean"):
         average([run], tmp_path / "mean", last=1)
     plain = LabelsOnly(methods[0].encoder, LabelsOnly.Options(), torch.Generator())
-    Saver(run, keep=3).save(gather_state({"method": plain}), {"taken": 40})
+    Saver(run, keep=3).save(gather_state({"method": plain}), {"taken": 40, "loader": []})
     with pytest.raises(RunError, match="the method of this run has no target encoder; leave --network out"):
         average([run], tmp_path / "mean", network="target")
     latest = run / "checkpoints" / "step-00000040"
