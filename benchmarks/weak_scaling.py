@@ -75,6 +75,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a small network and pictures: does it run?")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
+    options.heads = {"hidden": 64, "out": 16} if options.quick else {}
     if options.quick:
         options.backbone, options.px, options.batch, options.steps, options.warm_up = "test_resnet", 32, 8, 2, 1
     return options
@@ -94,7 +95,8 @@ def pictures(options: argparse.Namespace, views: int, rank: int) -> list[Batch]:
 def make_step(options: argparse.Namespace, ranks: Ranks, device: torch.device) -> tuple[Step, int]:
     """A function that takes one training step with these ranks, and the views that its batches have."""
     kind = load_method(options.method)
-    method = kind(build_backbone(options.backbone, 3, 0), kind.Options(), torch.Generator().manual_seed(0))
+    encoder, generator = build_backbone(options.backbone, 3, 0), torch.Generator().manual_seed(0)
+    method = kind(encoder, kind.Options(**options.heads), generator)
     batch = options.batch * ranks.world
     method.at_batch(batch)
     layout = memory_layout("channels_last" if device.type == "cuda" else "contiguous")

@@ -172,7 +172,8 @@ class LogConfig:
     Attributes:
         every: Metrics.
         monitor_every: Collapse monitors, on steps that write metrics.
-        checkpoint_every: Checkpoints; the last two are kept.
+        checkpoint_every: Checkpoints.
+        keep_checkpoints: How many of them are kept, the last ones: more for `sciencessl average --last`.
         loggers: Where metrics go beside `metrics.jsonl`: `csv` and `tensorboard` into the folder `logs` of the run,
             `comet`, `litlogger`, `mlflow` and `wandb` to these services, by Lightning, with their own packages.
     """
@@ -180,11 +181,12 @@ class LogConfig:
     every: int = 10
     monitor_every: int = 50
     checkpoint_every: int = 200
+    keep_checkpoints: int = 2
     loggers: tuple[LoggerName, ...] = ("csv", "tensorboard")
 
     def __post_init__(self) -> None:
-        for name in ("every", "monitor_every", "checkpoint_every"):
+        for name in ("every", "monitor_every", "checkpoint_every", "keep_checkpoints"):
             value = getattr(self, name)
-            require(value >= 1, f"log.{name}", value, "1 step or more", "the default is a good start")
+            require(value >= 1, f"log.{name}", value, "1 or more", "the default is a good start")
         loggers = list(self.loggers)
         require(len(set(loggers)) == len(loggers), "log.loggers", loggers, "each logger once", "name each once")

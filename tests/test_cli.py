@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import sciencessl
 from sciencessl import cli
 from sciencessl.config import RunConfig, leaf_names
 from sciencessl.diagnosis import Finding
 from sciencessl.registry import load_domain, prepare_settings
+from sciencessl.train.folder import WEIGHTS
 from sciencessl.train.run import RunResult
 
 SMALL = [
@@ -331,6 +334,18 @@ def test_export_is_loaded_by_timm_with_the_features_of_embed(path: Walk) -> None
     assert model.num_features == shown.json["features"]
     again = call("export", path.run, "--out", path.folder / "model", "--overwrite")
     assert "timm.create_model(" in again.out
+
+
+def test_an_average_of_the_run_and_its_last_checkpoint_serves_as_a_run(path: Walk) -> None:
+    checkpoint = sorted((path.run / "checkpoints").iterdir())[-1]
+    shown = call("average", path.run, checkpoint, "--out", path.folder / "mean", "--json")
+    assert (shown.code, len(shown.json["averaged"])) == (0, 2), shown.err
+    # The run exported what its last checkpoint holds, so their mean is that again.
+    mean, run = (load_file(folder / WEIGHTS) for folder in (path.folder / "mean", path.run))
+    assert all(torch.equal(value, run[name]) for name, value in mean.items())
+    target = call("average", path.run, "--network", "target", "--out", path.folder / "target")
+    assert "one encoder: " in target.out, target.err
+    assert call("export", path.folder / "target", "--out", path.folder / "shared").code == 0
 
 
 def test_doctor_fails_only_where_something_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

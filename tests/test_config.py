@@ -41,7 +41,7 @@ LEAVES = [
     "optim.reference_batch",
     "compute.precision", "compute.memory_format", "compute.device", "compute.threads", "compute.workers",
     "compute.strategy", "compute.sync_bn_ranks", "compute.checkpointing", "compute.compile", "log.every",
-    "log.monitor_every", "log.checkpoint_every", "log.loggers",
+    "log.monitor_every", "log.checkpoint_every", "log.keep_checkpoints", "log.loggers",
 ]
 
 
@@ -212,7 +212,7 @@ def test_a_run_without_a_config_is_said_to_be_none(tmp_path: Path) -> None:
          "in [0, 1)", "optim.reference_batch"),
         ({"compute.threads": -1}, "compute.threads is -1", "0 or more", "0 means"),
         ({"compute.workers": -2}, "compute.workers is -2", "-1 or more", "-1 chooses"),
-        *(({f"log.{e.name}": 0}, f"log.{e.name} is 0", "1 step or more", "the default") for e in
+        *(({f"log.{e.name}": 0}, f"log.{e.name} is 0", "1 or more", "the default") for e in
           dataclasses.fields(LogConfig) if e.name != "loggers"),
         ({"log.loggers": ["csv", "csv"]}, "log.loggers is ['csv', 'csv']", "each logger once", "name each once"),
     ],

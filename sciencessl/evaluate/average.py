@@ -146,22 +146,21 @@ def _sources(path: Path, last: int, network: str) -> list[_Source]:
 
 def _of_checkpoint(run: Path, path: Path, card: ModelCard, network: str) -> _Source:
     """One checkpoint, with the card of its run as it was at that step."""
-    steps = steps_taken(read_checkpoint(path))
-    images = card.images * steps // max(card.steps, 1)
+    content = read_checkpoint(path)
+    steps, images = steps_taken(content), sum(part["samples"] for part in content["loader"])
     which = ", target network" if network == "target" else ""
     return _Source(f"{run} at step {steps}{which}", run, replace(card, steps=steps, images=images), path, network)
 
 
 def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
     """The encoder's tensors, whole, whatever world size and strategy they were written with."""
-    read_checkpoint(path)  # refuses a torn one
-    found = read_kinds(path)
-    inner = {name: name.partition(MODULES[network])[2] for name in found if name.startswith(MODULES[network])}
-    if not inner:
+    kinds, prefix = read_kinds(path), MODULES[network]
+    state = {name: torch.empty(kind.shape, dtype=kind.dtype)
+             for name, kind in kinds.items() if name.startswith(prefix)}
+    if not state:
         raise RunError(f"{path}: the method of this run has no {network} encoder; leave --network out.")
-    state = {name: torch.empty(kind.shape, dtype=kind.dtype) for name, kind in found.items() if name in inner}
-    read_into(path, state, besides=tuple(name for name in found if name not in inner))
-    return {inner[name]: tensor for name, tensor in state.items()}
+    read_into(path, state, besides=tuple(name for name in kinds if name not in state))
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _check_sources(sources: Sequence[_Source], network: str) -> None:
@@ -232,6 +231,7 @@ def _joint_card(sources: Sequence[_Source]) -> ModelCard:
         label_rows=rows,
         # What they started from is in this card by now; what could not be looked up stays a line that leads nowhere.
         init_from=", ".join(_distinct(found[-1].init_from for found, complete in lines if not complete)),
+        probe_columns=tuple(_distinct(column for card in cards for column in card.probe_columns)),
         sampling="; ".join(_distinct(source.card.sampling for source in sources)),
         leak="; ".join(_distinct(card.leak for card in cards)),
         license=" and ".join(_distinct(card.license for card in cards)),

@@ -157,7 +157,7 @@ def _architecture(card: ModelCard) -> str:
 
 def _blank(card: ModelCard, method: str) -> ModelCard:
     return replace(card, method=method, label_columns=(), label_note="", label_rows={}, steps=0, images=0, stores=(),
-                   init_from="", sampling="", license="", averaged=(), probe_columns=(),
+                   init_from="", sampling="", probe_columns=(), license="", averaged=(),
                    norm="batch" if card.norm == "none" else card.norm)
 
 

@@ -54,12 +54,14 @@ class Saver:
         run: Run folder, the same for all ranks.
         ranks: All processes of the run.
         patience: Seconds that rank 0 waits for the others' receipts.
+        keep: Checkpoints that are kept: the newest.
     """
 
-    def __init__(self, run: Path, ranks: Ranks = ALONE, patience: float = PATIENCE) -> None:
+    def __init__(self, run: Path, ranks: Ranks = ALONE, patience: float = PATIENCE, keep: int = KEEP) -> None:
         self._run = run
         self._ranks = ranks
         self._patience = patience
+        self._keep = keep
         if ranks.rank == 0:
             remove_leftovers(run)
         # Part of temporary names: a process of a killed start that still writes does not meet this one.
@@ -70,7 +72,7 @@ class Saver:
     def save(
         self, state: Mapping[str, Tensor], about: Mapping[str, Any], own: Collection[str] = (), background: bool = False
     ) -> None:
-        """Write a checkpoint, whole or not at all; then delete all but the newest `KEEP`.
+        """Write a checkpoint, whole or not at all; then delete all but the newest.
 
         What is written is the state as it is now, also in the background. One that is still being written is waited
         for.
@@ -131,7 +133,7 @@ class Saver:
             for other in range(1, self._ranks.world):
                 files |= _await_receipt(temporary, other, self._patience)
             _commit(temporary, final, {**content, "files": files})
-            prune(self._run)
+            prune(self._run, self._keep)
         except Exception as error:
             if rank:
                 with suppress(OSError):  # rank 0 has given up, or finds nothing

@@ -81,7 +81,7 @@ class Pretraining(LightningModule):
         self._about = about
         self._tell = tell
         self.probes = probes
-        self._saver = ckpt.Saver(run, wrapped.ranks)
+        self._saver = ckpt.Saver(run, wrapped.ranks, keep=log.keep_checkpoints)
         self._vote = StopVote(wrapped.ranks)
         self.taken = 0
         self._monitor = Monitor(wrapped.ranks)

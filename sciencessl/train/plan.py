@@ -135,7 +135,8 @@ def make_plan(
     terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = (initial and initial.stats) or input_stats(store, domain, full.views)
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
-                device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes), initial=initial)
+                device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes),
+                initial=initial)
     if run.norm == "none" and not continued:
         _start_from_data(plan)
     return plan

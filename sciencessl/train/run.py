@@ -49,7 +49,7 @@ DEFAULT_METHOD = "byol"
 DEFAULT_SCALE = "laptop"
 CHANGEABLE = (
     "compute.device", "compute.threads", "compute.workers", "compute.strategy", "compute.checkpointing",
-    "compute.compile", "log.every", "log.monitor_every", "log.checkpoint_every",
+    "compute.compile", "log.every", "log.monitor_every", "log.checkpoint_every", "log.keep_checkpoints",
     "log.loggers",
 )
 """Settings that a run may be continued with others of: where and how it is computed, not what."""

@@ -23,9 +23,13 @@ from sciencessl.evaluate.encoders import run_encoder
 from sciencessl.evaluate.export import export
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.tasks import load_task
+from sciencessl.methods.byol import Byol, ByolOptions
+from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.spec import InputStats
 from sciencessl.store.reader import Store
+from sciencessl.train.checkpoint import Saver
 from sciencessl.train.folder import COST, WEIGHTS, StoreRecord, read_model, write_model
+from sciencessl.train.state import gather_state
 
 RunFactory = Callable[..., Path]
 
@@ -93,11 +97,13 @@ def test_the_card_has_seen_what_all_saw(runs: list[Path], survey: Store, tmp_pat
     change(runs[0], label_columns=("class",), label_rows={"class": 12}, label_note="by hand", leak="2 ids", steps=5)
     change(runs[1], label_columns=("class", "bar_yes"), label_rows={"class": 30, "bar": 4}, license="seer-license",
            stores=(*read_model(runs[1]).stores, other))
-    change(runs[2], init_from="hub:ada/galaxies", sampling="balanced by class")
+    change(runs[2], init_from="hub:ada/galaxies", sampling="balanced by class",
+           probe_columns=("odd",))
     card = read_model(average(runs, tmp_path / "mean").out)
     assert (card.label_columns, card.label_rows) == (("class", "bar_yes"), {"class": 30, "bar": 4})
     assert [store.path for store in card.stores] == [str(survey.path), "other.zarr"]
     assert (card.label_note, card.leak, card.license) == ("by hand", "2 ids", "seer-license")
+    assert card.probe_columns == ("odd",)
     assert (card.init_from, card.sampling, card.method) == ("hub:ada/galaxies", "balanced by class", "byol")
     assert (card.steps, card.images) == (7, 24)
     task = load_task(survey, MORPHOLOGY)
@@ -138,7 +144,7 @@ def other_backbone(run: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (other_backbone, "backbone is 'test_resnet' in .*run0 and 'test_vit' in .*run1.*one architecture and one"),
+        (other_backbone, "backbone is 'test_resnet' in .*run0 and 'test_vit' in .*run1.*one architecture and one in"),
         (lambda run: change(run, norm="none"), "norm is 'batch' in .* and 'none' in"),
         (lambda run: change(run, channels=("g", "r", "i")), r"channels is \('r', 'g', 'b'\) in .* 'i'\) in"),
         (lambda run: change(run, stats=InputStats((0.0,) * 3, (1.0,) * 3, (1.0,) * 3)), "input statistics is "),
@@ -175,6 +181,66 @@ def test_broken_weights_are_named(runs: list[Path], tmp_path: Path) -> None:
         save_file({"weight": torch.zeros(2)}, run / WEIGHTS)
     with pytest.raises(DataError, match="weights do not fit a test_resnet: "):
         average(runs, tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+@pytest.fixture
+def checkpointed(tmp_path: Path, survey: Store, make_run: RunFactory) -> tuple[Path, list[Byol]]:
+    """A run of BYOL with checkpoints after 10, 20 and 30 steps, and its method at each."""
+    run = make_run(tmp_path / "long", survey, steps=30, images=240)
+    methods = []
+    for step in (10, 20, 30):
+        generator = torch.Generator().manual_seed(step)
+        method = Byol(build_backbone("test_resnet", 3, step), ByolOptions(8, 4), generator)
+        method.target_encoder.load_state_dict(build_backbone("test_resnet", 3, step + 1).state_dict())
+        state = gather_state({"method": method}, torch.optim.SGD(method.parameters(), 0.1, momentum=0.9))
+        Saver(run, keep=3).save(state, {"taken": step, "loader": [{"samples": 7 * step}, {"samples": step}]})
+        methods.append(method)
+    return run, methods
+
+
+def test_the_last_checkpoints_of_a_run(checkpointed: tuple[Path, list[Byol]], tmp_path: Path) -> None:
+    run, methods = checkpointed
+    result = average([run], tmp_path / "mean", last=2)
+    assert (result.averaged, result.notes) == ((f"{run} at step 20", f"{run} at step 30"), (STATISTICS,))
+    found, states = load_file(tmp_path / "mean" / WEIGHTS), [method.encoder.state_dict() for method in methods[1:]]
+    name = "layer1.0.conv1.weight"
+    wanted = (states[0][name].double() + states[1][name].double()) / 2
+    assert torch.equal(found[name], wanted.float())
+    card = read_model(tmp_path / "mean")
+    assert (card.steps, card.images) == (30, 240)  # of one run: its later checkpoint has seen what the earlier one did
+    pair = [run / "checkpoints" / f"step-{step:08d}" for step in (10, 20)]
+    card = read_model(average(pair, tmp_path / "early").out)
+    assert (card.steps, card.images) == (20, 160)
+    mixed = average([run, pair[0]], tmp_path / "mixed")
+    assert mixed.averaged == (str(run), f"{run} at step 10")
+
+
+def test_a_target_may_stand_alone(checkpointed: tuple[Path, list[Byol]], tmp_path: Path) -> None:
+    run, methods = checkpointed
+    result = average([run], tmp_path / "target", network="target")
+    assert average_text(result).splitlines()[0] == f"one encoder: {run} at step 30, target network"
+    assert result.notes == ()
+    found = load_file(tmp_path / "target" / WEIGHTS)
+    assert all(torch.equal(found[name], value) for name, value in methods[-1].target_encoder.state_dict().items())
+    two = average([run], tmp_path / "two", last=2, network="target")
+    assert two.averaged[0] == f"{run} at step 20, target network"
+
+
+def test_checkpoints_that_cannot_be_averaged(checkpointed: tuple[Path, list[Byol]], tmp_path: Path) -> None:
+    run, methods = checkpointed
+    with pytest.raises(RunError, match=r"has 3 checkpoints, and 4 are to be read\. .*--log\.keep_checkpoints"):
+        average([run], tmp_path / "mean", last=4)
+    with pytest.raises(ConfigError, match="one encoder is its own mean"):
+        average([run], tmp_path / "mean", last=1)
+    plain = LabelsOnly(methods[0].encoder, LabelsOnly.Options(), torch.Generator())
+    Saver(run, keep=3).save(gather_state({"method": plain}), {"taken": 40, "loader": []})
+    with pytest.raises(RunError, match="the method of this run has no target encoder; leave --network out"):
+        average([run], tmp_path / "mean", network="target")
+    latest = run / "checkpoints" / "step-00000040"
+    next(latest.glob("*.safetensors")).write_bytes(b"torn")
+    with pytest.raises(RunError, match="step-00000040 is torn"):
+        average([run], tmp_path / "mean", last=2)
     assert not (tmp_path / "mean").exists()
 
 
