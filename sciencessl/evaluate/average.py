@@ -34,8 +34,8 @@ STATISTICS = (
     "activations have other statistics."
 )
 STRANGERS = (
-    "These runs did not start from the same weights. Networks that were trained apart store the same thing in other "
-    "places, and their mean most often knows less than any of them: compare it with `sciencessl transfer`."
+    "These runs have no common start on record. Networks that were trained apart store the same thing in other places, "
+    "and their mean most often knows less than any of them: compare it with `sciencessl transfer`."
 )
 
 

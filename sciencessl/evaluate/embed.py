@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sciencessl.backbones.licenses import license_words
 from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
 from sciencessl.evaluate.encoders import check_input, compute_embeddings
 from sciencessl.evaluate.foreign import find_encoder
@@ -33,6 +34,7 @@ class EmbedResult:
         shards: Number of files.
         computed: Rows computed by this call; the rest was there already.
         seconds: Wall time.
+        terms: What the licence of the weights asks for, in words; empty where it asks for nothing.
     """
 
     out: Path
@@ -41,6 +43,7 @@ class EmbedResult:
     shards: int
     computed: int
     seconds: float
+    terms: str = ""
 
 
 def embed(
@@ -89,7 +92,9 @@ def embed(
         return {"embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])}
 
     computed = shards.fill("embed", compute)
-    return EmbedResult(shards.out, samples, features, len(shards.parts), computed, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    terms = license_words(encoder.card.license)
+    return EmbedResult(shards.out, samples, features, len(shards.parts), computed, seconds, terms)
 
 
 def _cast(values: np.ndarray, dtype: str) -> np.ndarray:

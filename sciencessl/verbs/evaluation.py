@@ -25,8 +25,9 @@ def run_embed(args: argparse.Namespace) -> int:
     from sciencessl.evaluate.embed import embed
 
     result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite)
-    emit(result, args.json, f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
-         f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
+    text = (f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
+            f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
+    emit(result, args.json, f"{text}\n{args.run}: {result.terms}" if result.terms else text)
     return DONE
 
 

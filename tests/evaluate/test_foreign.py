@@ -92,7 +92,7 @@ def test_an_export_of_ours_is_foreign_where_it_comes_as_weights(
     assert mark_encoder(found, survey, load_task(survey, MORPHOLOGY)).level == "unknown"
 
 
-def test_terms_of_weights_stand_beside_what_they_saw(survey: Store, weights: Path) -> None:
+def test_terms_of_weights_stand_beside_what_they_saw(tmp_path: Path, survey: Store, weights: Path) -> None:
     (weights.parent / "config.json").write_text(
         '{"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3, 32, 32], "license": "seer-license"}}'
     )
@@ -101,6 +101,8 @@ def test_terms_of_weights_stand_beside_what_they_saw(survey: Store, weights: Pat
     mark = mark_encoder(found, survey, load_task(survey, MORPHOLOGY))
     assert mark.level == "unknown"
     assert "on record. Licence 'seer-license': non-commercial research only" in mark.sentence
+    told = embed(f"local-dir:{weights.parent}", survey.path, tmp_path / "emb", split="test", workers=0)
+    assert told.terms.startswith("licence 'seer-license': non-commercial research only")
 
 
 def test_names_that_cannot_be_used(survey: Store, weights: Path, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_names_that_cannot_be_used(survey: Store, weights: Path, tmp_path: Path)
 
 def test_foreign_weights_embed(tmp_path: Path, survey: Store, weights: Path) -> None:
     spec = f"timm:test_resnet@{weights}"
-    embed(spec, survey.path, tmp_path / "emb", split="test", workers=0)
+    assert embed(spec, survey.path, tmp_path / "emb", split="test", workers=0).terms == ""
     ids, values = read_embeddings(tmp_path / "emb")
     place = {name: i for i, name in enumerate(survey.ids)}
     index = np.array([place[name] for name in ids[:3]])
