@@ -99,3 +99,14 @@ def test_a_thumbnail_lies_in_its_cell() -> None:
     assert sheet[:4, :4].max() == 0
     assert sheet[4:, 8:].max() == 0
     assert sheet[:4, 4:].min() == 255
+
+
+def test_both_probes_of_a_label_share_a_panel() -> None:
+    rows = [{"step": step, "probe_knn_bar+ring": 0.5, "probe_linear_bar+ring": 0.6, "probe_linear_class": 0.4}
+            for step in (10, 20)]
+    first, second = visible(learning_figure(rows))
+    assert [axes.get_title(loc="left") for axes in (first, second)] == [
+        "Online probes of bar+ring, training stream", "Online probes of class, training stream"
+    ]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["kNN", "linear"]
+    assert second.get_legend() is None
