@@ -7,7 +7,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from sciencessl.train.measure import choose
 from sciencessl.train.parallel import find_place
 from sciencessl.train.plan import Plan, build, make_stream, sample_batch
 from sciencessl.train.ranks import ALONE, Ranks
-from sciencessl.train.sampling_words import sampling_words
 from sciencessl.train.step import train_step
 
 TIMED_SECONDS = (2.0, 15.0)
@@ -32,35 +30,6 @@ TIMED_STEPS = (2, 200)
 machine were a third off, and a run's length hangs on it."""
 CHOICE_IMAGES = 32
 """Images a candidate is timed on where no accelerator wants to be filled."""
-
-
-@dataclass(frozen=True)
-class RunEstimate:
-    """What `dry_run` found out: nothing was written.
-
-    Attributes:
-        steps: Optimiser steps.
-        seconds: Expected training time.
-        parameters: Trainable parameters.
-        state_bytes: Weights, gradients, optimiser state and target.
-        precision: Chosen precision.
-        memory_format: Chosen memory format.
-        operations_per_image: Floating-point operations of one source image in training.
-        epoch_samples: Samples of an epoch.
-        epochs: How many of them the steps are.
-        sampling: What an epoch is, and what else there is to say of it, in words.
-    """
-
-    steps: int
-    seconds: float
-    parameters: int
-    state_bytes: int
-    precision: str
-    memory_format: str
-    operations_per_image: float
-    epoch_samples: int
-    epochs: float
-    sampling: tuple[str, ...]
 
 
 def check_length(run: RunConfig) -> None:
@@ -175,14 +144,19 @@ def _repeat(function: Callable[[], None], seconds: float, least: int, most: int,
 
 def operations_per_image(plan: Plan) -> float:
     """Floating-point operations of one source image in training, counted on a small batch."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     count = 2 * plan.config.run.accumulate
     batch = sample_batch(plan, count)
+    return count_operations(lambda: probe_step(plan)(batch)) / count
+
+
+def count_operations(step: Callable[[], object]) -> int:
+    """Floating-point operations of a step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        probe_step(plan)(batch)
-    return int(counter.get_total_flops()) / count
+        step()
+    return int(counter.get_total_flops())
 
 
 def _convolution_backward(
@@ -195,19 +169,3 @@ def _convolution_backward(
     """
     places = math.prod(x if transposed else gradient)
     return 2 * places * math.prod(weight[1:]) * (int(wanted[0]) + int(wanted[1]))
-
-
-def estimate(plan: Plan, seconds: float | None = None) -> RunEstimate:
-    """What a settled plan would cost, with the seconds of a step where `settle` found them."""
-    run = plan.config.run
-    modules = [plan.method, *plan.terms]
-    trained = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for m in modules for p in m.parameters() if not p.requires_grad)
-    copies = 4 if run.optim.name == "adamw" else 3  # weight, gradient and one or two buffers of the optimiser
-    return RunEstimate(
-        steps=run.steps, seconds=(seconds or seconds_per_step(plan)) * plan.phases.before(run.steps),
-        parameters=trained, state_bytes=4 * (copies * trained + frozen), precision=run.compute.precision,
-        memory_format=run.compute.memory_format, operations_per_image=operations_per_image(plan),
-        epoch_samples=plan.order.length, epochs=plan.images(run.steps) / plan.order.length,
-        sampling=tuple(sampling_words(plan.sampling, plan.store)),
-    )

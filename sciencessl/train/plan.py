@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from sciencessl.train.sampling_words import sampling_words
 from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, step_randomness
 from sciencessl.views.to_input import fit_stats
 
+WITH_VALUES = nullcontext()
 STATS_SAMPLES = 512
 """Samples whose pixels set the input statistics: their mean and spread are then known to a few percent."""
 
@@ -98,8 +100,12 @@ class Plan:
 
 
 def make_plan(
-    full: FullConfig, continued: bool = False, ranks: Ranks = ALONE, device: torch.device | None = None,
+    full: FullConfig,
+    continued: bool = False,
+    ranks: Ranks = ALONE,
+    device: torch.device | None = None,
     initial: InitialWeights | None = None,
+    within: AbstractContextManager[Any] = WITH_VALUES,
 ) -> Plan:
     """Read what the settings name and build what they describe: the same on every rank. Writes nothing.
 
@@ -109,6 +115,7 @@ def make_plan(
         ranks: The processes of the run.
         device: Of this process; None: as the settings say.
         initial: What a continued run has on record of that.
+        within: What modules are built in, such as `memory.built_without_storage`.
 
     Raises:
         ConfigError: When there is too little data or a label is not found.
@@ -128,11 +135,12 @@ def make_plan(
     field = store.header.fields[store.primary]
     initial = initial if continued else find_initial(run.init_from, run.backbone, run.norm, field)
     weights = initial.file if initial and not continued else None
-    method = load_method(run.method)(_encoder(store, run, weights), full.options, generator)
-    for batch in (run.batch, *(size for _, size in read_phases(run.phases, run.batch)), run.batch):
-        method.at_batch(batch)  # refuses what cannot be scaled
     losses = resolve(domain.label_loss)
-    terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
+    with within:
+        method = load_method(run.method)(_encoder(store, run, weights), full.options, generator)
+        for batch in (run.batch, *(size for _, size in read_phases(run.phases, run.batch)), run.batch):
+            method.at_batch(batch)  # refuses what cannot be scaled
+        terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = (initial and initial.stats) or input_stats(store, domain, full.views)
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
                 device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes),

@@ -38,12 +38,13 @@ from sciencessl.store.remote import local_path
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train import folder
 from sciencessl.train.cost import add_cost, begin_cost
-from sciencessl.train.estimate import RunEstimate, check_length, estimate, operations_per_image, settle
+from sciencessl.train.estimate import check_length, operations_per_image, settle
+from sciencessl.train.forecast import RunEstimate, estimate
 from sciencessl.train.initial import initial_words, read_initial, save_initial
 from sciencessl.train.parallel import full_state, joined
 from sciencessl.train.plan import Plan, build, make_card, make_identity, make_plan, make_state
 from sciencessl.train.ranks import Ranks
-from sciencessl.train.sampling_words import sampling_words
+from sciencessl.train.sampling_words import sampling_words, tell_sampling
 
 DEFAULT_METHOD = "byol"
 DEFAULT_SCALE = "laptop"
@@ -93,6 +94,7 @@ def pretrain(
     dry_run: bool = False,
     tell: Callable[[str], None] = print,
     accept_leak: bool = False,
+    processes: int = 0,
 ) -> RunResult | RunEstimate:
     """Pretrain an encoder on split=train of a store, or of several.
 
@@ -109,6 +111,7 @@ def pretrain(
         tell: Receives lines for people.
         accept_leak: Train on a store whose audit found that its splits share samples, and say so in the run; a run that
             has begun goes on without it.
+        processes: With `dry_run`, how many to count the memory for; 0 shows several.
 
     Returns:
         A `RunResult`, or a `RunEstimate` with `dry_run`.
@@ -141,14 +144,12 @@ def pretrain(
         with _threads(full.run.compute.threads):
             if resume:
                 return _continue(run, full, leak, tell, ranks, device)
+            if dry_run:
+                return estimate(full, ranks, device, tell, processes)
             plan = dataclasses.replace(make_plan(full, ranks=ranks, device=device), leak=leak)
-            if plan.sampling.changed or len(plan.store.stores) > 1:
-                for line in sampling_words(plan.sampling, plan.store):
-                    tell(line)
+            tell_sampling(plan.sampling, plan.store, tell)
             for line in initial_words(plan.initial):
                 tell(line)
-            if dry_run:
-                return estimate(plan, settle(plan, tell))
             ranks.from_first(lambda: folder.begin(run, overwrite))
             settle(plan, tell)
             ranks.from_first(lambda: _write_start(run, plan, settings or {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,13 @@ def part_passes(mixture: Mixture) -> list[float]:
     """Epochs of its own that each part runs through in an epoch of the mixture."""
     draws = [mixture.length * rate / sum(mixture.rates) for rate in mixture.rates]
     return [count / part.length for count, part in zip(draws, mixture.parts, strict=True)]
+
+
+def tell_sampling(sampling: Sampling, store: JoinedStores, tell: Callable[[str], None]) -> None:
+    """Say what an epoch is where it is not all samples of one store, once each."""
+    if sampling.changed or len(store.stores) > 1:
+        for line in sampling_words(sampling, store):
+            tell(line)
 
 
 def sampling_words(sampling: Sampling, store: JoinedStores) -> list[str]:

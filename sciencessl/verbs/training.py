@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sciencessl.config import RunConfig, scales
 from sciencessl.errors import ConfigError
 from sciencessl.flags import add_settings, deeper_settings, given, scale_settings
+from sciencessl.plain import plain
 from sciencessl.verbs.launch import launch
 from sciencessl.verbs.output import DONE, REQUEUE, add_accept_leak, add_json, emit, teller
+
+if TYPE_CHECKING:
+    from sciencessl.train.forecast import RunEstimate
 
 SCALE = "laptop"
 
@@ -25,7 +29,8 @@ def fill_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     parser.add_argument("--dry-run", action="store_true", help="estimate memory, steps and time; write nothing")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="train in N processes on this machine "
-                        "(default: one for each GPU, or one); under torchrun or srun those that they start")
+                        "(default: one for each GPU, or one); under torchrun or srun those that they start. With "
+                        "--dry-run: count the memory of N anywhere")
     add_accept_leak(parser)
     add_json(parser)
     preset = scale_settings(SCALE)
@@ -48,23 +53,24 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_pretrain(args: argparse.Namespace) -> int:
     """A store -> a run; one that was stopped asks to be queued again."""
-    from sciencessl.train.estimate import RunEstimate
+    from sciencessl.train.forecast import RunEstimate
     from sciencessl.train.parallel import find_place
     from sciencessl.train.run import pretrain
 
     if not (args.data or args.resume):
         raise ConfigError("--data is missing: name the store to train on, such as one made by `sciencessl prepare`.")
-    if (processes := _processes(args)) > 1:
+    if (processes := _processes(args)) > 1 and not args.dry_run:
         return launch(processes, args.arguments)
     tell = teller(args)
     result = pretrain(
         args.data, args.out, args.method, args.scale, args.config, _settings(args), resume=args.resume,
         overwrite=args.overwrite, dry_run=args.dry_run, tell=tell, accept_leak=args.accept_leak,
+        processes=args.processes,
     )
     if find_place().rank:
         return DONE if isinstance(result, RunEstimate) or result.finished else REQUEUE
     if isinstance(result, RunEstimate):
-        emit(result, args.json, _estimate_text(result))
+        _emit_estimate(result, args)
         return DONE
     state = "finished" if result.finished else "stopped with a checkpoint; continue with --resume"
     taken = f"{result.steps} steps, {result.images:,} images, {result.seconds:.0f} s"
@@ -86,13 +92,11 @@ def _processes(args: argparse.Namespace) -> int:
     return args.processes or max(1, gpus)
 
 
-def _estimate_text(result: Any) -> str:
-    return (
-        f"{result.steps} steps, {result.epochs:.1f} epochs of {result.epoch_samples:,} samples, about "
-        f"{result.seconds / 60:.1f} minutes; {result.parameters / 1e6:.1f} M trainable "
-        f"parameters, {result.state_bytes / 2**20:.0f} MiB of weights, gradients, optimiser state and target; "
-        f"{result.precision}, {result.memory_format}; {result.operations_per_image / 1e9:.2f} GFLOP an image"
-    )
+def _emit_estimate(estimate: RunEstimate, args: argparse.Namespace) -> None:
+    from sciencessl.verbs.dry_run import estimate_text, start_commands
+
+    commands = start_commands(estimate, args.arguments, args.out)
+    emit({**plain(estimate), "start": commands}, args.json, estimate_text(estimate, commands))
 
 
 def fill_config(parser: argparse.ArgumentParser) -> None:
