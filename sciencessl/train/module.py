@@ -26,11 +26,11 @@ from sciencessl.monitor.logs import Logs
 from sciencessl.monitor.probes import OWN_BUFFER, Probes
 from sciencessl.monitor.throughput import Progress, Throughput
 from sciencessl.monitor.watch import Monitor
+from sciencessl.optim.shards import own_parts
 from sciencessl.samples import Batch
 from sciencessl.setting_groups import LogConfig
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train.cost import supervised_rate
-from sciencessl.train.parallel import local
 from sciencessl.train.plan import Plan, make_stream
 from sciencessl.train.ranks import StopVote
 from sciencessl.train.state import gather_state, restore_state
@@ -186,7 +186,8 @@ class Pretraining(LightningModule):
         if self.taken == self._saved:
             self._saver.wait()
             return
-        finite = torch.stack([local(p).detach().isfinite().all() for p in self.network.parameters()])
+        parts = own_parts(list(self.network.parameters()))
+        finite = torch.stack([part.detach().isfinite().all() for part in parts])
         if self.wrapped.ranks.sum((~finite).sum()):
             raise RunError(f"a weight is not finite after step {self.taken}. {DIVERGED}")
         state = gather_state(self.modules_saved, self.optimizer)

@@ -248,11 +248,6 @@ def _sharded(network: Network, ranks: Ranks) -> Wrapped:
     return Wrapped(network, ranks, None, meeting)
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a sharded tensor; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """The state of a module without shards. Every rank must call this."""
     state = module.state_dict()
