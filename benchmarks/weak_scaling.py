@@ -40,7 +40,8 @@ from sciencessl.registry import load_method
 from sciencessl.samples import Batch
 from sciencessl.setting_groups import ComputeConfig, OptimConfig
 from sciencessl.spec import InputStats
-from sciencessl.train.parallel import Place, find_place, joined, wrap
+from sciencessl.train.parallel import joined, wrap
+from sciencessl.train.place import NOWHERE, find_place
 from sciencessl.train.plan import build_optimizer, memory_layout
 from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.step import Network, Recipe, Wrapped, train_step
@@ -240,7 +241,7 @@ def main() -> None:
     """Measure and print; several processes of a launcher print once."""
     arguments = sys.argv[1:]
     options = parsed(arguments)
-    if find_place() == Place():
+    if find_place() == NOWHERE:
         parts = started(options, arguments)
         found = result(options, parts[0]["hardware"].partition("; torch")[0],
                        [row for part in parts for row in part["absolute"]["rows"]])

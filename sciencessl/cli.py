@@ -129,12 +129,26 @@ def run(arguments: list[str]) -> int:
     except (SciencesslError, OSError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped (pretrain: add --resume)", file=sys.stderr)
+        if not _rank():
+            print("interrupted; the same command goes on where it stopped (pretrain: add --resume)", file=sys.stderr)
         return 130
 
 
+def _rank() -> int:
+    """The number of this process among those of a run."""
+    from sciencessl.train.place import find_place
+
+    try:
+        return find_place().rank
+    except (ConfigError, ValueError):
+        return 0
+
+
 def _complain(error: Exception, code: int) -> int:
-    print(f"sciencessl: error: {error}", file=sys.stderr)
+    rank = _rank()
+    if rank and code in (USAGE, LEAK):
+        return code  # found by every process: the first one says it
+    print(f"sciencessl: {f'process {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
     for note in getattr(error, "__notes__", []):
         print(f"  {note}", file=sys.stderr)
     return code

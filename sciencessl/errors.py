@@ -35,6 +35,10 @@ class RunError(SciencesslError, RuntimeError):
     """A run folder exists already, is incomplete, or holds a checkpoint of something else."""
 
 
+class LostRankError(SciencesslError, RuntimeError):
+    """Another process of a run has ended, or does not answer."""
+
+
 class FirstRankError(SciencesslError, RuntimeError):
     """The first process of a run has failed, and said why: the others have nothing to add."""
 

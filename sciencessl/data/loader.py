@@ -267,9 +267,16 @@ def make_loader(stream: IterableDataset[Any], workers: int, prefetch: int = 4) -
 
 
 def start_server() -> None:
-    """Start the process that loader workers are forked from: its imports then run beside the caller's own work."""
+    """Start the process that loader workers are forked from: its imports then run beside the caller's own work.
+
+    It and they do not take part in the signals to a whole job: the trainer answers, and they serve it until then.
+    """
     _context()
-    forkserver.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a process inherits it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context() -> Any:
@@ -287,6 +294,9 @@ def _start_worker(worker: int) -> None:
     # Sent to the whole job, these are the trainer's to answer. SIGTERM is how it ends a worker itself.
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # before there are threads, which inherit it
+        threading.Thread(target=_end_at_its_word, daemon=True).start()
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 
@@ -296,6 +306,13 @@ def _end_with_trainer() -> None:
     if trainer is not None:
         trainer.join()
         os._exit(1)
+
+
+def _end_at_its_word() -> None:
+    trainer = multiprocessing.parent_process()
+    while trainer is not None:
+        if signal.sigwaitinfo((signal.SIGTERM,)).si_pid == trainer.pid:
+            os._exit(1)
 
 
 def loader_error(error: Exception) -> Exception | None:

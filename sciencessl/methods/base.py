@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sciencessl.backbones.norms import replace_norms
 from sciencessl.losses.linear import uniform_linear
 from sciencessl.setting_groups import Norm
+from sciencessl.train.ranks import ALONE
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Method(nn.Module):
         own_buffers: Names of buffers that differ between the processes of a run, such as a queue of their own rows.
         Options: Frozen dataclass of its settings.
 
+    Attributes:
+        ranks: The processes that share a batch, where losses look at all of it; `parallel.wrap` sets it.
+
     Args:
         encoder: Maps (B, C, H, W) to (B, F) and has the attribute `num_features`; it may have `norm_kind`.
         options: An `Options`.
@@ -78,6 +82,7 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.options = options
+        self.ranks = ALONE
 
     @property
     def features(self) -> int:
@@ -110,6 +115,13 @@ class Method(nn.Module):
         """(target, online) modules of the same structure, where the target's weights follow the online ones; none
         without a target network. Monitors say how far apart they are."""
         return []
+
+    def resting(self) -> Sequence[nn.Parameter]:
+        """Parameters whose gradient is dropped before the next optimiser step: neither they nor their momentum move.
+
+        In the loss they must have a gradient all the same, since processes wait for that of each parameter.
+        """
+        return ()
 
     def at_batch(self, batch: int) -> None:
         """Told how many samples a step has: what belongs to another batch is scaled here.

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from sciencessl.errors import ConfigError
@@ -103,12 +103,12 @@ class Swav(Method):
         # A score's rounding is divided by epsilon: half precision would be noise in the codes.
         with torch.autocast(projected.device.type, enabled=False):
             unit = normalize(projected.to(self.prototypes.dtype), dim=1)
-            scores = linear(unit, self._prototypes())
+            scores = linear(unit, self.prototypes)
         return Online(representations, list(unit.split_with_sizes(sizes)), list(scores.split_with_sizes(sizes)))
 
-    def _prototypes(self) -> Tensor:
-        """Without gradient while they are frozen: no optimiser moves what has none, nor its momentum."""
-        return self.prototypes.detach() if self._taken < self.options.frozen_steps else self.prototypes
+    def resting(self) -> Sequence[nn.Parameter]:
+        """The prototypes while they are frozen."""
+        return [self.prototypes] if self._taken < self.options.frozen_steps else []
 
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
         """Swapped prediction; the label scale is the negative cosine of the two large crops."""
@@ -123,7 +123,7 @@ class Swav(Method):
     def _codes(self, scores: Tensor, crop: int) -> Tensor:
         earlier = self.queue[crop] if self._queued >= self.options.queue else self.queue[crop, :0]
         everyone = torch.cat([scores, linear(earlier, self.prototypes.detach())])
-        return sinkhorn_codes(everyone, self.options.epsilon, self.options.iterations, _all_reduce)[: len(scores)]
+        return sinkhorn_codes(everyone, self.options.epsilon, self.options.iterations, self.ranks.reduce)[: len(scores)]
 
     def _keep(self, projections: Tensor) -> None:
         """Hold (2, B, D) back for the queue until the step is done: its micro-batches do not see each other."""
@@ -163,11 +163,3 @@ def _projector(widths: Sequence[int], norm: bool, generator: torch.Generator) ->
             layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
         layers.append(uniform_linear(width, following, bound, (-bound, bound), generator))
     return nn.Sequential(*layers)
-
-
-def _all_reduce(tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:
-    """The sum or maximum over all processes, where there are several."""
-    if distributed.is_available() and distributed.is_initialized():
-        kind = distributed.ReduceOp.SUM if operation == "sum" else distributed.ReduceOp.MAX
-        distributed.all_reduce(tensor, kind)
-    return tensor

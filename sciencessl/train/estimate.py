@@ -18,7 +18,7 @@ from sciencessl.machine import cores
 from sciencessl.optim.schedules import epochs_to_steps
 from sciencessl.samples import Batch
 from sciencessl.train.measure import choose
-from sciencessl.train.parallel import find_place
+from sciencessl.train.place import find_place
 from sciencessl.train.plan import Plan, build, make_stream, sample_batch
 from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.step import train_step

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as attribute
 from importlib.metadata import PackageNotFoundError, version
@@ -204,7 +206,7 @@ def begin(run: Path, overwrite: bool) -> None:
     """Make an empty run folder.
 
     Raises:
-        RunError: When something is there already and `overwrite` is not set.
+        RunError: When something is there already and `overwrite` is not set, or another process trains in it.
     """
     file = next((path for path in (run, *run.parents) if path.is_file()), None)
     if file is not None:
@@ -219,8 +221,31 @@ def begin(run: Path, overwrite: bool) -> None:
             raise RunError(
                 f"{run} is no run folder (no {CONFIG}), so --overwrite will not delete it; remove it yourself."
             )
-        shutil.rmtree(run)
+        with occupied(run):
+            shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def occupied(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder; where the file system has no such locks (NFS), in vain.
+
+    Raises:
+        RunError: When one does.
+    """
+    number = os.open(run, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{run} is in use: another process trains in it. Wait until it has ended, end it, or choose "
+                    "another --out."
+                ) from None
+        yield
+    finally:
+        os.close(number)
 
 
 def environment() -> dict[str, Any]:

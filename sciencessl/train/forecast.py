@@ -27,7 +27,7 @@ from sciencessl.train.memory import (
     trace_step,
     without_storage,
 )
-from sciencessl.train.parallel import checkpoint_activations, stages, usable_world
+from sciencessl.train.parallel import checkpoint_activations, shared_slots, stages, usable_world
 from sciencessl.train.plan import Plan, build_optimizer, make_plan, make_recipe, memory_layout, sample_batch
 from sciencessl.train.ranks import Ranks
 from sciencessl.train.sampling_words import sampling_words, tell_sampling
@@ -125,7 +125,7 @@ def estimate(
     shapes = _shapes(full, mode, ranks, device)
     tell_sampling(shapes.sampling, shapes.store, tell)
     asked = processes or (ranks.world if ranks.world > 1 else 0)
-    counts = _counts(asked, shapes.order.slot_count, tell)
+    counts = _counts(asked, shared_slots(full.run), tell)
     own = full.run.compute.checkpointing
     lack = ranks.from_first(lambda: _lack(next(_memory(shapes, mode, ranks.world, own)).parts))
     seconds = None
@@ -180,12 +180,12 @@ def _shapes(full: FullConfig, mode: FakeTensorMode, ranks: Ranks, device: torch.
 
 
 def _counts(asked: int, slots: int, tell: Callable[[str], None]) -> list[int]:
-    """Numbers of processes that can share a batch."""
+    """Numbers of processes that can share a micro-batch."""
     if not asked:
         return [count for count in PROCESSES if slots % count == 0]
     usable = usable_world(asked, slots)
     if usable < asked:
-        tell(f"{asked} processes cannot share the {slots} slots of a batch evenly: {usable} would train")
+        tell(f"{asked} processes cannot share the {slots} slots of a micro-batch evenly: {usable} would train")
     return [usable]
 
 

@@ -155,7 +155,7 @@ class Pretraining(LightningModule):
         row: dict[str, Any] = {"step": self.taken, "images": self.recipe.images(self.taken)}
         row |= {name: float(value) for name, value in result.metrics.items()}
         if not math.isfinite(row["loss"]):
-            raise RunError(f"the loss is {row['loss']} at step {self.taken}. {DIVERGED}")
+            raise self.wrapped.ranks.alike(RunError(f"the loss is {row['loss']} at step {self.taken}. {DIVERGED}"))
         if self.taken % settings.monitor_every == 0 or self.taken == settings.every or last:
             values = self._monitor.read(self.method, result.online, result.targets)
             row |= values
@@ -189,7 +189,7 @@ class Pretraining(LightningModule):
         parts = own_parts(list(self.network.parameters()))
         finite = torch.stack([part.detach().isfinite().all() for part in parts])
         if self.wrapped.ranks.sum((~finite).sum()):
-            raise RunError(f"a weight is not finite after step {self.taken}. {DIVERGED}")
+            raise self.wrapped.ranks.alike(RunError(f"a weight is not finite after step {self.taken}. {DIVERGED}"))
         state = gather_state(self.modules_saved, self.optimizer)
         self._saver.save(state, {"taken": self.taken, **self._about(self.taken)}, self.own, background)
         self._saved = self.taken

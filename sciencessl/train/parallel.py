@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -27,88 +27,27 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from sciencessl.backbones.norms import is_standardised, statistics_kept
+from sciencessl.config import RunConfig
+from sciencessl.data.order import cut_batch
 from sciencessl.errors import ConfigError
 from sciencessl.optim.groups import adapts
 from sciencessl.setting_groups import Checkpointing, ComputeConfig
-from sciencessl.train.ranks import ALONE, Ranks, all_ranks, block_of_ranks
+from sciencessl.train.place import NOWHERE, Place, find_place
+from sciencessl.train.ranks import ALONE, Ranks, all_ranks, block_of_ranks, others_needed
 from sciencessl.train.step import Network, Wrapped
 from sciencessl.train.sync_bn import convert
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others before it fails: longer than the first one measures at the start of a run."""
-PORTS = (20000, 20000)
-"""First port that a SLURM job step meets on, and how many there are: chosen by the number of the job."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a launcher put this process.
-
-    Attributes:
-        rank: Of the process, from 0.
-        world: Processes of the run.
-        local_rank: Of the process on its machine, from 0.
-        local_world: Processes on its machine.
-        meeting: Where they meet, as torch writes it.
-    """
-
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-    local_world: int = 1
-    meeting: str = ""
-
-
-def find_place(environ: Mapping[str, str] = os.environ) -> Place:
-    """What `torchrun`, `srun` or our own launcher says in the environment; a place alone without one.
-
-    A batch script of SLURM is one process, whatever the job has room for: only what `srun` starts counts.
-
-    Args:
-        environ: Environment variables.
-
-    Raises:
-        ConfigError: When they contradict each other.
-    """
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        world = int(environ["WORLD_SIZE"])
-        local = int(environ.get("LOCAL_RANK", 0)), int(environ.get("LOCAL_WORLD_SIZE", 1))
-        found = Place(int(environ["RANK"]), world, *local, "env://")
-    elif int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        found = _slurm_place(environ)
-    else:
-        return Place()
-    if not 0 <= found.rank < found.world:
-        raise ConfigError(f"this process is number {found.rank} of {found.world}, by its environment; start all "
-                          "processes with one launcher: torchrun, srun, or --processes.")
-    return found
-
-
-def _slurm_place(environ: Mapping[str, str]) -> Place:
-    world, local = int(environ["SLURM_STEP_NUM_TASKS"]), int(environ.get("SLURM_LOCALID", 0))
-    nodes = max(1, int(environ.get("SLURM_STEP_NUM_NODES", 1)))
-    host = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", ""))
-    job = int(environ.get("SLURM_JOB_ID", 0))
-    port = int(environ.get("MASTER_PORT") or PORTS[0] + job % PORTS[1])
-    return Place(int(environ["SLURM_PROCID"]), world, local, max(1, world // nodes), f"tcp://{host}:{port}")
-
-
-def first_host(hosts: str) -> str:
-    """The first host of a list as SLURM writes it: `node[007-009,12],other` begins with `node007`.
-
-    Raises:
-        ConfigError: For an empty list.
-    """
-    found = re.match(r"([^,\[]+)(?:\[([^\]]*)\]([^,]*))?", hosts)
-    if found is None:
-        raise ConfigError("SLURM does not say which machines a job step has (SLURM_STEP_NODELIST); set MASTER_ADDR to "
-                          "the first of them.")
-    stem, numbers, rest = found.groups()
-    return stem + (re.split("[-,]", numbers)[0] if numbers else "") + (rest or "")
+def shared_slots(run: RunConfig) -> int:
+    """Slots of a micro-batch, a divisor of those of a batch: each process has equally many of them."""
+    return math.gcd(cut_batch("slots", run.batch, run.slots or None), run.batch // run.accumulate)
 
 
 def usable_world(processes: int, slots: int) -> int:
-    """The largest number of processes that divides the slots of a batch: the rest has nothing to do.
+    """The largest number of processes that divides the slots of a micro-batch: the rest has nothing to do.
 
     >>> usable_world(24, 64)
     16
@@ -121,7 +60,7 @@ def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tup
     """Meet the other processes of the run, and leave them at the end; those of a caller that has met them are taken.
 
     Args:
-        slots: S: each rank computes as many of them.
+        slots: Of a micro-batch: each rank computes as many of them.
         device: `cpu`, `cuda` or `auto`.
         tell: Receives a line when processes are left over.
 
@@ -131,6 +70,7 @@ def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tup
 
     Raises:
         ConfigError: Where the launcher contradicts itself, or the caller's processes do not divide the slots.
+        LostRankError: When another process is gone.
     """
     if dist.is_initialized():
         place = Place(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
@@ -139,8 +79,8 @@ def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tup
     place = find_place()
     own = device_of(device, place)
     world = usable_world(place.world, slots)
-    if world < place.world and place.rank in (0, world):
-        tell(f"{place.world} processes cannot share the {slots} slots of a batch evenly: {world} train, "
+    if world < place.world and place.rank == 0:
+        tell(f"{place.world} processes cannot share the {slots} slots of a micro-batch evenly: {world} train, "
              f"{place.world - world} do nothing")
     if place.rank >= world:
         yield None
@@ -150,23 +90,24 @@ def joined(slots: int, device: str, tell: Callable[[str], None]) -> Iterator[tup
         return
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", place.meeting, PATIENCE, world, place.rank,
-    )
-    try:
-        yield all_ranks(), own
-    finally:
-        dist.destroy_process_group()
+    with others_needed():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", place.meeting, PATIENCE, world, place.rank,
+        )
+        try:
+            yield all_ranks(), own
+        finally:
+            dist.destroy_process_group()
 
 
 def _checked(ranks: Ranks, slots: int) -> Ranks:
     if slots % ranks.world:
-        raise ConfigError(f"{ranks.world} processes cannot share the {slots} slots of a batch evenly; start "
+        raise ConfigError(f"{ranks.world} processes cannot share the {slots} slots of a micro-batch evenly; start "
                           f"{usable_world(ranks.world, slots)} of them, or choose another batch.")
     return ranks
 
 
-def device_of(name: str, place: Place = Place()) -> torch.device:
+def device_of(name: str, place: Place = NOWHERE) -> torch.device:
     """The device of a process: `auto` is a GPU where there is one, and each process of a machine has its own."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -191,6 +132,7 @@ def wrap(network: Network, compute: ComputeConfig, ranks: Ranks, device: torch.d
     network.to(device)
     if ranks.world > 1:
         convert(network, block_of_ranks(compute.sync_bn_ranks or ranks.world))
+        network.method.ranks = ranks
     checkpoint_activations(network.method, compute.checkpointing)
     if compute.compile:
         _compile(trunk(network.method))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sciencessl.errors import ConfigError, FirstRankError
+from sciencessl.errors import ConfigError, FirstRankError, LostRankError, SciencesslError
 
 T = TypeVar("T")
 
@@ -40,8 +42,12 @@ class Ranks:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over the ranks, in place and bit for bit the same on each. Every rank must call this."""
+        return self.reduce(tensor, "sum")
+
+    def reduce(self, tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:
+        """As `sum`, or the largest of the ranks' values."""
         if self.world > 1:
-            dist.all_reduce(tensor, group=self.group)
+            dist.all_reduce(tensor, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, group=self.group)
         return tensor
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -67,18 +73,52 @@ class Ranks:
         if self.world == 1:
             return function()
         said: list[Any] = [None, ""]
-        try:
-            if self.first:
+        failure: BaseException | None = None
+        if self.first:
+            try:
                 said[0] = function()
-        except BaseException as error:
-            said[1] = f"{type(error).__name__}: {error}"
-            raise
-        finally:
+            except BaseException as error:
+                said[1], failure = f"{type(error).__name__}: {error}", error
+        # Where another process is gone as well, its own error is what the first has to say.
+        with contextlib.suppress(RuntimeError) if failure else contextlib.nullcontext():
             dist.broadcast_object_list(said, group_src=0, group=self.group, device=torch.device("cpu"))
-            if said[1] and not self.first:
-                raise FirstRankError(f"the first process of the run failed with {said[1]}")
+        if failure:
+            raise failure
+        if said[1]:
+            raise FirstRankError(f"the first process of the run failed with {said[1]}")
         found: T = said[0]
         return found
+
+    def alike(self, error: SciencesslError) -> SciencesslError:
+        """An error that all ranks find at the same point, for each of them to raise: the first one says it."""
+        if self.first:
+            return error
+        return FirstRankError(f"the first process of the run failed with {type(error).__name__}: {error}")
+
+
+LOST = re.compile("gloo|nccl|pair closure|(closed|reset) by peer", re.IGNORECASE)
+"""What torch's errors say when another process does not answer; most have no class of their own."""
+
+
+@contextlib.contextmanager
+def others_needed() -> Iterator[None]:
+    """Say in plain words when another process is gone, or does not answer in time.
+
+    Raises:
+        LostRankError: Then.
+    """
+    try:
+        yield
+    except SciencesslError:
+        raise
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
+        cause = re.sub(r"\[[^]]*/[^]]*\] *", "", str(error).splitlines()[0].partition(". This is typically")[0])
+        raise LostRankError(
+            f"another process of the run has ended or does not answer ({cause}). Its own message, or its launcher's, "
+            "says why. Earlier checkpoints are kept: when the cause is gone, go on from them with --resume."
+        ) from error
 
 
 ALONE = Ranks()

@@ -26,7 +26,6 @@ from sciencessl.config import (
     store_paths,
 )
 from sciencessl.data.loader import start_server
-from sciencessl.data.order import cut_batch
 from sciencessl.errors import ConfigError, RunError, StoreError
 from sciencessl.monitor.logs import check_loggers
 from sciencessl.registry import load_domain, load_method
@@ -41,9 +40,9 @@ from sciencessl.train.cost import add_cost, begin_cost
 from sciencessl.train.estimate import check_length, operations_per_image, settle
 from sciencessl.train.forecast import RunEstimate, estimate
 from sciencessl.train.initial import initial_words, read_initial, save_initial
-from sciencessl.train.parallel import full_state, joined
+from sciencessl.train.parallel import full_state, joined, shared_slots
 from sciencessl.train.plan import Plan, build, make_card, make_identity, make_plan, make_state
-from sciencessl.train.ranks import Ranks
+from sciencessl.train.ranks import Ranks, others_needed
 from sciencessl.train.sampling_words import sampling_words, tell_sampling
 
 DEFAULT_METHOD = "byol"
@@ -124,16 +123,8 @@ def pretrain(
         RunError: When the folder is in use, a checkpoint does not fit, the loss is no number, or a loader process died.
     """
     run = local_path(out)
-    _check_request(out, resume, overwrite, dry_run)
-    if resume:
-        given = _given(method, scale, config, settings)
-        full = _resumed(run, data, given)
-    else:
-        full = fresh_settings(domain_of(data), data, method, scale, config, settings or {})
-        check_length(full.run)
-    check_loggers(full.run.log.loggers)
-    slots = cut_batch("slots", full.run.batch, full.run.slots or None)
-    with joined(slots, full.run.compute.device, tell) as place:
+    full = requested(data, out, method, scale, config, settings, resume, overwrite, dry_run)
+    with joined(shared_slots(full.run), full.run.compute.device, tell) as place, contextlib.ExitStack() as held:
         if place is None:
             return RunResult(run, 0, 0, 0.0, finished=True)
         ranks, device = place
@@ -143,6 +134,7 @@ def pretrain(
         leak = _told_leaks(full, accept_leak, resume, tell)
         with _threads(full.run.compute.threads):
             if resume:
+                ranks.from_first(lambda: held.enter_context(folder.occupied(run)))
                 return _continue(run, full, leak, tell, ranks, device)
             if dry_run:
                 return estimate(full, ranks, device, tell, processes)
@@ -151,9 +143,28 @@ def pretrain(
             for line in initial_words(plan.initial):
                 tell(line)
             ranks.from_first(lambda: folder.begin(run, overwrite))
+            ranks.from_first(lambda: held.enter_context(folder.occupied(run)))
             settle(plan, tell)
             ranks.from_first(lambda: _write_start(run, plan, settings or {}))
             return _train(run, plan, None, tell)
+
+
+def requested(
+    data: Stores, out: str | Path, method: str, scale: str, config: Sequence[str | Path],
+    settings: Mapping[str, Any] | None, resume: bool, overwrite: bool, dry_run: bool,
+) -> FullConfig:
+    """The settings of the run that is asked for; what can be refused without reading much data is.
+
+    Args and errors are those of `pretrain`.
+    """
+    _check_request(out, resume, overwrite, dry_run)
+    if resume:
+        full = _resumed(local_path(out), data, _given(method, scale, config, settings))
+    else:
+        full = fresh_settings(domain_of(data), data, method, scale, config, settings or {})
+        check_length(full.run)
+    check_loggers(full.run.log.loggers)
+    return full
 
 
 def _silent(line: str) -> None:
@@ -317,7 +328,8 @@ def _train(run: Path, plan: Plan, found: Found | None, tell: Callable[[str], Non
             log.info(line)
         try:
             if module.taken < settings.steps:
-                fit(module, plan)
+                with others_needed():
+                    fit(module, plan)
         except Exception as error:
             log.error(f"failed after step {module.taken}: {error}")
             raise

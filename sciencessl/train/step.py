@@ -240,6 +240,8 @@ def train_step(wrapped: Wrapped, optimizer: Any, batches: Iterable[Batch], step:
     optimizer.zero_grad()
     with step_randomness(recipe.seed, step, network.device, wrapped.ranks.rank):
         done, sums = _backward(wrapped, list(batches), recipe)
+    for parameter in network.method.resting():
+        parameter.grad = None
     optimizer.step()
     metrics = _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
     told = network.method.after_step(recipe.phases.before(step), recipe.phases.before(recipe.total_steps))

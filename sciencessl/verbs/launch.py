@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from sciencessl.machine import cores
-from sciencessl.verbs.output import REQUEUE
+from sciencessl.verbs.output import DONE, FAILED, REQUEUE
 
 GRACE = 30.0
 """Seconds that processes have to end when one of them has failed."""
@@ -38,17 +38,17 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     """
     context = multiprocessing.get_context("spawn")
     port = _free_port()
-    children = []
+    children: list[SpawnProcess] = []
     own = {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
-    for rank in range(processes):
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
-                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": max(1, cores() // processes)}
-        child = context.Process(target=_serve, args=(list(arguments),))
-        # Libraries read it when they are imported, which comes before the child's first line of ours.
-        with _environment({name: str(value) for name, value in places.items()} | own):
-            child.start()
-        children.append(child)
-    with _passing_on(children):
+    with _passing_on(children), _ending(children):
+        for rank in range(processes):
+            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
+                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": max(1, cores() // processes)}
+            child = context.Process(target=_serve, args=(list(arguments),))
+            # Libraries read it when they are imported, which comes before the child's first line of ours.
+            with _environment({name: str(value) for name, value in places.items()} | own):
+                child.start()
+            children.append(child)
         return _all_ended(children)
 
 
@@ -103,22 +103,40 @@ def _passing_on(children: Sequence[SpawnProcess]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _ending(children: Sequence[SpawnProcess]) -> Iterator[None]:
+    """None outlives the block."""
+    try:
+        yield
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
 def _all_ended(children: Sequence[SpawnProcess]) -> int:
-    alive: dict[Any, SpawnProcess] = {child.sentinel: child for child in children}
-    worst, failed = 0, False
+    alive: dict[Any, int] = {child.sentinel: rank for rank, child in enumerate(children)}
+    failure, worst = 0, DONE
     deadline: float | None = None
     while alive:
         for sentinel in wait(list(alive), timeout=None if deadline is None else max(0.0, deadline - time.monotonic())):
-            child = alive.pop(sentinel)
-            child.join()
-            code = child.exitcode if child.exitcode is not None and child.exitcode >= 0 else 1
-            if code not in (0, REQUEUE) and not failed:
-                worst, failed = code, True
-                deadline = time.monotonic() + GRACE
-            elif not failed:
+            rank = alive.pop(sentinel)
+            children[rank].join()
+            code = children[rank].exitcode or DONE
+            if code in (DONE, REQUEUE):
                 worst = max(worst, code)
+                continue
+            if code < 0:
+                _tell_signal(-code, rank, len(children))
+            failure = failure or max(code, FAILED)
+            deadline = deadline or time.monotonic() + GRACE
         if deadline is not None and time.monotonic() >= deadline:
-            for child in alive.values():
-                child.kill()
-    return worst
+            break
+    return failure or worst
 
+
+def _tell_signal(number: int, rank: int, processes: int) -> None:
+    """Whoever was ended by a signal could not say so."""
+    name = f"signal {number} ({signal.strsignal(number)}{', as when memory runs out' if number == signal.SIGKILL else ''})"
+    print(f"sciencessl: error: process {rank} of {processes} was ended by {name}. The others end with it; where there "
+          "are checkpoints, go on from them with --resume.", file=sys.stderr)

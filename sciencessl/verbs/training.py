@@ -54,19 +54,17 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def run_pretrain(args: argparse.Namespace) -> int:
     """A store -> a run; one that was stopped asks to be queued again."""
     from sciencessl.train.forecast import RunEstimate
-    from sciencessl.train.parallel import find_place
-    from sciencessl.train.run import pretrain
+    from sciencessl.train.place import find_place
+    from sciencessl.train.run import pretrain, requested
 
     if not (args.data or args.resume):
         raise ConfigError("--data is missing: name the store to train on, such as one made by `sciencessl prepare`.")
+    asked = (args.data, args.out, args.method, args.scale, args.config, _settings(args), args.resume, args.overwrite,
+             args.dry_run)
     if (processes := _processes(args)) > 1 and not args.dry_run:
+        requested(*asked)  # says what is wrong once, and before there are processes
         return launch(processes, args.arguments)
-    tell = teller(args)
-    result = pretrain(
-        args.data, args.out, args.method, args.scale, args.config, _settings(args), resume=args.resume,
-        overwrite=args.overwrite, dry_run=args.dry_run, tell=tell, accept_leak=args.accept_leak,
-        processes=args.processes,
-    )
+    result = pretrain(*asked, tell=teller(args), accept_leak=args.accept_leak, processes=args.processes)
     if find_place().rank:
         return DONE if isinstance(result, RunEstimate) or result.finished else REQUEUE
     if isinstance(result, RunEstimate):
@@ -82,9 +80,9 @@ def _processes(args: argparse.Namespace) -> int:
     """How many processes this command starts: none where a launcher has started it already."""
     import torch
 
-    from sciencessl.train.parallel import Place, find_place
+    from sciencessl.train.place import NOWHERE, find_place
 
-    if find_place() != Place():
+    if find_place() != NOWHERE:
         return 1
     if args.processes < 0:
         raise ConfigError(f"--processes is {args.processes}; it must be 1 or more, or 0 for one each GPU.")

@@ -329,6 +329,19 @@ def test_workers_leave_signals_to_the_trainer(tiny_store: Path) -> None:
     assert_same(batch, stream(tiny_store).batch(0))
 
 
+def test_sigterm_ends_a_worker_when_it_comes_from_the_trainer_alone(tiny_store: Path) -> None:
+    """torchrun, for one, sends it to the whole process group: the trainer still needs batches to end with."""
+    batches = iter(make_loader(stream(tiny_store), 1, prefetch=1))
+    next(batches)
+    (worker,) = batches._workers  # type: ignore[attr-defined]
+    subprocess.run(["kill", str(worker.pid)], check=True)
+    for step in range(1, 5):
+        assert_same(next(batches), stream(tiny_store).batch(step))
+    worker.terminate()
+    worker.join(20)
+    assert not worker.is_alive()
+
+
 ABANDONED = """
 import sys, time
 from pathlib import Path

@@ -28,7 +28,8 @@ LABELS = ["class"]
 
 
 def run_part(
-    ranks: Ranks, store: Path, out: Path, settings: dict[str, Any], resume: bool = False, stop: int | None = None
+    ranks: Ranks, store: Path, out: Path, settings: dict[str, Any], resume: bool = False, stop: int | None = None,
+    method: str = "",
 ) -> tuple[int, bool, list[str]]:
     """A run, or the next part of it, in both processes; the second one is asked to stop after so many steps."""
     told: list[str] = []
@@ -41,7 +42,7 @@ def run_part(
 
     Pretraining.training_step = step  # type: ignore[method-assign]
     try:
-        result = pretrain("" if resume else store, out, settings=settings, resume=resume, tell=told.append)
+        result = pretrain("" if resume else store, out, method, settings=settings, resume=resume, tell=told.append)
     finally:
         Pretraining.training_step = inner  # type: ignore[method-assign]
     assert isinstance(result, RunResult)
@@ -70,6 +71,24 @@ def assert_close_runs(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     for name in (name for name in first if not name.startswith("optimizer/")):
         torch.testing.assert_close(second[name], first[name], rtol=2e-3, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_swav_of_two_processes_balances_its_codes_as_one(
+    strategy: Strategy, both: TwoProcesses, tiny_store: Path, settings: dict[str, Any], tiny_run: Any, tmp_path: Path
+) -> None:
+    """Prototypes that rest, then learn; two queues of one step each, for one of the same rows."""
+    changes = {**settings, "steps": 4, "labels": [], "options.prototypes": 6, "options.frozen_steps": 2}
+    own = {**changes, "options.queue": 4, "compute.strategy": strategy}
+    assert [x[:2] for x in both(run_part, tiny_store, tmp_path / "two", own, False, None, "swav")] == [(4, True)] * 2
+    alone = {**changes, "options.queue": 8}
+    tiny_run(tmp_path / "one", method="swav", **{name.replace(".", "__"): value for name, value in alone.items()})
+    one, two = (stored(checkpoint_path(tmp_path / name, 4)) for name in ("one", "two"))
+    assert [x["method._extra_state"].tolist() for x in (one, two)] == [[4, 8], [4, 4]]
+    for name in (name for name in one if name.startswith(("method.encoder", "method.projector", "method.prototypes"))):
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-3, msg=name)
+    queues = torch.cat([two["method.queue@0"], two["method.queue@1"]], dim=1)
+    torch.testing.assert_close(queues, one["method.queue@0"], rtol=1e-3, atol=1e-3)
 
 
 def test_two_processes_train_what_one_does(replicated: Path, tiny_run: Any, tmp_path: Path) -> None:
@@ -209,6 +228,9 @@ def test_one_command_of_two_processes_survives_signals_and_kills(
     (last,) = checkpoints(out)
     done = command(script, "kill", 1, 5, "--resume", "--out", str(out))
     assert done.returncode == 1, done.stderr
+    assert "sciencessl: error: process 1 of 2 was ended by signal 9 (Killed, as when memory runs out). " in done.stderr
+    assert "sciencessl: error: another process of the run has ended" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (out / MODEL).exists()
     assert checkpoints(out)[-1] == checkpoint_path(out, 3) != last
     done = command(script, "none", 0, 0, "--resume", "--out", str(out))

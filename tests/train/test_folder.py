@@ -17,6 +17,7 @@ from sciencessl.train.folder import (
     ModelCard,
     StoreRecord,
     begin,
+    occupied,
     read_metrics,
     read_model,
     series,
@@ -79,3 +80,18 @@ def test_a_folder_is_begun_once(tmp_path: Path) -> None:
         begin(run, overwrite=False)
     begin(run, overwrite=True)
     assert list(run.iterdir()) == []
+
+
+def test_a_run_that_is_going_on_keeps_others_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(run, overwrite=False)
+    with occupied(run):
+        with pytest.raises(RunError, match=r"run is in use: another process trains in it\. Wait"), occupied(run):
+            pass
+        (run / "config.yaml").touch()
+        with pytest.raises(RunError, match="is in use"):
+            begin(run, overwrite=True)
+        assert (run / "config.yaml").exists()
+    begin(run, overwrite=True)
+    with occupied(run):
+        assert not any(run.iterdir())

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl.backbones.timm_backbones import build_backbone
-from sciencessl.errors import ConfigError, FirstRankError
+from sciencessl.config import RunConfig
+from sciencessl.errors import ConfigError, FirstRankError, LostRankError, RunError
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
@@ -20,63 +21,36 @@ from sciencessl.samples import Batch
 from sciencessl.setting_groups import Checkpointing, ComputeConfig, Strategy
 from sciencessl.train import parallel
 from sciencessl.train.parallel import (
-    Place,
     checkpoint_activations,
-    find_place,
-    first_host,
     full_state,
     heads,
     joined,
+    shared_slots,
     stages,
     trunk,
     usable_world,
     wrap,
 )
-from sciencessl.train.ranks import ALONE, Ranks, StopVote
+from sciencessl.train.place import Place
+from sciencessl.train.ranks import ALONE, Ranks, StopVote, others_needed
 from sciencessl.train.step import Network, Recipe, train_step
 from tests.train.two_processes import TwoProcesses
 
 CPU = torch.device("cpu")
-TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-SRUN = {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2",
-        "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "123456"}
-
-
-def test_a_launcher_says_where_a_process_stands() -> None:
-    assert find_place({}) == Place()
-    assert find_place(TORCHRUN) == Place(5, 8, 1, 4, "env://")
-    assert find_place(SRUN) == Place(9, 16, 1, 8, "tcp://gpu07:23456")
-    assert find_place({**SRUN, "MASTER_ADDR": "head", "MASTER_PORT": "5000"}).meeting == "tcp://head:5000"
-    assert find_place({**TORCHRUN, **SRUN}) == find_place(TORCHRUN)
-
-
-def test_a_batch_script_is_one_process_whatever_the_job_has_room_for() -> None:
-    assert find_place({"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}) == Place()
-    assert find_place({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}) == Place()
-
-
-def test_a_launcher_that_contradicts_itself_is_refused() -> None:
-    with pytest.raises(ConfigError, match="this process is number 9 of 8, by its environment; start all"):
-        find_place({**TORCHRUN, "RANK": "9"})
-
-
-@pytest.mark.parametrize(
-    ("hosts", "first"),
-    [("node7", "node7"), ("node[007-009,12],other", "node007"), ("a,b", "a"), ("n[3,5]", "n3"),
-     ("x-[1-2]-ib", "x-1-ib")],
-)
-def test_the_first_host_of_a_list(hosts: str, first: str) -> None:
-    assert first_host(hosts) == first
-
-
-def test_a_job_step_without_a_list_of_machines_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"SLURM_STEP_NODELIST.*; set MASTER_ADDR"):
-        first_host("")
 
 
 def test_a_lost_node_leaves_the_most_processes_that_share_a_batch_evenly() -> None:
     assert [usable_world(n, 64) for n in (64, 63, 56, 24, 3, 1)] == [64, 32, 32, 16, 2, 1]
     assert usable_world(10, 50) == 10
+
+
+def test_each_process_has_an_equal_share_of_each_micro_batch() -> None:
+    """Four processes of a batch of 16 would have 4 rows each, for 8 micro-batches."""
+    data = ("stores/x.zarr",)
+    assert shared_slots(RunConfig(data=data, batch=16)) == 16
+    assert shared_slots(RunConfig(data=data, batch=16, accumulate=8)) == 2
+    assert shared_slots(RunConfig(data=data, batch=6, accumulate=2)) == 1
+    assert shared_slots(RunConfig(data=data, batch=64, slots=4, accumulate=2)) == 4
 
 
 def test_processes_that_are_left_over_do_nothing_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +59,7 @@ def test_processes_that_are_left_over_do_nothing_and_say_so(monkeypatch: pytest.
         monkeypatch.setattr(parallel, "find_place", lambda rank=rank: Place(rank, 3, rank, 3, "tcp://nowhere:1"))
         with joined(1, "cpu", told.append) as place:
             assert place == ((ALONE, CPU) if rank == 0 else None)
-    assert told == ["3 processes cannot share the 1 slots of a batch evenly: 1 train, 2 do nothing"] * 2
+    assert told == ["3 processes cannot share the 1 slots of a micro-batch evenly: 1 train, 2 do nothing"]
 
 
 @pytest.mark.parametrize(
@@ -235,3 +209,47 @@ def test_what_fails_on_the_first_rank_fails_on_all(both: TwoProcesses) -> None:
         ("ConfigError", "there is no such folder."),
         ("FirstRankError", "the first process of the run failed with ConfigError: there is no such folder."),
     ]
+
+
+def test_what_fails_on_the_first_rank_is_said_though_another_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*args: Any, **more: Any) -> None:
+        raise RuntimeError("[/b/gloo/transport/tcp/pair.cc:561] Connection closed by peer [10.0.0.1]:80")
+
+    def fail() -> None:
+        raise ConfigError("there is no such folder.")
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lost)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        Ranks(0, 2).from_first(fail)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        Ranks(1, 2).from_first(fail)
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [("[/b/gloo/pair.cc:561] Connection closed by peer [10.0.0.1]:80. This is typically caused by a remote worker "
+      "crashing.", "(Connection closed by peer [10.0.0.1]:80)"),
+     ("[/b/gloo/unbound_buffer.cc:78] Timed out waiting 60ms for recv operation to complete", "(Timed out waiting"),
+     ("Application timeout caused pair closure", "(Application timeout caused pair closure)")],
+)
+def test_a_process_that_is_gone_is_told_in_plain_words(said: str, cause: str) -> None:
+    with pytest.raises(LostRankError) as raised, others_needed():
+        raise RuntimeError(said)
+    assert str(raised.value).startswith(f"another process of the run has ended or does not answer {cause}")
+    assert "go on from them with --resume" in str(raised.value)
+
+
+@pytest.mark.parametrize("other", [RunError("/scratch/gloo/run is in use"), RuntimeError("shapes differ"), KeyError(1)])
+def test_other_errors_stay_what_they_are(other: Exception) -> None:
+    with pytest.raises(type(other)) as raised, others_needed():
+        raise other
+    assert raised.value is other
+
+
+def test_an_error_of_all_ranks_is_said_by_the_first() -> None:
+    error = RunError("the loss is nan.")
+    assert Ranks(0, 2).alike(error) is ALONE.alike(error) is error
+    other = Ranks(1, 2).alike(error)
+    assert (type(other), str(other)) == (
+        FirstRankError, "the first process of the run failed with RunError: the loss is nan."
+    )
