@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +17,15 @@ from sciencessl.methods.base import Method
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly, LabelsOnlyOptions
 from sciencessl.methods.swav import Swav, SwavOptions
+from sciencessl.monitor.probes import Probes
 from sciencessl.samples import Batch
-from sciencessl.setting_groups import ComputeConfig, OptimConfig
-from sciencessl.spec import InputStats
+from sciencessl.setting_groups import ComputeConfig, LogConfig, OptimConfig
+from sciencessl.spec import InputStats, LabelSchema, Question
+from sciencessl.train.cost import begin_cost
+from sciencessl.train.labels import LabelSet
+from sciencessl.train.module import Pretraining
 from sciencessl.train.parallel import wrap
-from sciencessl.train.plan import build_optimizer, memory_layout
+from sciencessl.train.plan import build_optimizer
 from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, train_step
 from sciencessl.train.sync_bn import convert
@@ -83,50 +89,66 @@ KINDS = {
 }
 
 
-class Silent(Ranks):
-    """One of two processes whose other does not exist: computes as with it, and hears nothing."""
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor as it is."""
-        return tensor
-
-
 class Steps:
     """Steps of one kind, and their batches, on the CPU.
 
     Args:
-        kind: Name in `KINDS`.
+        kind: One of `KINDS`, or a change of it.
         device: Where it computes.
-        precision: `float32`, `bfloat16` or `float64`; with the last nothing is dropped at random.
-        ranks: `ALONE`, or a `Silent`.
+        precision: `float32`, `bfloat16`, or `float64`: nothing is then dropped at random, so that devices agree.
+        ranks: `ALONE`, or a `memory.Silent`.
     """
 
-    def __init__(self, kind: str, device: torch.device, precision: str = "float32", ranks: Ranks = ALONE) -> None:
-        self.kind = KINDS[kind]
-        self.batches = [_batch(seed, self.kind.sides) for seed in range(3)]
+    def __init__(self, kind: Kind, device: torch.device, precision: str = "float32", ranks: Ranks = ALONE) -> None:
+        self.kind = kind
+        self.batches = [_batch(seed, kind.sides) for seed in range(3)]
         generator = torch.Generator().manual_seed(1)
-        method = self.kind.method(Encoder(), generator)
-        losses: dict[str, LabelLoss] = {"votes": VoteLoss(VOTES), "class": ClassLoss(3)} if self.kind.labels else {}
+        method = kind.method(Encoder(), generator)
+        losses: dict[str, LabelLoss] = {"votes": VoteLoss(VOTES), "class": ClassLoss(3)} if kind.labels else {}
         terms = [LabelTerm(name, loss, method.features, generator) for name, loss in losses.items()]
-        layout, real = memory_layout("channels_last"), torch.float64 if precision == "float64" else torch.float32
         recipe = Recipe(
-            total_steps=100, batch=ROWS, accumulate=self.kind.accumulate, learning_rate=lambda step: 0.1,
-            to_input=lambda x: standardise(x.contiguous(memory_format=layout), STATS).to(real), field="image",
+            total_steps=100, batch=ROWS, accumulate=kind.accumulate, learning_rate=lambda step: 0.1, field="image",
+            to_input=_doubled if precision == "float64" else _standardised,
             autocast=torch.bfloat16 if precision == "bfloat16" else None,
         )
-        network = Network(method.to(memory_format=layout), terms, recipe).to(real)
-        for module in network.modules():
-            if isinstance(module, DirichletHead) and precision == "float64":
-                module.dropout = 0.0
-        self.wrapped = _wrapped(network, self.kind, ranks, device)
-        self.modules: dict[str, nn.Module] = {"method": method, "terms": network.terms}
-        self.optimizer = build_optimizer(self.modules, OptimConfig(name=self.kind.optimizer), ROWS)  # type: ignore[arg-type]
+        network = Network(method.to(memory_format=torch.channels_last), terms, recipe)
+        if precision == "float64":
+            network.double()
+            for head in network.modules():
+                if isinstance(head, DirichletHead):
+                    head.dropout = 0.0
+        self.wrapped = _wrapped(network, kind, ranks, device)
+        optimizer = OptimConfig(name=kind.optimizer)  # type: ignore[arg-type]
+        self.optimizer = build_optimizer({"method": method, "terms": network.terms}, optimizer, ROWS)
 
     def take(self, step: int) -> dict[str, Any]:
         """Take one; its metrics, unread."""
         batch, size = self.batches[step % len(self.batches)], ROWS // self.kind.accumulate
         parts = [batch.slice(start, start + size) for start in range(0, ROWS, size)]
         return train_step(self.wrapped, self.optimizer, parts, step).metrics
+
+
+def _standardised(x: Tensor) -> Tensor:
+    return standardise(x.contiguous(memory_format=torch.channels_last), STATS)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return x.double() / 255
+
+
+def trainer_of(steps: Steps, device: torch.device, run: Path, monkeypatch: pytest.MonkeyPatch) -> Pretraining:
+    """Lightning's module of the steps, with probes, as if begun; it logs nothing before step 50."""
+    schema = LabelSchema("votes", (Question("a", ("x", "y")), Question("b", ("x", "y", "z"))))
+    votes, classes = (steps.batches[0].labels[name].numpy() for name in ("votes", "class"))
+    sets = [LabelSet("votes", schema, (), votes, (), "", ()),
+            LabelSet("class", None, ("r", "g", "b"), classes, (), "", ())]
+    probes = Probes(sets, steps.wrapped.network.method.features, bank=16).to(device)
+    begin_cost(run, 1.0, ROWS, [])
+    log = LogConfig(every=50, loggers=())
+    module = Pretraining(steps.wrapped, steps.optimizer, log, run, lambda step: {}, str, probes)
+    monkeypatch.setattr(module, "optimizers", lambda: steps.optimizer)
+    module.on_train_start()
+    return module
 
 
 def _wrapped(network: Network, kind: Kind, ranks: Ranks, device: torch.device) -> Wrapped:

@@ -15,14 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sciencessl.monitor.probes import Probes
-from sciencessl.setting_groups import LogConfig
-from sciencessl.spec import LabelSchema, Question
-from sciencessl.train.cost import begin_cost
-from sciencessl.train.labels import LabelSet
-from sciencessl.train.module import Pretraining
+from sciencessl.train.memory import Silent
 from sciencessl.train.ranks import ALONE, Ranks
-from tests.train.device_steps import KINDS, Silent, Steps
+from tests.train.device_steps import KINDS, Steps, trainer_of
 
 META = torch.device("meta")
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
@@ -84,7 +79,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     *((kind, ALONE) for kind in KINDS), *((kind, Silent(0, 2)) for kind in ("hybrid", "swav", "labels only")),
 ])
 def test_no_step_waits_for_the_device(kind: str, ranks: Ranks) -> None:
-    steps = Steps(kind, META, "bfloat16", ranks)
+    steps = Steps(KINDS[kind], META, "bfloat16", ranks)
     steps.take(0)  # lays constants on the device
     with no_waiting():
         assert steps.take(1)["loss"].device == META
@@ -93,27 +88,13 @@ def test_no_step_waits_for_the_device(kind: str, ranks: Ranks) -> None:
 def test_no_step_of_the_trainer_waits_where_nothing_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = Steps("hybrid", META, "bfloat16")
-    probes = Probes(probe_sets(), steps.wrapped.network.method.features, bank=16).to(META)
-    begin_cost(tmp_path, 1.0, 8, [])
-    log = LogConfig(every=50, loggers=())
-    module = Pretraining(steps.wrapped, steps.optimizer, log, tmp_path, lambda step: {}, str, probes)
-    monkeypatch.setattr(module, "optimizers", lambda: steps.optimizer)
-    module.on_train_start()
+    steps = Steps(KINDS["hybrid"], META, "bfloat16")
+    module = trainer_of(steps, META, tmp_path, monkeypatch)
     module.training_step(steps.batches[0], 0)
     with no_waiting():
         module.training_step(steps.batches[1], 1)
     assert module.taken == 2
     module.on_train_end()
-
-
-def probe_sets() -> list[LabelSet]:
-    """Votes and classes as in `device_steps`."""
-    batch = Steps("hybrid", torch.device("cpu")).batches[0]
-    schema = LabelSchema("votes", (Question("a", ("x", "y")), Question("b", ("x", "y", "z"))))
-    votes, classes = (batch.labels[name].numpy() for name in ("votes", "class"))
-    return [LabelSet("votes", schema, (), votes, (), "", ()),
-            LabelSet("class", None, ("r", "g", "b"), classes, (), "", ())]
 
 
 @pytest.mark.parametrize("waiting", [
