@@ -123,6 +123,8 @@ class Pretraining(LightningModule):
 
     def on_train_start(self) -> None:
         """Open what is written during the run."""
+        if self.network.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # what was measured before the run may have taken more than it
         self._throughput = Throughput(self.wrapped.ranks.world, supervised=supervised_rate(self._run))
         if self.wrapped.ranks.first:
             self._logs = Logs(self._run, self.taken, self._log_settings.loggers, self._tell)
@@ -241,7 +243,7 @@ def fit(module: Pretraining, plan: Plan) -> None:
         StoreError: When the store is damaged; as above.
     """
     settings = plan.config.run
-    loader = make_loader(make_stream(plan, module.taken), settings.compute.workers)
+    loader = make_loader(make_stream(plan, module.taken), settings.compute.workers, device=plan.device)
     with _quiet_lightning(), stop_on_signal(module):
         # To Lightning each process is alone: what they share is in the network, and in our own calls.
         trainer = Trainer(
