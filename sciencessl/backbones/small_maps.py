@@ -6,8 +6,9 @@ with padding, and torch's kernels for the CPU (oneDNN), made for large maps, tak
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,13 +27,13 @@ FEWEST_CHANNELS = 256
 
 class SmallMapConv2d(nn.Conv2d):
     """What `convert` makes of a convolution: the same one, which on the CPU, with channels last, in float32 or float64,
-    computes small maps by `_Places`."""
+    computes small maps by `_TapByTap`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H', W'), equal to what it was up to rounding."""
         if not self._pays(input):
             return super().forward(input)
-        y: Tensor = _Places.apply(input, self.weight, self.stride, self.padding)
+        y: Tensor = _TapByTap.apply(input, self.weight, self.stride, self.padding)
         return y
 
     def _pays(self, x: Tensor) -> bool:
@@ -70,46 +71,47 @@ def _size(places: int, taps: int, stride: int, padding: int) -> int:
     return (places + 2 * padding - taps) // stride + 1
 
 
-class _Piece(NamedTuple):
-    """One row of taps at one place of the output, as far as it lies on the map: where it is in output, input, kernel."""
+class _Tap(NamedTuple):
+    """One of the kernel's places: which, and the places of output and input that it joins."""
 
-    output: tuple[int, int]
     row: int
-    columns: slice
-    tap_row: int
-    taps: slice
+    column: int
+    outputs: tuple[slice, ...]
+    inputs: tuple[slice, ...]
 
 
-def _pieces(x: Tensor, weight: Tensor, stride: Any, padding: Any, size: tuple[int, int]) -> Iterator[_Piece]:
-    """Of maps with channels last; rows of taps that lie wholly on padding are left out."""
-    (height, width), (kernel_rows, kernel_columns) = x.shape[1:3], weight.shape[1:3]
-    for oy in range(size[0]):
-        for ox in range(size[1]):
-            left = ox * stride[1] - padding[1]
-            first, last = max(left, 0), min(left + kernel_columns, width)
-            for ky in range(kernel_rows):
-                row = oy * stride[0] - padding[0] + ky
-                if 0 <= row < height and first < last:
-                    yield _Piece((oy, ox), row, slice(first, last), ky, slice(first - left, last - left))
+def _joined(tap: int, places: int, outputs: int, stride: int, padding: int) -> tuple[slice, slice]:
+    """Along one axis: the outputs that a tap reaches an input from, and those inputs."""
+    first = max(0, -((tap - padding) // stride))
+    last = min(outputs - 1, (places - 1 + padding - tap) // stride)
+    begin = first * stride - padding + tap
+    return slice(first, last + 1), slice(begin, begin + (last - first) * stride + 1, stride)
 
 
-class _Places(torch.autograd.Function):
-    """The convolution as one matrix product for each row of taps at each place, added up where it belongs.
+def _taps(maps: Tensor, kernel: Tensor, size: Sequence[int], stride: Any, padding: Any) -> Iterator[_Tap]:
+    """Those that see anything but padding; maps and kernel have channels last."""
+    rows, columns = (
+        [_joined(tap, maps.shape[axis], size[axis - 1], stride[axis - 1], padding[axis - 1])
+         for tap in range(kernel.shape[axis])]
+        for axis in (1, 2)
+    )
+    for (row, (oy, iy)), (column, (ox, ix)) in itertools.product(enumerate(rows), enumerate(columns)):
+        if oy.start < oy.stop and ox.start < ox.stop:
+            yield _Tap(row, column, (slice(None), oy, ox), (slice(None), iy, ix))
 
-    Nothing is copied, since with channels last pieces of maps and kernels are matrices with longer rows.
-    """
+
+class _TapByTap(torch.autograd.Function):
+    """The convolution as one matrix product for each place of the kernel, added up where it belongs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
         maps, kernel = _last(x), _last(weight)
         size = [_size(*axis) for axis in zip(maps.shape[1:3], kernel.shape[1:3], stride, padding, strict=True)]
-        ctx.size = size[0], size[1]
-        y = maps.new_zeros(len(maps), *ctx.size, len(kernel))
-        for at, row, columns, tap_row, taps in _pieces(maps, kernel, stride, padding, ctx.size):
-            seen, factors = maps[:, row, columns].flatten(1), kernel[:, tap_row, taps].flatten(1)
-            y[:, at[0], at[1]].addmm_(seen, factors.t())
+        ctx.geometry = size, stride, padding
+        y = maps.new_zeros(len(maps), *size, len(kernel))
+        for row, column, outputs, inputs in _taps(maps, kernel, *ctx.geometry):
+            y[outputs] += _rows(maps[inputs], kernel[:, row, column].t())
         return _first(y)
 
     @staticmethod
@@ -117,19 +119,20 @@ class _Places(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         maps, kernel, gradient = _last(x), _last(weight), _last(gradient)
-        of_maps, of_kernel = (
-            tensor.new_zeros(tensor.shape) if needed else None
-            for tensor, needed in zip((maps, kernel), ctx.needs_input_grad, strict=False)
-        )
-        for at, row, columns, tap_row, taps in _pieces(maps, kernel, ctx.stride, ctx.padding, ctx.size):
-            here = gradient[:, at[0], at[1]]
-            if of_maps is not None:
-                of_maps[:, row, columns].view(len(maps), -1).addmm_(here, kernel[:, tap_row, taps].flatten(1))
-            if of_kernel is not None:
-                of_kernel[:, tap_row, taps].view(len(kernel), -1).addmm_(here.t(), maps[:, row, columns].flatten(1))
-        return (
-            None if of_maps is None else _first(of_maps), None if of_kernel is None else _first(of_kernel), None, None,
-        )
+        of_maps, of_kernel = torch.zeros_like(maps), torch.zeros_like(kernel)
+        for row, column, outputs, inputs in _taps(maps, kernel, *ctx.geometry):
+            here = gradient[outputs]
+            if ctx.needs_input_grad[0]:
+                of_maps[inputs] += _rows(here, kernel[:, row, column])
+            if ctx.needs_input_grad[1]:
+                torch.mm(here.flatten(0, 2).t(), maps[inputs].flatten(0, 2), out=of_kernel[:, row, column])
+        return (*(_first(g) if needed else None for g, needed in zip((of_maps, of_kernel), ctx.needs_input_grad)),
+                None, None)
+
+
+def _rows(maps: Tensor, matrix: Tensor) -> Tensor:
+    """The product of every place's channels with a matrix."""
+    return (maps.flatten(0, 2) @ matrix).unflatten(0, maps.shape[:3])
 
 
 def _last(x: Tensor) -> Tensor:
