@@ -119,8 +119,11 @@ class _TapByTap(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         maps, kernel, gradient = _last(x), _last(weight), _last(gradient)
-        of_maps, of_kernel = torch.zeros_like(maps), torch.zeros_like(kernel)
-        for row, column, outputs, inputs in _taps(maps, kernel, *ctx.geometry):
+        taps = list(_taps(maps, kernel, *ctx.geometry))
+        of_maps = torch.zeros_like(maps)
+        # Filled tap by tap, so zeros are needed only where a tap sees nothing but padding.
+        of_kernel = (torch.empty_like if len(taps) == kernel[0, ..., 0].numel() else torch.zeros_like)(kernel)
+        for row, column, outputs, inputs in taps:
             here = gradient[outputs]
             if ctx.needs_input_grad[0]:
                 of_maps[inputs] += _rows(here, kernel[:, row, column])
