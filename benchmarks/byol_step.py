@@ -3,14 +3,15 @@
     python benchmarks/byol_step.py [--quick] [--json] [--threads N] [--rounds N]
 
 Both views are ready float tensors, so this is the step alone: online and target forward, loss, backward, optimiser,
-moving average. All take turns in one process, and a ratio is the median over rounds of their time divided by ours: above
-1 we are faster. `ratios` are by the clock; `absolute.processor_ratios` are by processor time, which a neighbour on the
-machine disturbs less, and which with one thread is the same on an idle machine.
+moving average. All take turns in one process, and a ratio is the median over rounds of their time divided by ours:
+above 1 we are faster. `ratios` are by the clock; `absolute.processor_ratios` are by processor time, which a neighbour
+on the machine disturbs less, and which with one thread is that of the clock on an idle machine.
 
 The same for all: ResNet-18 from the same weights, 64 px, batch 64, heads of 4096 hidden and 256 output units with batch
-norm, batch statistics of each view on its own (each view is forwarded on its own), LARS with momentum 0.9, decay 1e-6 on
-what is neither bias nor norm, and a constant learning rate of 0.45 * 64 / 256, two threads or `--threads`. Precision and
-memory format are those that `pretrain` would choose here (`measure.choose`), but for the first:
+norm, batch statistics of each view on its own (each view is forwarded on its own), LARS with momentum 0.9, decay 1e-6
+on what is neither bias nor norm, a constant learning rate of 0.45 * 64 / 256, two threads or `--threads`. Precision and
+memory format are those that `pretrain` would choose here (`measure.choose`), but for the first. `pretrain` lets the
+process keep freed memory (`keep_freed_memory`), which helps whoever runs in it: here all of them.
 
 - `lightly_as_published`: float32, contiguous, torchvision's ResNet. `training_step` of lightly's own BYOL benchmark
   (benchmarks/imagenet/resnet50/byol.py), line by line: momentum by `cosine_schedule`, `update_momentum` of backbone and
@@ -41,7 +42,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -52,6 +53,7 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.machine import keep_freed_memory
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
@@ -267,12 +269,6 @@ def matmul_gflops(size: int = 1024) -> dict[str, float]:
     return {"float32": best(torch.float32), "bfloat16": best(torch.bfloat16)}
 
 
-def backbones(px: int, batch: int, rounds: int, names: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Efficiencies, one after the other."""
-    for name in names:
-        yield name, efficiency(Setting(name, px, batch), rounds)
-
-
 def measure(setting: Setting, rounds: int, efficiencies: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All numbers."""
     setting = chosen(setting)
@@ -304,14 +300,15 @@ def show(found: dict[str, Any]) -> None:
     setting = absolute["setting"]
     print(f"{setting['backbone']}, {setting['px']} px, batch {setting['batch']}, {setting['precision']}, "
           f"{setting['memory_format']}; {found['hardware']}")
-    print("matrix products:", ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in absolute["matmul_gflops"].items()))
+    rates = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in absolute["matmul_gflops"].items())
+    print("matrix products:", rates)
     for name, time_ms in absolute["step_ms"].items():
         against = (f"  ours is {found['ratios'][name]:.2f} times faster ({absolute['processor_ratios'][name]:.2f} in "
                    "processor time)" if name != "ours" else "")
         print(f"  {name:24} {time_ms:8.0f} ms a step{against}")
     for name, row in absolute["efficiency_settings"].items():
         rates = row["images_per_s"]
-        print(f"  {name:12} BYOL efficiency {row['efficiency']:.2f} ({row['processor']:.2f} in processor time): "
+        print(f"  {name:12} efficiency {row['efficiency']:.2f} ({row['processor']:.2f} in processor time): "
               f"{rates['byol']:.2f} source images/s, {rates['supervised']:.2f} supervised, {row['precision']}, "
               f"{row['memory_format']}, batch {row['batch']}")
     print("absent:", "; ".join(found["absent"]) or "none")
@@ -320,16 +317,17 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="3 rounds, and efficiency for two small encoders at 112 px")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, efficiency of two encoders at 112 px")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads (default: 2)")
     parser.add_argument("--rounds", type=int, default=11, help="rounds of the comparison; efficiency takes half as many")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    names, px, batch, rounds = EFFICIENCY, 224, 16, max(1, options.rounds // 2)
     if options.quick:
-        efficiencies = dict(backbones(112, 8, 3, ("resnet18", "regnety_002")))
-    else:
-        efficiencies = dict(backbones(224, 16, max(1, options.rounds // 2), EFFICIENCY))
+        names, px, batch, rounds = ("resnet18", "regnety_002"), 112, 8, 3
+    efficiencies = {name: efficiency(Setting(name, px, batch), rounds) for name in names}
     found = measure(Setting("resnet18", 64, 64), 3 if options.quick else options.rounds, efficiencies)
     if options.json:
         print(json.dumps(found))

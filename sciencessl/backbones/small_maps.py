@@ -7,7 +7,6 @@ with padding, and torch's kernels for the CPU (oneDNN), made for large maps, tak
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 M = TypeVar("M", bound=nn.Module)
-
-CHANNELS_LAST = torch.channels_last
 
 MOST_PLACES = 16
 FEWEST_CHANNELS = 256
@@ -41,11 +38,9 @@ class SmallMapConv2d(nn.Conv2d):
             return False
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False
-        return 1 <= math.prod(self._output_size(x)) <= MOST_PLACES and x.is_contiguous(memory_format=CHANNELS_LAST)
-
-    def _output_size(self, x: Tensor) -> list[int]:
-        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
-        return [_size(*axis) for axis in axes]
+        rows, columns = _output_size(x.shape[2:], self.kernel_size, self.stride, self.padding)
+        few = rows > 0 and columns > 0 and rows * columns <= MOST_PLACES
+        return few and all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, self.weight))
 
 
 def convert(module: M) -> M:
@@ -67,8 +62,9 @@ def _is_plain(layer: nn.Conv2d) -> bool:
     return large and zeros and layer.groups == 1 and layer.dilation == (1, 1) and layer.bias is None
 
 
-def _size(places: int, taps: int, stride: int, padding: int) -> int:
-    return (places + 2 * padding - taps) // stride + 1
+def _output_size(places: Sequence[int], taps: Sequence[int], stride: Any, padding: Any) -> list[int]:
+    axes = zip(places, taps, stride, padding, strict=True)
+    return [(n + 2 * around - wide) // step + 1 for n, wide, step, around in axes]
 
 
 class _Tap(NamedTuple):
@@ -107,7 +103,7 @@ class _TapByTap(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         maps, kernel = _last(x), _last(weight)
-        size = [_size(*axis) for axis in zip(maps.shape[1:3], kernel.shape[1:3], stride, padding, strict=True)]
+        size = _output_size(maps.shape[1:3], kernel.shape[1:3], stride, padding)
         ctx.geometry = size, stride, padding
         y = maps.new_zeros(len(maps), *size, len(kernel))
         for row, column, outputs, inputs in _taps(maps, kernel, *ctx.geometry):
@@ -116,26 +112,24 @@ class _TapByTap(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        maps, kernel, gradient = _last(x), _last(weight), _last(gradient)
-        taps = list(_taps(maps, kernel, *ctx.geometry))
-        of_maps = torch.zeros_like(maps)
-        # Filled tap by tap, so zeros are needed only where a tap sees nothing but padding.
-        of_kernel = (torch.empty_like if len(taps) == kernel[0, ..., 0].numel() else torch.zeros_like)(kernel)
-        for row, column, outputs, inputs in taps:
-            here = gradient[outputs]
-            if ctx.needs_input_grad[0]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        maps, kernel, slopes = map(_last, (*ctx.saved_tensors, gradient))
+        of_maps, of_kernel = (
+            torch.zeros_like(of) if needed else None
+            for of, needed in zip((maps, kernel), ctx.needs_input_grad, strict=False)
+        )
+        for row, column, outputs, inputs in _taps(maps, kernel, *ctx.geometry):
+            here = slopes[outputs]
+            if of_maps is not None:
                 of_maps[inputs] += _rows(here, kernel[:, row, column])
-            if ctx.needs_input_grad[1]:
+            if of_kernel is not None:
                 torch.mm(here.flatten(0, 2).t(), maps[inputs].flatten(0, 2), out=of_kernel[:, row, column])
-        return (*(_first(g) if needed else None for g, needed in zip((of_maps, of_kernel), ctx.needs_input_grad)),
-                None, None)
+        return (*(None if of is None else _first(of) for of in (of_maps, of_kernel)), None, None)
 
 
 def _rows(maps: Tensor, matrix: Tensor) -> Tensor:
     """The product of every place's channels with a matrix."""
-    return (maps.flatten(0, 2) @ matrix).unflatten(0, maps.shape[:3])
+    return (maps.flatten(0, 2) @ matrix).view(*maps.shape[:3], -1)
 
 
 def _last(x: Tensor) -> Tensor:
