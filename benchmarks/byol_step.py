@@ -14,10 +14,10 @@ memory format are those that `pretrain` would choose here (`measure.choose`), bu
 process keep freed memory (`keep_freed_memory`), which helps whoever runs in it: here all of them.
 
 - `lightly_as_published`: float32, contiguous, torchvision's ResNet. `training_step` of lightly's own BYOL benchmark
-  (benchmarks/imagenet/resnet50/byol.py), line by line: momentum by `cosine_schedule`, `update_momentum` of backbone and
-  projector before the forward passes, `BYOLProjectionHead` and `BYOLPredictionHead`, `NegativeCosineSimilarity` times 2,
-  its `LARS` over `get_weight_decay_parameters`. Left out, as they are no part of ours: its trainer, its logging, its
-  online classifier.
+  (benchmarks/imagenet/resnet50/byol.py), line by line: momentum by `cosine_schedule`, `update_momentum` of backbone
+  and projector before the forward passes, `BYOLProjectionHead` and `BYOLPredictionHead`, `NegativeCosineSimilarity`
+  times 2, its `LARS` over `get_weight_decay_parameters`. Left out, as they are no part of ours: its trainer, its
+  logging, its online classifier.
 - `lightly_same_precision`: the same in the chosen precision and memory format.
 - `stable_pretraining`: `BYOL` with `forward` and `BYOLLoss`, its `LARS` with `exclude_bias_n_norm`, and the update of
   both `TeacherStudentWrapper`s as its callback makes it, on timm's ResNet. Left out: its trainer.
@@ -320,7 +320,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 rounds, efficiency of two encoders at 112 px")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads (default: 2)")
-    parser.add_argument("--rounds", type=int, default=11, help="rounds of the comparison; efficiency takes half as many")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds; efficiency takes half as many")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
