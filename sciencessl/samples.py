@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,9 +52,14 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` of every tensor, without copying: a micro-batch."""
-        return Batch(
-            views=[{name: tensor[start:stop] for name, tensor in view.items()} for view in self.views],
-            labels={name: tensor[start:stop] for name, tensor in self.labels.items()},
-            ids=self.ids[start:stop],
-            index=self.index[start:stop],
-        )
+        part = self._each(lambda tensor: tensor[start:stop])
+        return replace(part, ids=self.ids[start:stop], index=self.index[start:stop])
+
+    def pin_memory(self) -> Batch:
+        """The same with its tensors in page-locked memory, which a GPU fetches while the host goes on. Torch's loaders
+        call this."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        views = [{name: function(tensor) for name, tensor in view.items()} for view in self.views]
+        return replace(self, views=views, labels={name: function(tensor) for name, tensor in self.labels.items()})

@@ -71,7 +71,7 @@ def test_demo_ends_with_a_report_and_prints_what_it_did(
     asked = cli._parsers(pretrained)[0].parse_args(pretrained)
     (_, _, settings), typed = quick[0], given(asked, RunConfig)
     assert quick == [(Path(*asked.data), Path(asked.out), settings)]
-    assert typed == {"data": [str(result.store)], "method": "byol", **{n: shown(v) for n, v in settings.items()}}
+    assert typed == {"data": [str(result.store)], "method": "", **{n: shown(v) for n, v in settings.items()}}
     assert ("labels" in settings) == (domain == "galaxy")
     seen = json.loads((result.run / "exported/model.json").read_text())["label_columns"]
     assert len(seen) == (34 if domain == "galaxy" else 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +71,33 @@ def test_macos_is_asked_with_sysctl(proc: Any, monkeypatch: pytest.MonkeyPatch) 
 
 def test_this_machine_has_cores() -> None:
     assert 1 <= machine.cores() <= (os.cpu_count() or 1)
+
+
+FAULTS = """
+import resource
+import torch
+from sciencessl.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        kept = [torch.ones(2**22) for _ in range(16)]
+        del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+assert keep_freed_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(machine.platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_not_asked_for_again() -> None:
+    """Without, it is by luck not asked for: a small block at the top of the heap keeps what is below it."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 8 * 16 * 2**24 // 2**21 // 10  # a tenth of the pages, were they as large as can be
+
+
+def test_elsewhere_memory_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("", ""))
+    assert not machine.keep_freed_memory()

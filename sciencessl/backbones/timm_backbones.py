@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from sciencessl.backbones import small_maps
 from sciencessl.backbones.norms import find_gates, replace_norms
 from sciencessl.errors import ConfigError, DataError, RegistryError, did_you_mean
 from sciencessl.setting_groups import Norm
@@ -72,7 +73,7 @@ def build_backbone(
         label = repr(name) if norm == "batch" else f"{name!r} with norm {norm!r}"
         _load_weights(model, label, channels, Path(pretrained_file))
     encoder: nn.Module = model
-    return encoder
+    return small_maps.convert(encoder)
 
 
 def check_backbone(name: str) -> None:

@@ -43,6 +43,8 @@ from sciencessl.store.split import SplitIndex
 FORKSERVER_PRELOAD = ["sciencessl.data.loader", "sciencessl.views.operations"]
 """Imported once by the server that loader processes are forked from, instead of by each of them."""
 
+CPU = torch.device("cpu")
+
 Payloads = Mapping[str, Sequence[bytes | np.ndarray]]
 """Field -> what the store holds of it, one payload a sample."""
 
@@ -242,7 +244,9 @@ def _as_int(key: np.ndarray) -> int:
     return int.from_bytes(key.tobytes(), "little")
 
 
-def make_loader(stream: IterableDataset[Any], workers: int, prefetch: int = 4) -> DataLoader[Any]:
+def make_loader(
+    stream: IterableDataset[Any], workers: int, prefetch: int = 4, device: torch.device = CPU
+) -> DataLoader[Any]:
     """A DataLoader over a stream of whole batches.
 
     Workers come from a fork server, never from a fork of the trainer: decoders and Zarr hold threads and locks. The
@@ -252,6 +256,7 @@ def make_loader(stream: IterableDataset[Any], workers: int, prefetch: int = 4) -
         stream: Yields batches.
         workers: Processes; 0 loads in this one.
         prefetch: Batches that each worker makes ahead.
+        device: Where batches will go: for a GPU they come in page-locked memory.
     """
     return DataLoader(
         stream,
@@ -261,6 +266,7 @@ def make_loader(stream: IterableDataset[Any], workers: int, prefetch: int = 4) -
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=False,
+        pin_memory=device.type == "cuda",
         # Streams draw nothing from torch; without one of its own a loader moves the caller's global generator.
         generator=torch.Generator(),
     )

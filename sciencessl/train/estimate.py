@@ -59,7 +59,7 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     if choice.measured:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in choice.measured.items())
         tell(f"chose {choice.precision}, {choice.memory_format} (images/s of the encoder: {rates})")
-    if run.method == "byol" and len(views) == 2 and images == micro:  # the same shape as in a step
+    if run.method == "byol" and len(views) == 2 and choice.images == micro:  # the same shape as in a step
         plan.supervised = choice.measured.get(f"{choice.precision}/{choice.memory_format}", 0.0)
     compute = dataclasses.replace(
         run.compute, precision=choice.precision, memory_format=choice.memory_format,
@@ -125,7 +125,7 @@ def seconds_per_step(plan: Plan) -> float:
     run = plan.config.run
     workers = run.compute.workers
     seconds = min(max(TIMED_SHARE * 60 * run.minutes, TIMED_SECONDS[0]), TIMED_SECONDS[1])
-    loader = iter(make_loader(make_stream(plan, 0), workers, prefetch=1))
+    loader = iter(make_loader(make_stream(plan, 0), workers, prefetch=1, device=plan.device))
     # First windows, first allocations, and what was prefetched meanwhile.
     _repeat(lambda: once(next(loader)), TIMED_SECONDS[0], 1, workers + 2, plan.ranks)
     taken, elapsed = _repeat(lambda: once(next(loader)), seconds, *TIMED_STEPS, plan.ranks)

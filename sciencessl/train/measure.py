@@ -18,11 +18,12 @@ GAIN = 1.10
 
 @dataclass(frozen=True)
 class Choice:
-    """Precision and memory format, and the images a second of each candidate."""
+    """Precision and memory format, the images a second of each candidate, and of how many images at once."""
 
     precision: Precision
     memory_format: MemoryFormat
     measured: dict[str, float]
+    images: int
 
 
 def choose(
@@ -32,7 +33,8 @@ def choose(
     """Time forward and backward of an encoder in each allowed combination.
 
     The default (float32, contiguous) stays unless another is faster by more than 10 %. Weights, statistics and
-    generators of `encoder` are left as they are: a copy is timed.
+    generators of `encoder` are left as they are: a copy is timed. Where a GPU has no room for the batch, which training
+    may have with micro-batches or activations that are computed again, all are timed on half of it, or a quarter...
 
     Args:
         encoder: (B, C, H, W) -> (B, F).
@@ -45,13 +47,20 @@ def choose(
     formats: list[MemoryFormat] = ["contiguous", "channels_last"] if memory_format == "auto" else [memory_format]
     candidates = list(itertools.product(precisions, formats))
     if len(candidates) == 1:
-        return Choice(*candidates[0], {})
-    rates = {pair: _images_per_second(encoder, shape, *pair, device) for pair in candidates}
+        return Choice(*candidates[0], {}, shape[0])
+    try:
+        rates = {pair: _images_per_second(encoder, shape, *pair, device) for pair in candidates}
+    except torch.OutOfMemoryError:
+        if shape[0] == 1:
+            raise
+        rates = {}
+    if not rates:  # outside of the handler, which holds on to what did not fit
+        return choose(encoder, (shape[0] // 2, *shape[1:]), precision, memory_format, device)
     best = candidates[0]
     for pair, rate in rates.items():
         if rate > rates[best] and rate > GAIN * rates[candidates[0]]:
             best = pair
-    return Choice(*best, {"/".join(pair): round(rate, 1) for pair, rate in rates.items()})
+    return Choice(*best, {"/".join(pair): round(rate, 1) for pair, rate in rates.items()}, shape[0])
 
 
 def _images_per_second(

@@ -26,11 +26,11 @@ from sciencessl.monitor.logs import Logs
 from sciencessl.monitor.probes import OWN_BUFFER, Probes
 from sciencessl.monitor.throughput import Progress, Throughput
 from sciencessl.monitor.watch import Monitor
+from sciencessl.optim.shards import own_parts
 from sciencessl.samples import Batch
 from sciencessl.setting_groups import LogConfig
 from sciencessl.train import checkpoint as ckpt
 from sciencessl.train.cost import supervised_rate
-from sciencessl.train.parallel import local
 from sciencessl.train.plan import Plan, make_stream
 from sciencessl.train.ranks import StopVote
 from sciencessl.train.state import gather_state, restore_state
@@ -123,6 +123,8 @@ class Pretraining(LightningModule):
 
     def on_train_start(self) -> None:
         """Open what is written during the run."""
+        if self.network.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # what was measured before the run may have taken more than it
         self._throughput = Throughput(self.wrapped.ranks.world, supervised=supervised_rate(self._run))
         if self.wrapped.ranks.first:
             self._logs = Logs(self._run, self.taken, self._log_settings.loggers, self._tell)
@@ -186,7 +188,8 @@ class Pretraining(LightningModule):
         if self.taken == self._saved:
             self._saver.wait()
             return
-        finite = torch.stack([local(p).detach().isfinite().all() for p in self.network.parameters()])
+        parts = own_parts(list(self.network.parameters()))
+        finite = torch.stack([part.detach().isfinite().all() for part in parts])
         if self.wrapped.ranks.sum((~finite).sum()):
             raise self.wrapped.ranks.alike(RunError(f"a weight is not finite after step {self.taken}. {DIVERGED}"))
         state = gather_state(self.modules_saved, self.optimizer)
@@ -240,7 +243,7 @@ def fit(module: Pretraining, plan: Plan) -> None:
         StoreError: When the store is damaged; as above.
     """
     settings = plan.config.run
-    loader = make_loader(make_stream(plan, module.taken), settings.compute.workers)
+    loader = make_loader(make_stream(plan, module.taken), settings.compute.workers, device=plan.device)
     with _quiet_lightning(), stop_on_signal(module):
         # To Lightning each process is alone: what they share is in the network, and in our own calls.
         trainer = Trainer(

@@ -108,10 +108,22 @@ def _checked(ranks: Ranks, slots: int) -> Ranks:
 
 
 def device_of(name: str, place: Place = NOWHERE) -> torch.device:
-    """The device of a process: `auto` is a GPU where there is one, and each process of a machine has its own."""
+    """The device of a process: `auto` is a GPU where there is one, and each process of a machine has its own.
+
+    Raises:
+        ConfigError: When there is no GPU for it.
+    """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    return torch.device("cuda", place.local_rank) if place.world > 1 else torch.device("cuda")
+    seen = torch.cuda.device_count()
+    if not seen:
+        raise ConfigError("compute.device is cuda, and torch sees no GPU here; choose cpu or auto. `sciencessl doctor` "
+                          "says what it finds.")
+    if 1 < seen <= place.local_rank:
+        raise ConfigError(f"process {place.local_rank} of this machine, counted from 0, has no GPU: torch sees {seen}. "
+                          "Start one process for each GPU.")
+    # Always with a number: Lightning asks for one. A launcher may show each process nothing but its own GPU.
+    return torch.device("cuda", place.local_rank % seen)
 
 
 def wrap(network: Network, compute: ComputeConfig, ranks: Ranks, device: torch.device) -> Wrapped:
@@ -188,11 +200,6 @@ def _sharded(network: Network, ranks: Ranks) -> Wrapped:
         yield
 
     return Wrapped(network, ranks, None, meeting)
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a sharded tensor; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from sciencessl.data.decode import WORTH_PIXELS
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
 from sciencessl.data.order import SampleOrder, derive_key
 from sciencessl.data.phases import Phases, make_phases, read_phases
+from sciencessl.machine import keep_freed_memory
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARC, LARS
@@ -263,6 +264,8 @@ def build(
     run = plan.config.run
     network = Network(method, terms, make_recipe(plan))
     method.to(memory_format=memory_layout(run.compute.memory_format))
+    if plan.device.type == "cpu":
+        keep_freed_memory()
     wrapped = wrap(network, run.compute, ranks, plan.device)
     return wrapped, build_optimizer({"method": method, "terms": network.terms}, run.optim, run.batch)
 

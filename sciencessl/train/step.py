@@ -202,7 +202,7 @@ class _Sums:
     def of(cls, done: Forward, batch: int) -> _Sums:
         labels = [(total.detach(), rows) for total, rows in done.labels]
         if done.pair is None:
-            return cls(None, torch.zeros(()), labels)
+            return cls(None, torch.zeros((), device=done.online.representations[0].device), labels)
         return cls(done.pair.total.detach() / batch, done.pair.scale / batch, labels)
 
     def __add__(self, other: _Sums) -> _Sums:

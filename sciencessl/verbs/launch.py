@@ -137,7 +137,7 @@ def _all_ended(children: Sequence[SpawnProcess]) -> int:
 
 def _tell_signal(number: int, rank: int, processes: int) -> None:
     """Whoever was ended by a signal could not say so."""
-    why = ", as when memory runs out" if number == signal.SIGKILL else ""
-    name = f"signal {number} ({signal.strsignal(number)}{why})"
+    memory = ", as when memory runs out" if number == signal.SIGKILL else ""
+    name = f"signal {number} ({signal.strsignal(number)}{memory})"
     print(f"sciencessl: error: process {rank} of {processes} was ended by {name}. The others end with it; where there "
           "are checkpoints, go on from them with --resume.", file=sys.stderr)

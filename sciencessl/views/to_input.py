@@ -39,12 +39,16 @@ def standardise(x: Tensor, stats: InputStats) -> Tensor:
     """
     import torch
 
+    from sciencessl.losses.checks import holds_values
+
     if x.ndim != 4 or x.shape[1] != len(stats.mean):
         raise DataError(
             f"model input of shape {tuple(x.shape)} does not fit statistics of {len(stats.mean)} channels; "
             "expected (B, C, H, W) from the same kind of store as the run's training data."
         )
-    scale, mean, std = _constants(stats, x.device)
+    # Tensors made for a fake or traced one must not be kept for the real ones that follow.
+    constants = _constants if holds_values(x) else _constants.__wrapped__
+    scale, mean, std = constants(stats, x.device)
     y = x.to(torch.float32) / scale
     if stats.stretch == "asinh":
         y = torch.asinh(y)

@@ -140,6 +140,28 @@ def test_batches_hold_stored_pixels_and_aligned_labels(tiny_store: Path) -> None
     assert set(store.split_codes()[batch.index]) == {0}
 
 
+def test_only_for_a_gpu_every_tensor_of_a_batch_is_pinned_by_the_loader(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    source = stream(tiny_store)
+    assert not make_loader(source, 0).pin_memory
+    assert make_loader(source, 0, device=torch.device("cuda", 1)).pin_memory
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = source.batch(0)
+    found = torch.utils.data._utils.pin_memory.pin_memory(batch)
+    assert_same(found, batch)
+    own = [*(view["image"] for view in batch.views), batch.labels["position"]]
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in own]
+    assert found.views[0]["image"] is not own[0]
+    assert_same(found.slice(2, 5), batch.slice(2, 5))
+
+
 def test_every_sample_comes_once_an_epoch_and_looks_new_in_the_next(tiny_store: Path) -> None:
     batches = take(stream(tiny_store, batch=16), 1, 6)
     images: dict[int, list[torch.Tensor]] = {}

@@ -163,7 +163,8 @@ def test_a_run_is_told_apart_by_how_it_decodes(planned: Plan, monkeypatch: pytes
     assert "{'image': 64.0} px in evaluation" in make_identity(planned)["decoding"]
 
 
-TIMED = Choice("float32", "contiguous", {"float32/contiguous": 4000.0, "bfloat16/contiguous": 1.0})
+def timed(encoder: Any, shape: tuple[int, ...], *settings: Any) -> Choice:
+    return Choice("float32", "contiguous", {"float32/contiguous": 4000.0, "bfloat16/contiguous": 1.0}, shape[0])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_the_encoders_own_speed_counts_where_it_was_timed_at_the_shape_of_a_step
     changes: dict[str, Any], rate: float, tiny_store: Path, tiny_settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(estimate, "choose", lambda *arguments: TIMED)
+    monkeypatch.setattr(estimate, "choose", timed)
     flags = {**tiny_settings, "data": str(tiny_store), **changes}
     options = LabelsOnlyOptions if "method" in changes else ByolOptions
     flags = {name: value for name, value in flags.items() if options is ByolOptions or "options." not in name}
@@ -191,7 +192,7 @@ def test_the_encoders_own_speed_counts_where_it_was_timed_at_the_shape_of_a_step
 
 
 def test_a_run_tells_its_efficiency(tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "choose", lambda *arguments: TIMED)
+    monkeypatch.setattr(estimate, "choose", timed)
     tiny_run(tmp_path / "run", steps=2, labels=["class"])
     (row,) = read_metrics(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "cost.json").read_text())["supervised_images_per_s"] == 4000.0

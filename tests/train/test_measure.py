@@ -87,3 +87,21 @@ def test_patience_ends_a_slow_measurement(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     assert best_time(slow, repeats=3, patience=1.0) == 5.0
     assert len(calls) == 2
+
+
+def test_what_has_no_room_is_timed_on_half_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int, str]] = []
+
+    def rate(encoder: Any, shape: Any, precision: str, memory_format: str, device: Any) -> float:
+        tried.append((shape[0], precision))
+        if shape[0] > (2 if precision == "float32" else 9):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"float32": 10.0, "bfloat16": 30.0}[precision]
+
+    monkeypatch.setattr(measure, "_images_per_second", rate)
+    found = choose(nn.Identity(), (9, 3, 8, 8), "auto", "contiguous", CPU)
+    assert (found.precision, found.images) == ("bfloat16", 2)  # both on as many: float32 has no room for more
+    assert tried == [(9, "float32"), (4, "float32"), (2, "float32"), (2, "bfloat16")]
+    monkeypatch.setattr(measure, "_images_per_second", lambda *given: rate(None, (3,), "float32", "", CPU))
+    with pytest.raises(torch.OutOfMemoryError):
+        choose(nn.Identity(), (4, 3, 8, 8), "auto", "contiguous", CPU)

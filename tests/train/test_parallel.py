@@ -22,6 +22,7 @@ from sciencessl.setting_groups import Checkpointing, ComputeConfig, Strategy
 from sciencessl.train import parallel
 from sciencessl.train.parallel import (
     checkpoint_activations,
+    device_of,
     full_state,
     heads,
     joined,
@@ -37,6 +38,29 @@ from sciencessl.train.step import Network, Recipe, train_step
 from tests.train.two_processes import TwoProcesses
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "local_rank", "seen", "found"),
+    [("auto", 0, 0, "cpu"), ("cpu", 0, 8, "cpu"), ("auto", 0, 1, "cuda:0"), ("cuda", 5, 8, "cuda:5"),
+     ("auto", 5, 1, "cuda:0")],  # the last as srun --gpus-per-task=1 shows them
+)
+def test_each_process_has_a_gpu_of_its_own_with_a_number(
+    name: str, local_rank: int, seen: int, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    assert device_of(name, Place(local_rank, 8, local_rank, 8)) == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"), [(0, "compute.device is cuda, and torch sees no GPU here; choose cpu or auto"),
+                        (3, "process 3 of this machine, counted from 0, has no GPU: torch sees 3")],
+)
+def test_a_gpu_that_is_not_there_is_refused(seen: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    with pytest.raises(ConfigError, match=words):
+        device_of("cuda", Place(3, 4, 3, 4))
 
 
 def test_a_lost_node_leaves_the_most_processes_that_share_a_batch_evenly() -> None:

@@ -17,10 +17,13 @@ from sciencessl.monitor.probes import Probes
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import write_table
+from sciencessl.train.checkpoint import checkpoint_path
 from sciencessl.train.folder import WEIGHTS, read_metrics, read_model
 from sciencessl.train.labels import find_probes
 from sciencessl.train.module import Pretraining
 from tests.monitor.probe_data import FEATURES, make_data, share_of_a_rank, stream
+from tests.train.stored import stored
+from tests.train.test_distributed_runs import run_part
 
 ASKED = ["arms", "night", "bar+ring"]
 TIMING = {"images_per_s", "data_wait"}
@@ -132,3 +135,22 @@ def test_two_processes_have_the_linear_probe_and_scores_of_one(both: Any) -> Non
     for name in ("class", "smooth", "arms", "bar+ring"):
         assert row[f"probe_linear_{name}"] == pytest.approx(expected[f"probe_linear_{name}"], abs=1e-4)
         assert f"probe_knn_{name}" in row
+
+
+def test_two_processes_go_on_with_the_same_scores(
+    both: Any, store: Path, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {**tiny_settings, "labels": [], "probes": ASKED, "steps": 5}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert [found[:2] for found in both(run_part, store, whole, settings)] == [(5, True)] * 2
+    assert [found[:2] for found in both(run_part, store, parts, settings, False, 2)] == [(4, False)] * 2
+    assert [found[:2] for found in both(run_part, store, parts, {}, True)] == [(5, True)] * 2
+    rows = rows_of(whole)
+    assert rows == rows_of(parts)
+    assert {f"probe_knn_{name}" for name in ASKED} <= rows[-1].keys()
+    # Each rank has a bank of its own: half of the rows.
+    banks = {name: value for name, value in stored(checkpoint_path(whole, 5)).items() if "bank" in name}
+    places = [set(map(tuple, value[value[:, -1] >= 0][:, -2:].tolist())) for value in banks.values()]
+    assert len(places) == 2
+    assert all(places)
+    assert places[0] != places[1]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sciencessl.errors import DataError
 from sciencessl.spec import InputStats
@@ -35,6 +36,13 @@ def test_missing_pixels_become_the_mean_and_the_input_is_kept(stretch: str) -> N
     assert got[0, 1, 1, 1] == 0
     assert (got != 0).sum() == 6
     assert torch.equal(x.nan_to_num(7.0), before.nan_to_num(7.0))
+
+
+def test_constants_of_tensors_without_values_are_not_kept_for_real_ones() -> None:
+    stats, x = InputStats((0.125,), (0.5,), (255.0,)), torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
+    with FakeTensorMode() as mode:
+        assert standardise(mode.from_tensor(x), stats).shape == x.shape
+    assert torch.allclose(standardise(x, stats), torch.tensor((0.2 - 0.125) / 0.5))
 
 
 def test_memory_format_and_gradient_survive() -> None:
