@@ -425,3 +425,13 @@ def test_two_stores_are_one_run(tmp_path: Path, tiny_run: Any, tiny_store: Path,
     assert card.label_rows["class"] == 32 + sum(
         value is not None for value in Store(other).column("class")[Store(other).split("train").all()]
     )
+
+
+def test_weights_stay_on_their_device_when_lightning_is_done(
+    tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Pretraining, "cpu", lambda module: told.append("moved"))
+    monkeypatch.setattr("lightning.pytorch.accelerators.CPUAccelerator.teardown", lambda own: told.append("ended"))
+    assert tiny_run(tmp_path / "run", steps=1).finished
+    assert told == ["ended"]
