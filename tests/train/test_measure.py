@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,3 +88,13 @@ def test_patience_ends_a_slow_measurement(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     assert best_time(slow, repeats=3, patience=1.0) == 5.0
     assert len(calls) == 2
+
+
+def test_on_the_cpu_a_busy_machine_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of processor time for 8 images on 2 threads, however long the clock ran."""
+    processor, now = iter([0.0, 2.0]), itertools.count()
+    monkeypatch.setattr(measure.time, "process_time", lambda: next(processor))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: 1e3 * next(now))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    encoder = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
+    assert measure._images_per_second(encoder, (8, 3, 4, 4), "float32", "contiguous", CPU) == 8.0
