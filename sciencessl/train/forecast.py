@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -202,9 +203,17 @@ def _untimed(
 
 def _shapes(full: FullConfig, mode: FakeTensorMode, ranks: Ranks, device: torch.device) -> Plan:
     """The plan of a run whose weights have no values, as if they came later."""
-    # Only values hang on it, which it reads.
+    # Only values hang on branches_on, and it reads them.
     still = dataclasses.replace(full, run=dataclasses.replace(full.run, branches_on=False))
-    return make_plan(still, continued=True, ranks=ranks, device=device, within=built_without_storage(mode))
+    plan = make_plan(still, continued=True, ranks=ranks, device=device, within=built_without_storage(mode))
+    # What is kept in caches from step to step, such as statistics on the device, would else be without values for ever.
+    example, recipe = sample_batch(plan, 1), make_recipe(plan)
+    with torch.no_grad():
+        for view in example.views:
+            recipe.to_input(view[recipe.field].to(device))
+        for term in plan.terms:
+            copy.deepcopy(term).to(device)(torch.zeros(1, plan.method.features, device=device), example)
+    return plan
 
 
 def _counts(asked: int, slots: int, tell: Callable[[str], None]) -> list[int]:

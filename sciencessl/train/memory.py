@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 from torch.optim import Optimizer
 
@@ -124,7 +124,8 @@ def without_storage(module: M, device: torch.device, layout: torch.memory_format
         own = layout if tensor.ndim == 4 else torch.preserve_format
         empty = torch.empty_like(tensor, device=device, memory_format=own)
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(module, memo)
+    with unset_fake_temporarily():  # other tensors that it holds are copied as they are
+        return copy.deepcopy(module, memo)
 
 
 def batch_like(batch: Batch, rows: int) -> Batch:
