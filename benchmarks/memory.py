@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +35,12 @@ from sciencessl.train.step import Network, Recipe, Wrapped, train_step
 STEPS = 2
 """Steps that are measured: the first makes the optimiser's state, the second finds it."""
 HEADS = ByolOptions(hidden=64, out=16)
+BACKBONES = ("resnet18", "regnety_002", "convnext_atto")
+GPU_BACKBONES = ("resnet50", "regnety_016", "regnety_032", "convnext_tiny")
+KINDS: tuple[tuple[str, Checkpointing, str], ...] = (
+    ("lars", "none", "float32"), ("lars", "none", "bfloat16"), ("adamw", "stage", "bfloat16"),
+    ("adamw", "block", "float32"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,8 @@ def cases(quick: bool, gpu: bool) -> list[Case]:
     """What is compared."""
     if quick:
         return [Case("resnet18", rows=4)]
-    names = ("resnet50", "regnety_016", "regnety_032", "convnext_tiny") if gpu else ("resnet18", "regnety_002",
-                                                                                   "convnext_atto")
-    size = {"px": 224, "rows": 64} if gpu else {"px": 128, "rows": 8}
-    kinds: tuple[Checkpointing, ...] = ("none", "stage", "block")
-    every = itertools.product(names, ("lars", "adamw"), kinds, ("float32", "bfloat16"))
-    return [Case(name, optimizer, kind, precision, **size) for name, optimizer, kind, precision in every]
+    names, size = (GPU_BACKBONES, {"px": 224, "rows": 64}) if gpu else (BACKBONES, {"px": 128, "rows": 8})
+    return [Case(name, *kind, **size) for name in names for kind in KINDS]
 
 
 def main() -> None:

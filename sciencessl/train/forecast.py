@@ -162,7 +162,9 @@ def estimate(
 def _tried(shapes: Plan, mode: FakeTensorMode, processes: int) -> tuple[str, str]:
     """Why a step cannot be taken here, and why it cannot be traced, in words; empty where it can."""
     try:
-        return _lack(next(_memory(shapes, mode, processes, shapes.config.run.compute.checkpointing)).parts), ""
+        rows = _memory(shapes, mode, processes, shapes.config.run.compute.checkpointing)
+        row = next(row for row in rows if row.chosen)
+        return _lack(row.parts, shapes.device), ""
     except UNTRACEABLE as error:
         method = shapes.config.run.method
         return "", f"a step of {method} decides by the values of tensors ({type(error).__name__}: {error})"
@@ -231,14 +233,14 @@ def _kinds(plan: Plan) -> tuple[Checkpointing, ...]:
     return get_args(Checkpointing) if stages(plan.method.encoder) else ("none",)
 
 
-def _lack(parts: StepMemory) -> str:
+def _lack(parts: StepMemory, device: torch.device) -> str:
     """Why a step cannot be taken on this machine, in words; empty where it can.
 
     The plan of a run holds weights of its own beside those that are tried.
     """
     needed = (parts.peak + parts.parameters + parts.target) / GIB
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0] / GIB
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] / GIB
     elif (found := memory_gib()) is not None:
         free = found[1]
     else:

@@ -114,8 +114,8 @@ def test_a_device_has_a_tenth_to_spare(share: float, device: int | None) -> None
 
 def test_a_gpu_is_asked_for_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = StepMemory(2**20, 2**20, 0, 2**20, 2**20, 2**24, 0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * GIB, 80 * GIB))
-    assert forecast._lack(memory) == ""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 80 * GIB))
-    assert forecast._lack(memory).endswith("0.0 GiB are free")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * GIB, 80 * GIB))
+    assert forecast._lack(memory, torch.device("cuda")) == ""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 80 * GIB))
+    assert forecast._lack(memory, torch.device("cuda")).endswith("0.0 GiB are free")
+    assert forecast._lack(memory, torch.device("cpu")) == ""
