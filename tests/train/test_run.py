@@ -108,7 +108,9 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, tiny_run: Any) -
     assert found.operations_per_image > 1e5
     encoder = sum(p.numel() for p in build_backbone("test_resnet", 3, 0).parameters())
     assert found.parameters > encoder
-    assert found.state_bytes > 4 * 3 * found.parameters  # weight, gradient, momentum of LARS; and the target
+    (chosen,) = (row for row in found.memory if row.processes == 1 and row.chosen)
+    assert chosen.parts.parameters == chosen.parts.optimizer == 4 * found.parameters  # momentum of LARS
+    assert chosen.peak_bytes > 4 * 3 * found.parameters
 
 
 def test_minutes_and_epochs_become_steps(tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
