@@ -16,7 +16,6 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from sciencessl.data.loader import loader_error, make_loader
@@ -243,6 +242,13 @@ class OneDevice(SingleDeviceStrategy):
             part.teardown()
 
 
+class _Trainer(Trainer):
+    @property
+    def received_sigterm(self) -> bool:
+        """Never: Lightning would leave after its own step, while other ranks begin the next one."""
+        return False
+
+
 def fit(module: Pretraining, plan: Plan) -> None:
     """Train to the end, or to a signal; the last checkpoint is that of the last step taken.
 
@@ -251,6 +257,7 @@ def fit(module: Pretraining, plan: Plan) -> None:
         plan: Its settings and data.
 
     Raises:
+        KeyboardInterrupt: At a second Ctrl-C.
         RunError: When the loss is no number, or a loader process died. Steps taken before are in a checkpoint, where
             one process trains.
         StoreError: When the store is damaged; as above.
@@ -259,7 +266,7 @@ def fit(module: Pretraining, plan: Plan) -> None:
     loader = make_loader(make_stream(plan, module.taken), settings.compute.workers, device=plan.device)
     with _quiet_lightning(), stop_on_signal(module):
         # To Lightning each process is alone: what they share is in the network, and in our own calls.
-        trainer = Trainer(
+        trainer = _Trainer(
             max_steps=settings.steps - module.taken, accelerator=plan.device.type,
             strategy=OneDevice(plan.device), plugins=[LightningEnvironment()], logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
@@ -267,9 +274,8 @@ def fit(module: Pretraining, plan: Plan) -> None:
         )
         try:
             trainer.fit(module, loader)
-        except SIGTERMException:
-            # Lightning's own answer to the signal, when it came after ours was looked at: the step in hand is done.
-            module.stop_requested = True
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from None
         except Exception as error:
             cause = loader_error(error)
             if plan.ranks.world > 1:  # the others are waiting in the midst of a step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +32,14 @@ def run_part(
     ranks: Ranks, store: Path, out: Path, settings: dict[str, Any], resume: bool = False, stop: int | None = None,
     method: str = "",
 ) -> tuple[int, bool, list[str]]:
-    """A run, or the next part of it, in both processes; the second one is asked to stop after so many steps."""
+    """A run, or the next part of it, in both processes; the second one gets SIGTERM after so many steps."""
     told: list[str] = []
     inner = Pretraining.training_step
 
     def step(self: Pretraining, batch: Any, batch_idx: int) -> None:
         inner(self, batch, batch_idx)
         if ranks.rank == 1 and self.taken == stop:
-            self.stop_requested = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
     Pretraining.training_step = step  # type: ignore[method-assign]
     try:

@@ -84,7 +84,7 @@ def terminate(module: Pretraining) -> None:
     [
         ("training_step", 3, request),  # where a checkpoint is due anyway; the stop comes after the next step
         ("on_train_batch_start", 4, terminate),
-        ("on_train_batch_end", 5, terminate),  # between the step and Lightning's own look at the signal
+        ("on_train_batch_end", 5, terminate),  # Lightning would leave here, though other ranks may begin a step
     ],
 )
 def test_a_stopped_run_ends_as_if_it_had_not_been(
@@ -95,7 +95,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
         at(patch, hook, step, act)
         stopped = tiny_run(out)
     assert not stopped.finished
-    assert stopped.steps == {"training_step": 4, "on_train_batch_start": 5, "on_train_batch_end": 5}[hook]
+    assert stopped.steps == {"training_step": 4, "on_train_batch_start": 5, "on_train_batch_end": 6}[hook]
     assert checkpoints(out)[-1] == checkpoint_path(out, stopped.steps)
     assert not (out / MODEL).exists()
     told: list[str] = []
@@ -103,6 +103,19 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     assert (result.finished, result.steps) == (True, 9)
     assert told == [f"resuming after step {stopped.steps} of 9"]
     assert_equal_runs(finished, out)
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once(
+    tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(module: Pretraining) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    at(monkeypatch, "on_train_batch_start", 4, twice)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "run")
+    assert checkpoints(tmp_path / "run")[-1] == checkpoint_path(tmp_path / "run", 3)
 
 
 def test_a_run_stopped_twice_and_trained_with_lars_is_the_same_too(
