@@ -267,7 +267,7 @@ def fit(module: Pretraining, plan: Plan) -> None:
     with _quiet_lightning(), stop_on_signal(module):
         # To Lightning each process is alone: what they share is in the network, and in our own calls.
         trainer = _Trainer(
-            max_steps=settings.steps - module.taken, accelerator=plan.device.type,
+            max_steps=settings.steps - module.taken, accelerator=plan.device.type, devices=1,
             strategy=OneDevice(plan.device), plugins=[LightningEnvironment()], logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
             use_distributed_sampler=False,
