@@ -227,16 +227,16 @@ def test_one_command_of_two_processes_survives_signals_and_kills(
     assert done.returncode == 75, done.stderr
     assert done.stdout.count("stopped with a checkpoint; continue with --resume") == 1
     (last,) = checkpoints(out)
-    done = command(script, "kill", 1, 5, "--resume", "--out", str(out))
+    done = command(script, "kill", 1, 8, "--resume", "--out", str(out))
     assert done.returncode == 1, done.stderr
     assert "sciencessl: error: process 1 of 2 was ended by signal 9 (Killed, as when memory runs out). " in done.stderr
     assert "sciencessl: error: another process of the run has ended" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (out / MODEL).exists()
-    assert checkpoints(out)[-1] == checkpoint_path(out, 3) != last
+    assert checkpoints(out)[-1] == checkpoint_path(out, 6) != last
     done = command(script, "none", 0, 0, "--resume", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "resuming after step 3 of 9" in done.stdout
+    assert "resuming after step 6 of 9" in done.stdout
     assert_equal_runs(replicated, out)
 
 
