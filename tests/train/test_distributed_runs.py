@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sciencessl.methods.byol import Byol
 from sciencessl.setting_groups import Strategy
 from sciencessl.train.checkpoint import ABOUT, checkpoint_path, checkpoints, read_checkpoint
 from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics
@@ -177,6 +178,30 @@ def fails(ranks: Ranks, out: Path) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+def breaks(ranks: Ranks, store: Path, out: Path, settings: dict[str, Any]) -> str:
+    inner = Byol.pair_loss
+
+    def full(self: Byol, *args: Any) -> Any:
+        if self.ranks.world > 1:  # not where operations are counted, before the run
+            raise RuntimeError("out of memory")
+        return inner(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Byol, "pair_loss", full)
+        try:
+            pretrain(store, out, settings=settings, tell=lambda line: None)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def test_what_fails_within_a_sharded_step_is_what_is_said(
+    both: TwoProcesses, tiny_store: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    sharded = {**settings, "compute.strategy": "fsdp"}
+    assert both(breaks, tiny_store, tmp_path / "run", sharded) == ["RuntimeError: out of memory"] * 2
 
 
 COMMAND = """
