@@ -285,6 +285,35 @@ def test_a_run_that_was_stopped_asks_to_be_queued_again(monkeypatch: pytest.Monk
     assert "stopped with a checkpoint; continue with --resume: 3 steps, 48 images" in shown.out
 
 
+def in_rank(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in places.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 75), (1, 0)])
+def test_the_first_process_says_what_became_of_all(
+    rank: int, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A launcher ends the others at the first that exits with anything but 0: no other may do so before the first."""
+    in_rank(rank, monkeypatch)
+    stopped = RunResult(tmp_path, 3, 48, 1.0, finished=False)
+    monkeypatch.setattr("sciencessl.train.run.pretrain", lambda *args, **kwargs: stopped)
+    shown = call("pretrain", "--data", "x.zarr", "--out", tmp_path)
+    assert (shown.code, bool(shown.out)) == (code, rank == 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_wrong_usage_is_said_by_the_first_process_and_other_errors_by_whom_they_meet(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_rank(rank, monkeypatch)
+    usage, failure = call("pretrain", "--data"), call("pretrain", "--data", "nothing.zarr", "--out", "y")
+    assert (usage.code, bool(usage.err)) == (2, rank == 0)
+    assert failure.code == 1
+    assert failure.err.startswith(f"sciencessl: {'process 1: ' if rank else ''}error: nothing.zarr is no store")
+
+
 def test_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -128,6 +128,10 @@ class Pretraining(LightningModule):
         if self.wrapped.ranks.first:
             self._logs = Logs(self._run, self.taken, self._log_settings.loggers, self._tell)
             self._progress = Progress(self.recipe.total_steps, self.taken, title="pretrain")
+
+    def cpu(self) -> Self:
+        """Stays where it is: Lightning asks at the end, and FSDP2 in the midst of a failed step would fail again."""
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimiser step; numbers are read from the device only where they are logged."""

@@ -66,7 +66,7 @@ def run_pretrain(args: argparse.Namespace) -> int:
         return launch(processes, args.arguments)
     result = pretrain(*asked, tell=teller(args), accept_leak=args.accept_leak, processes=args.processes)
     if find_place().rank:
-        return DONE if isinstance(result, RunEstimate) or result.finished else REQUEUE
+        return DONE  # the first one says what became of all: at another code a launcher would end it, while it writes
     if isinstance(result, RunEstimate):
         _emit_estimate(result, args)
         return DONE
