@@ -63,7 +63,7 @@ def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     known = {name for panel in PANELS for name in panel.curves} | {*MEASURES, *COUNTERS, "data_wait"}
     logged = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     probes = sorted({name.split("_", 2)[2] for name in logged if name.startswith(PROBES)})
-    probed = [Panel(f"Online probes of {name}, training stream", "balanced accuracy; R² of votes",
+    probed = [Panel(f"Online probes of {name}, training stream", "balanced accuracy, or R² of votes",
                     {f"{start}{name}": label for start, label in zip(PROBES, ("kNN", "linear"), strict=True)})
               for name in probes]
     known |= {name for panel in probed for name in panel.curves}

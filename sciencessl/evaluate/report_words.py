@@ -114,6 +114,17 @@ def drawn_otherwise(config: Mapping[str, Any]) -> bool:
     return any(asked.get(name) for name in ("balance", "weights", "labelled_share", "rates"))
 
 
+def batch_words(config: Mapping[str, Any]) -> str:
+    """Images of a step, and what they grew to.
+
+    >>> batch_words({"batch": 16, "phases": ["32@1.5", "64@3"]})
+    '16 images at first, 32 from epoch 1.5 on, 64 from epoch 3 on'
+    """
+    phases = [word.split("@") for word in config.get("phases") or ()]
+    grown = "".join(f", {batch} from epoch {epoch} on" for batch, epoch in phases)
+    return f"{config.get('batch', '?')} images{f' at first{grown}' if grown else ''}"
+
+
 def length_sentence(config: Mapping[str, Any], cost: Mapping[str, Any], train: int, taken: int, finished: bool) -> str:
     """How long, and how many images were seen."""
     if "images_seen" not in cost:
@@ -124,8 +135,7 @@ def length_sentence(config: Mapping[str, Any], cost: Mapping[str, Any], train: i
         passes = f", {cost['images_seen'] / cost['epoch_samples']:.1f} epochs; {cost['sampling'][0]}"
     end = "" if finished else " It has not finished: `sciencessl pretrain --resume` continues it."
     return (
-        f"It took {cost['steps']:,} steps of {config.get('batch', '?')} images, {cost['images_seen']:,} images "
-        f"seen{passes}.{end}"
+        f"It took {cost['steps']:,} steps of {batch_words(config)}, {cost['images_seen']:,} images seen{passes}.{end}"
     )
 
 

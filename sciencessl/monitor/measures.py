@@ -140,7 +140,8 @@ def uniformity(rows: Tensor) -> Tensor:
     at any N of 2 or more, its log nearly; noisy below about 64 rows. Source: Wang and Isola (arXiv 2005.10242), t = 2.
     """
     unit = normalize(rows.double(), dim=1)
-    exponents = (4 * (unit @ unit.T) - 4).fill_diagonal_(-torch.inf)  # -2 d^2 = -2 (2 - 2 cos)
+    squares = unit.square().sum(dim=1)  # 1, or 0 for a row of zeros, which has no direction
+    exponents = (4 * (unit @ unit.T) - 2 * squares - 2 * squares[:, None]).fill_diagonal_(-torch.inf)  # -2 d^2
     return exponents.flatten().logsumexp(dim=0) - math.log(len(rows) * (len(rows) - 1))
 
 

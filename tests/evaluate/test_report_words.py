@@ -173,6 +173,8 @@ def test_how_samples_were_drawn_is_said_where_it_is_not_each_once() -> None:
     plain = {"batch": 16, "sampling": {"balance": "", "exponent": 1.0, "rates": [], "labelled_share": 0.0}}
     drawn = {"batch": 16, "data": ["a.zarr", "b.zarr"], "sampling": {"balance": "class"}}
     assert "2.0 passes over 48 training samples" in words.length_sentence(plain, cost, 48, 6, True)
+    grown = words.length_sentence({**plain, "phases": ["32@1.5"]}, cost, 48, 6, True)
+    assert grown.startswith("It took 6 steps of 16 images at first, 32 from epoch 1.5 on, 96 images seen, 2.0 passes")
     assert words.length_sentence(drawn, cost, 48, 6, True) == (
         "It took 6 steps of 16 images, 96 images seen, 2.4 epochs; an epoch is 40 draws."
     )

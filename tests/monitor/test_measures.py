@@ -166,6 +166,7 @@ def test_uniformity_is_over_pairs_of_different_rows() -> None:
     expected = math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6)
     assert float(uniformity(torch.cat([axes, -axes]))) == pytest.approx(expected)
     assert float(uniformity(torch.cat([axes[:1], -axes[:1]]))) == pytest.approx(-8)
+    assert float(uniformity(torch.zeros(5, 4))) == 0  # all alike, as behind a ReLU that has died
     x = unit(uneven(15, 4).numpy())
     pairs = [np.exp(-2 * np.square(x[i] - x[j]).sum()) for i in range(15) for j in range(i)]
     assert float(uniformity(uneven(15, 4))) == pytest.approx(np.log(np.mean(pairs)))
