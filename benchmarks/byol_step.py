@@ -37,10 +37,12 @@ activations.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,7 +194,6 @@ def lightly_as_published(setting: Setting) -> Step:
 
 def stable_pretraining(setting: Setting) -> Step:
     """Its method, loss, optimiser and callback, see above."""
-    os.environ.setdefault("SPT_VERBOSE", "0")
     from stable_pretraining.methods.byol import BYOL
     from stable_pretraining.optim.lars import LARS as TheirLARS
 
@@ -227,7 +228,8 @@ def installed(setting: Setting) -> tuple[dict[str, Step], list[str]]:
     steps, absent = {"ours": ours(setting)}, [SOLO_LEARN]
     for make in PEERS:
         try:
-            steps[make.__name__] = make(setting)
+            with contextlib.redirect_stdout(sys.stderr):  # what they tell on being loaded
+                steps[make.__name__] = make(setting)
         except ImportError as error:
             absent.append(f"{make.__name__}: {error}")
     return steps, absent

@@ -198,7 +198,16 @@ def _domain_layer(domain: str) -> list[Layer]:
 
 def scales() -> list[str]:
     """Names of the shipped scales."""
-    return sorted(entry.name[:-5] for entry in (files("sciencessl.configs") / "scale").iterdir()
+    return _shipped("scale")
+
+
+def recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return _shipped("recipe")
+
+
+def _shipped(kind: str) -> list[str]:
+    return sorted(entry.name[:-5] for entry in (files("sciencessl.configs") / kind).iterdir()
                   if entry.name.endswith(".yaml"))
 
 
@@ -218,8 +227,10 @@ def _user_layer(path: str | Path) -> Layer:
         recipe = files("sciencessl.configs") / "recipe" / f"{name.removeprefix('recipe/')}.yaml"
         if recipe.is_file():
             return Layer(name, read_yaml(recipe))
+        if not Path(path).is_file():
+            raise ConfigError(f"--config {unknown_name('recipe', name.removeprefix('recipe/'), recipes())}")
     if not Path(path).is_file():
-        raise ConfigError(f"--config {path}: there is no such file or recipe.")
+        raise ConfigError(f"--config {path}: there is no such file. Recipes that are shipped are given as recipe/NAME.")
     return Layer(name, read_yaml(Path(path)))
 
 
@@ -267,7 +278,7 @@ def build_config(
                 origin[name] = "default"
         for name, value in found.items():
             if name not in known:
-                raise ConfigError(f"{layer.name}: no setting named {name!r}.{_known(name, known)}")
+                raise ConfigError(f"{layer.name}: no setting named {name!r}{_whose(name)}.{_known(name, known)}")
             origin[name] = layer.name
             merged[name] = value
     values = nest(merged)
@@ -276,6 +287,11 @@ def build_config(
     options = parse_settings(options_type, values.pop("options", {}), "options.", origin)
     views = parse_settings(views_type, values.pop("views", {}), "views.", origin)
     return FullConfig(parse_settings(RunConfig, values, "", origin), options, views, origin)
+
+
+def _whose(name: str) -> str:
+    """Where the settings of a group are declared, if not here: a file for one domain or method may not suit another."""
+    return {"views": " for the domain of this run", "options": " for this method"}.get(name.partition(".")[0], "")
 
 
 def _known(name: str, known: set[str]) -> str:
@@ -288,6 +304,8 @@ def _known(name: str, known: set[str]) -> str:
 def parse_settings(kind: type, values: Mapping[str, Any], prefix: str, origin: Mapping[str, str]) -> Any:
     """Build a settings dataclass from nested values, checking every type.
 
+    A single value of a setting that takes any number of them may stand without brackets.
+
     Raises:
         ConfigError: Naming the setting, its layer, the value given and what was expected.
     """
@@ -296,9 +314,22 @@ def parse_settings(kind: type, values: Mapping[str, Any], prefix: str, origin: M
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "settings")
     try:
-        return parser.instantiate(parser.parse_object({"settings": dict(values)})).settings
+        return parser.instantiate(parser.parse_object({"settings": _listed(kind, values)})).settings
     except ArgumentError as error:
         raise _readable(error, prefix, origin) from error
+
+
+def _listed(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, each single one of a setting of any number in a list: `--log.loggers csv`, `probes: class`."""
+    found = dict(values)
+    group: Any
+    for entry in dataclasses.fields(kind):
+        value, group = found.get(entry.name), entry.default_factory
+        if dataclasses.is_dataclass(group) and isinstance(value, Mapping):
+            found[entry.name] = _listed(group, value)
+        elif str(entry.type).endswith("...]") and isinstance(value, (str, int)) and not str(value).startswith("["):
+            found[entry.name] = [value]
+    return found
 
 
 def _readable(error: Exception, prefix: str, origin: Mapping[str, str]) -> ConfigError:
@@ -309,6 +340,7 @@ def _readable(error: Exception, prefix: str, origin: Mapping[str, str]) -> Confi
         return ConfigError(f"settings: {text}")
     name = f"{prefix}{match[1]}"
     what = re.sub(r"<class '(\w+)'>", r"\1", match[2]).replace("typing.", "").replace("Expected a", "expected")
+    what = re.sub(r"Literal\[([^]]*)\]", r"one of \1", what)
     what = what.replace("expected tuple.", "expected a list such as [a, b].")
     return ConfigError(f"{name} (set by {origin.get(name, 'a file')}): {what}")
 

@@ -232,12 +232,15 @@ def test_an_error_says_value_rule_and_fix(flags: dict[str, Any], value: str, rul
     [
         ({"optim.base_lr": "abc"}, r"optim.base_lr \(set by flags\): expected float. Got value: abc"),
         ({"batch": 7.5}, r"batch \(set by flags\): expected int. Got value: 7.5"),
-        ({"optim.name": "sgd"}, r"optim.name \(set by flags\): expected Literal\[.*'larc', 'adamw'\]. Got value: sgd"),
+        ({"optim.name": "sgd"}, r"optim.name \(set by flags\): expected one of .*'larc', 'adamw'. Got value: sgd"),
         ({"views.area": [0.1]}, r"views.area \(set by flags\): expected tuple with 2 elements"),
-        ({"labels": "smooth"}, r"labels \(set by flags\): expected a list such as \[a, b\]. Got value: smooth"),
+        ({"labels": {"a": 1}}, r"labels \(set by flags\): expected a list such as \[a, b\]. Got value: "),
+        ({"log.loggers": "tensorbord"}, r"log.loggers \(set by flags\): expected one of 'csv', 'tensorboard', "),
+        ({"views.colour": "swav"}, r"flags: no setting named 'views.colour' for the domain of this run\."),
+        ({"options.tau": 1}, r"flags: no setting named 'options.tau' for this method\."),
         ({"optim": 3}, r"flags: no setting named 'optim'. Did you mean 'optim.name'\?"),
         ({"batch.x": 1}, r"flags: no setting named 'batch.x'. Did you mean 'batch'\?"),
-        ({"options.qqqqqqqqqqqqqq": 1}, r"named 'options.qqqqqqqqqqqqqq'. Settings beside it: options.hidden"),
+        ({"options.qqqqqqqqqqqqqq": 1}, r"qqqq' for this method. Settings beside it: options.hidden"),
         ({"qqqq": 1}, r"no setting named 'qqqq'. Settings beside it: .*batch"),
     ],
 )
@@ -262,10 +265,26 @@ def test_the_file_that_set_a_wrong_value_is_named(tmp_path: Path) -> None:
         preset_layers("laptop", "byol", "galaxy", [path])
     path.write_text("")
     assert preset_layers("laptop", "byol", "galaxy", [path])[-1] == Layer(str(path), {})
-    with pytest.raises(ConfigError, match=r"--config .*nothing.yaml: there is no such file or recipe"):
+    with pytest.raises(ConfigError, match=r"--config .*nothing.yaml: there is no such file\. Recipes"):
         preset_layers("laptop", "byol", "galaxy", [tmp_path / "nothing.yaml"])
-    with pytest.raises(ConfigError, match=r"there is no such file or recipe"):
-        preset_layers("laptop", "byol", "galaxy", ["recipe/nothing"])
+    with pytest.raises(ConfigError, match=r"--config no recipe named 'seer_256'. Did you mean 'seer_256gf'\?"):
+        preset_layers("laptop", "byol", "galaxy", ["recipe/seer_256"])
+
+
+def test_a_file_may_lie_in_a_folder_that_is_called_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text("batch: 32\n")
+    assert preset_layers("laptop", "byol", "galaxy", ["recipe/mine.yaml"])[-1].values == {"batch": 32}
+
+
+def test_a_single_value_needs_no_brackets_where_any_number_may_stand(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("{probes: class, phases: 512@3, sampling: {rates: 2}, log: {loggers: csv}}\n")
+    run = build(layers=preset_layers("laptop", "byol", "galaxy", [path])).run
+    assert (run.probes, run.phases, run.sampling.rates, run.log.loggers) == (("class",), ("512@3",), (2,), ("csv",))
+    assert build({"log.loggers": "csv"}).run.log.loggers == ("csv",)
+    assert build({"log.loggers": "[]"}).run.log.loggers == ()
 
 
 def test_text_from_a_command_line_is_read_as_yaml() -> None:

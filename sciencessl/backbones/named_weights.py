@@ -7,7 +7,7 @@ that is there is used without asking the network. None is part of this project: 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ SEER_SIZES = {"32gf": "regnety_320", "64gf": "regnety_640", "128gf": "regnety_12
 
 TUNED = "_ft_in1k"
 """End of a SEER name whose weights were fine-tuned on the labels of ImageNet."""
+
+Check = Callable[[str], None]
+"""Raises what is to be told of an architecture that cannot be used."""
+
 
 @dataclass(frozen=True)
 class NamedWeights:
@@ -73,7 +77,7 @@ def is_named(source: str | Path) -> bool:
     return str(source).startswith(PREFIXES)
 
 
-def find_named(source: str) -> NamedWeights:
+def find_named(source: str, check: Check = check_backbone) -> NamedWeights:
     """The weights of a name, downloaded where they are not on this machine yet.
 
     - `timm:ARCHITECTURE.TAG`: weights that timm knows; without a tag its default ones; `timm:...@FILE` takes the file
@@ -82,20 +86,26 @@ def find_named(source: str) -> NamedWeights:
     - `hub:OWNER/NAME`: a repository of the Hugging Face Hub with timm's `config.json` and `model.safetensors`;
     - `local-dir:FOLDER`: a folder with these two, such as `export` writes, or a repository that was copied by hand.
 
+    Args:
+        source: The name.
+        check: Called with the architecture before its weights are downloaded.
+
     Raises:
         RegistryError: When timm has no such architecture or tag, or SEER no such size.
         ConfigError: For a name that is no OWNER/NAME.
         DataError: When there are no safetensors or no timm model behind it, or the file does not exist.
         OutOfReachError: When the hub does not answer.
         MissingExtraError: Without huggingface_hub.
+
+    And whatever `check` raises.
     """
     if source.startswith(SEER):
-        return _timm(source, _seer_name(source))
+        return _timm(source, _seer_name(source), check)
     if source.startswith(TIMM):
-        return _timm(source, source.removeprefix(TIMM))
+        return _timm(source, source.removeprefix(TIMM), check)
     if source.startswith(HUB):
-        return _of_hub(source, source.removeprefix(HUB))
-    return _of_folder(source, Path(source.removeprefix(FOLDER)))
+        return _of_hub(source, source.removeprefix(HUB), check)
+    return _of_folder(source, Path(source.removeprefix(FOLDER)), check)
 
 
 def portable_name(source: str) -> str:
@@ -125,11 +135,12 @@ def _seer_name(source: str) -> str:
     return f"{SEER_SIZES[size]}.seer{TUNED if tuned else ''}{at}{file}"
 
 
-def _timm(source: str, spec: str) -> NamedWeights:
+def _timm(source: str, spec: str, check: Check) -> NamedWeights:
     name, at, file = spec.partition("@")
     backbone = name.partition(".")[0]
     check_backbone(backbone)
     config = _timm_config(name)
+    check(backbone)
     if at:
         found = Path(file)
         if not found.is_file():
@@ -161,18 +172,19 @@ def _timm_config(name: str) -> dict[str, Any]:
     return dict(vars(found))
 
 
-def _of_hub(source: str, repository: str) -> NamedWeights:
+def _of_hub(source: str, repository: str, check: Check) -> NamedWeights:
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise ConfigError(f"{source}: expected {HUB}OWNER/NAME, a repository of the Hugging Face Hub.")
     by_hand = f"{FOLDER}FOLDER"
     config = _read_config(source, _fetch(source, repository, CONFIG, by_hand))
+    check(str(config["architecture"]))
     file = _fetch(source, repository, WEIGHTS, by_hand)
     if "license" not in config:
         config["license"] = _card_license(source, repository)
     return _named(source, repository.replace("/", "-"), str(config["architecture"]), file, config)
 
 
-def _of_folder(source: str, folder: Path) -> NamedWeights:
+def _of_folder(source: str, folder: Path, check: Check) -> NamedWeights:
     lacks = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if lacks:
         raise DataError(
@@ -180,6 +192,7 @@ def _of_folder(source: str, folder: Path) -> NamedWeights:
             "`sciencessl export` writes it and timm's repositories on the hub have it."
         )
     config = _read_config(source, folder / CONFIG)
+    check(str(config["architecture"]))
     card = folder / "README.md"
     if "license" not in config and card.is_file():
         config["license"] = _front_matter(card)

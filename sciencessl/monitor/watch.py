@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from sciencessl.methods.base import Method, Online
 from sciencessl.monitor import measures
 from sciencessl.monitor.collapse import collapse_warnings
+from sciencessl.optim.shards import is_sharded, own_parts
 from sciencessl.train.ranks import ALONE, Ranks
 
 ROWS = 2048
@@ -96,10 +96,9 @@ class Monitor:
 
     def _squares(self, target: Tensor, online: Tensor) -> Tensor:
         """(2,): |online - target|^2 and |target|^2 of one weight, as this rank's part of a sum over the ranks."""
-        sharded = isinstance(target, DTensor) and isinstance(online, DTensor)
-        ours, theirs = (t.to_local() if isinstance(t, DTensor) else t for t in (online, target))
+        ours, theirs = own_parts([online, target])
         squares = torch.stack([(ours - theirs).double().square().sum(), theirs.double().square().sum()])
-        return squares if sharded else squares / self._ranks.world
+        return squares if is_sharded(target) else squares / self._ranks.world
 
 
 def _limit(rows: Tensor) -> float:

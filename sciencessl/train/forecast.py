@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 
 from sciencessl.config import FullConfig
 from sciencessl.errors import ConfigError
 from sciencessl.machine import GIB, memory_gib
 from sciencessl.setting_groups import Checkpointing
-from sciencessl.train.estimate import count_operations, seconds_per_step, settle
+from sciencessl.train.estimate import count_operations, operations_per_image, seconds_per_step, settle
 from sciencessl.train.initial import initial_words
 from sciencessl.train.memory import (
     Kept,
@@ -44,6 +51,11 @@ COUNTED = 2
 """Images that operations are counted on: batch statistics need two."""
 TRACED = 2
 """Micro-batches of a traced step, where it has more: a second one meets gradients of the first, as others do."""
+UNTRACEABLE = (
+    DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+"""What a step raises that asks tensors without values for them."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ class RunEstimate:
         epoch_samples: Samples of an epoch.
         epochs: How many of them the steps are.
         sampling: What an epoch is, and what else there is to say of it, in words.
-        memory: A row for each number of processes, strategy and kind of checkpointing.
+        memory: A row for each number of processes, strategy and kind of checkpointing; none where a step cannot be
+            traced.
     """
 
     steps: int
@@ -127,12 +140,11 @@ def estimate(
     asked = processes or (ranks.world if ranks.world > 1 else 0)
     counts = _counts(asked, shared_slots(full.run), tell)
     own = full.run.compute.checkpointing
-    lack = ranks.from_first(lambda: _lack(next(_memory(shapes, mode, ranks.world, own)).parts))
-    seconds = None
-    if lack:
-        _untimed(shapes, lack, tell)
-    else:
-        seconds = _timed(full, shapes, tell)
+    lack, untraced = ranks.from_first(lambda: _tried(shapes, mode, ranks.world))
+    if untraced:
+        tell(f"memory is not counted: {untraced}")
+        counts = []
+    seconds, operations = _untimed(shapes, mode, lack, tell) if lack else _timed(full, shapes, tell)
     run, images = shapes.config.run, shapes.images(shapes.config.run.steps)
     kinds = [kind for kind in _kinds(shapes) if asked or kind in ("none", "stage", own)]
     rows = [row for count in counts for kind in kinds for row in _memory(shapes, mode, count, kind)]
@@ -141,42 +153,69 @@ def estimate(
         steps=run.steps, seconds=None if seconds is None else seconds * images / run.batch, processes=ranks.world,
         device=device.type, workers=run.compute.workers, parameters=sum(p.numel() for p in trained),
         precision=run.compute.precision, memory_format=run.compute.memory_format,
-        operations_per_image=_operations(shapes, mode), epoch_samples=shapes.order.length,
+        operations_per_image=operations, epoch_samples=shapes.order.length,
         epochs=images / shapes.order.length, sampling=tuple(sampling_words(shapes.sampling, shapes.store)),
         memory=tuple(sorted(rows, key=lambda row: (row.processes, row.strategy))),
     )
 
 
-def _timed(full: FullConfig, shapes: Plan, tell: Callable[[str], None]) -> float:
-    """Seconds of a step of the first batch; what was `auto` in the settings of `shapes` is settled."""
+def _tried(shapes: Plan, mode: FakeTensorMode, processes: int) -> tuple[str, str]:
+    """Why a step cannot be taken here, and why it cannot be traced, in words; empty where it can."""
+    try:
+        rows = _memory(shapes, mode, processes, shapes.config.run.compute.checkpointing)
+        row = next(row for row in rows if row.chosen)
+        return _lack(row.parts, shapes.device), ""
+    except UNTRACEABLE as error:
+        method = shapes.config.run.method
+        return "", f"a step of {method} decides by the values of tensors ({type(error).__name__}: {error})"
+
+
+def _timed(full: FullConfig, shapes: Plan, tell: Callable[[str], None]) -> tuple[float | None, float]:
+    """Seconds of a step of the first batch, and operations an image; settles what is `auto` in the plan."""
     plan = make_plan(full, ranks=shapes.ranks, device=shapes.device)
     for line in initial_words(plan.initial):
         tell(line)
     seconds = settle(plan, tell) or seconds_per_step(plan)
     shapes.config = plan.config
-    return seconds
+    return seconds, operations_per_image(plan)
 
 
-def _untimed(shapes: Plan, lack: str, tell: Callable[[str], None]) -> None:
-    """Settle what is `auto` without measuring it: at its default."""
+def _untimed(
+    shapes: Plan, mode: FakeTensorMode, lack: str, tell: Callable[[str], None]
+) -> tuple[float | None, float]:
+    """The same without taking a step: what is `auto` is settled at its default."""
     run = shapes.config.run
     if run.minutes:
         raise ConfigError(f"minutes is {run.minutes:g}, and a step cannot be timed here: {lack}. Give the run a length "
                           "in epochs or steps.")
     usual: dict[str, Any] = {"precision": "float32", "memory_format": "contiguous"}
     chosen = {name: value for name, value in usual.items() if getattr(run.compute, name) == "auto"}
-    words = f"; {' and '.join(chosen)} as by default, where a run would measure" if chosen else ""
+    words = f"; counted with {' and '.join(chosen.values())}, where a run would measure" if chosen else ""
     tell(f"not timed: {lack}{words}")
     run = dataclasses.replace(run, compute=dataclasses.replace(run.compute, **chosen))
     shapes.config = dataclasses.replace(shapes.config, run=run)
     settle(shapes, tell)
+    example = sample_batch(shapes, 1)
+    with mode:
+        network, optimizer = _laid_out(shapes)
+        batch = batch_like(example, COUNTED)
+        operations = count_operations(lambda: train_step(Wrapped(network), optimizer, [batch], 0)) / COUNTED
+    return None, operations
 
 
 def _shapes(full: FullConfig, mode: FakeTensorMode, ranks: Ranks, device: torch.device) -> Plan:
     """The plan of a run whose weights have no values, as if they came later."""
-    # Only values hang on it, which it reads.
+    # Only values hang on branches_on, and it reads them.
     still = dataclasses.replace(full, run=dataclasses.replace(full.run, branches_on=False))
-    return make_plan(still, continued=True, ranks=ranks, device=device, within=built_without_storage(mode))
+    plan = make_plan(still, continued=True, ranks=ranks, device=device, within=built_without_storage(mode))
+    # What is kept in caches from step to step, such as statistics on the device, would else be without values for ever.
+    example, recipe = sample_batch(plan, 1), make_recipe(plan)
+    with torch.no_grad():
+        for view in example.views:
+            recipe.to_input(view[recipe.field].to(device))
+        for term in plan.terms:
+            copy.deepcopy(term).to(device)(torch.zeros(1, plan.method.features, device=device), example)
+    return plan
 
 
 def _counts(asked: int, slots: int, tell: Callable[[str], None]) -> list[int]:
@@ -194,14 +233,14 @@ def _kinds(plan: Plan) -> tuple[Checkpointing, ...]:
     return get_args(Checkpointing) if stages(plan.method.encoder) else ("none",)
 
 
-def _lack(parts: StepMemory) -> str:
+def _lack(parts: StepMemory, device: torch.device) -> str:
     """Why a step cannot be taken on this machine, in words; empty where it can.
 
     The plan of a run holds weights of its own beside those that are tried.
     """
     needed = (parts.peak + parts.parameters + parts.target) / GIB
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0] / GIB
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] / GIB
     elif (found := memory_gib()) is not None:
         free = found[1]
     else:
@@ -231,15 +270,6 @@ def _memory(plan: Plan, mode: FakeTensorMode, processes: int, checkpointing: Che
         chosen = strategy in ("alone", usual) and checkpointing == run.compute.checkpointing
         yield ProcessMemory(processes, micro, strategy, checkpointing, memory.peak, memory, _device_for(memory.peak),
                             chosen)
-
-
-def _operations(plan: Plan, mode: FakeTensorMode) -> float:
-    """Floating-point operations of one source image in training."""
-    example = sample_batch(plan, 1)
-    with mode:
-        network, optimizer = _laid_out(plan)
-        batch = batch_like(example, COUNTED)
-        return count_operations(lambda: train_step(Wrapped(network), optimizer, [batch], 0)) / COUNTED
 
 
 def _laid_out(plan: Plan) -> tuple[Network, torch.optim.Optimizer]:

@@ -61,8 +61,9 @@ def find_initial(init_from: str, backbone: str, norm: Norm, field: FieldSpec) ->
     if not init_from:
         return None
     if is_named(init_from):
-        weights = find_named(init_from)
-        _check(init_from, "these are weights of", "backbone", weights.backbone, backbone)
+        weights = find_named(
+            init_from, lambda found: _check(init_from, "these are weights of", "backbone", found, backbone)
+        )
         return InitialWeights(init_from, weights.file, weights.stats(field), weights.license)
     path = local_path(init_from, "--init-from")
     if not path.is_dir():

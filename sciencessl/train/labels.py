@@ -103,7 +103,15 @@ def find_probes(store: JoinedStores, names: Sequence[str]) -> list[LabelSet]:
     _check_once(joined, PROBES)
     sets = [_several(store, name) for name in joined]
     _check_labelled(store, sets, PROBES)
-    return find_labels(store, [name for name in names if name not in joined], PROBES) + sets
+    single = [name for name in names if name not in joined]
+    for name in single:
+        lacks = [part for part in name.split("+") if part not in columns]
+        if len(lacks) < name.count("+") + 1 and name not in columns:
+            raise ConfigError(
+                f"{PROBES} {name}: {store.name} has no column {lacks[0]!r}.{did_you_mean(lacks[0], columns)} Columns "
+                "joined by + are labels of one image, each 1, 0 or missing."
+            )
+    return find_labels(store, single, PROBES) + sets
 
 
 def _check_once(names: Sequence[str], asked: str) -> None:

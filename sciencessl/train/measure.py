@@ -32,9 +32,10 @@ def choose(
 ) -> Choice:
     """Time forward and backward of an encoder in each allowed combination.
 
-    The default (float32, contiguous) stays unless another is faster by more than 10 %. Weights, statistics and
-    generators of `encoder` are left as they are: a copy is timed. Where a GPU has no room for the batch, which training
-    may have with micro-batches or activations that are computed again, all are timed on half of it, or a quarter...
+    The default (float32, contiguous) stays unless another is faster by more than 10 %; on the CPU in processor time, so
+    that what else the machine does decides nothing. Weights, statistics and generators of `encoder` are left as they
+    are: a copy is timed. Where a GPU has no room for the batch, which training may have with micro-batches or
+    activations that are computed again, all are timed on half of it, or a quarter...
 
     Args:
         encoder: (B, C, H, W) -> (B, F).
@@ -79,19 +80,25 @@ def _images_per_second(
         if device.type == "cuda":
             torch.cuda.synchronize()
 
+    if device.type == "cpu":  # by its own work: other processes must not decide
+        return shape[0] * torch.get_num_threads() / best_time(once, clock=time.process_time)
     return shape[0] / best_time(once)
 
 
-def best_time(function: Callable[[], None], repeats: int = 3, patience: float = 1.0) -> float:
+def best_time(
+    function: Callable[[], None], repeats: int = 3, patience: float = 1.0, clock: Callable[[], float] | None = None
+) -> float:
     """Seconds of the fastest of `repeats` calls, after one to warm up: the least disturbed one.
 
-    No further call is made once `patience` seconds have gone by: a start must not take as long as a short run.
+    No further call is made once `patience` seconds have gone by: a start must not take as long as a short run. `clock`
+    tells the time of a call, `time.perf_counter` by default.
     """
+    clock = clock or time.perf_counter
     begun = time.perf_counter()
     function()
     times: list[float] = []
     while not times or (len(times) < repeats and time.perf_counter() - begun < patience):
-        start = time.perf_counter()
+        start = clock()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)

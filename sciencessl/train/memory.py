@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 from torch.optim import Optimizer
 
@@ -124,7 +124,8 @@ def without_storage(module: M, device: torch.device, layout: torch.memory_format
         own = layout if tensor.ndim == 4 else torch.preserve_format
         empty = torch.empty_like(tensor, device=device, memory_format=own)
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(module, memo)
+    with unset_fake_temporarily():  # other tensors that it holds are copied as they are
+        return copy.deepcopy(module, memo)
 
 
 def batch_like(batch: Batch, rows: int) -> Batch:
@@ -210,7 +211,8 @@ def per_process(
 
     `alone`: as traced. `ddp`: everything, and room for all gradients, which its buckets never give back. `fsdp`: a part
     of weights, gradients, optimiser state and target, each cut along its first axis and rounded up; and, whole, what
-    belongs to no stage or head, and the two largest stages or heads: the one that is computed and the next.
+    belongs to no stage or head, the two largest stages or heads, which are computed one after the other, and gradients
+    of one on their way. With bfloat16 this may be a quarter too much: weights that travel as such need no copies.
 
     Args:
         trace: Of the step.
@@ -245,8 +247,8 @@ def _gathered(network: Network) -> int:
     width = (low or torch.float32).itemsize
     sizes = sorted((sum(p.numel() for p in group.parameters()) for group in groups), reverse=True)
     learned = max((sum(p.numel() for p in g.parameters() if p.requires_grad) for g in groups), default=0)
-    # Of the largest one that learns also its gradient, and that gradient in float32 on its way to the others.
-    return 4 * root + width * sum(sizes[:2]) + (width + 4) * learned
+    # Gradients are added up in float32 on their way to the others; before that they are in the trace.
+    return 4 * root + width * sum(sizes[:2]) + 4 * learned
 
 
 def _state(optimizer: Optimizer) -> list[Tensor]:

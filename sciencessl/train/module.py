@@ -233,6 +233,19 @@ def stop_on_signal(module: Pretraining) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class OneDevice(SingleDeviceStrategy):
+    """Lightning's strategy, but that at the end weights stay on their device, where they are saved and exported.
+
+    On the CPU, parts of weights in shards could not be told to be put together through GPUs.
+    """
+
+    def teardown(self) -> None:
+        """End what it began."""
+        assert self.accelerator is not None
+        for part in (self.precision_plugin, self.accelerator, self.checkpoint_io):
+            part.teardown()
+
+
 class _Trainer(Trainer):
     @property
     def received_sigterm(self) -> bool:
@@ -258,8 +271,8 @@ def fit(module: Pretraining, plan: Plan) -> None:
     with _quiet_lightning(), stop_on_signal(module):
         # To Lightning each process is alone: what they share is in the network, and in our own calls.
         trainer = _Trainer(
-            max_steps=settings.steps - module.taken, accelerator=plan.device.type,
-            strategy=SingleDeviceStrategy(plan.device), plugins=[LightningEnvironment()], logger=False,
+            max_steps=settings.steps - module.taken, accelerator=plan.device.type, devices=1,
+            strategy=OneDevice(plan.device), plugins=[LightningEnvironment()], logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
             use_distributed_sampler=False,
         )

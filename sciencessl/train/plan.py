@@ -116,7 +116,7 @@ def make_plan(
         ranks: The processes of the run.
         device: Of this process; None: as the settings say.
         initial: What a continued run has on record of that.
-        within: What modules are built in, such as `memory.built_without_storage`.
+        within: What the method is built in, such as `memory.built_without_storage`.
 
     Raises:
         ConfigError: When there is too little data or a label is not found.
@@ -136,12 +136,12 @@ def make_plan(
     field = store.header.fields[store.primary]
     initial = initial if continued else find_initial(run.init_from, run.backbone, run.norm, field)
     weights = initial.file if initial and not continued else None
-    losses = resolve(domain.label_loss)
     with within:
         method = load_method(run.method)(_encoder(store, run, weights), full.options, generator)
         for batch in (run.batch, *(size for _, size in read_phases(run.phases, run.batch)), run.batch):
             method.at_batch(batch)  # refuses what cannot be scaled
-        terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
+    losses = resolve(domain.label_loss)
+    terms = [LabelTerm(x.name, losses(x.schema, len(x.classes)), method.features, generator) for x in labels]
     stats = (initial and initial.stats) or input_stats(store, domain, full.views)
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
                 device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes),

@@ -47,8 +47,8 @@ def start_commands(estimate: RunEstimate, arguments: Sequence[str], out: str) ->
         arguments: Words of its command line, with the verb.
         out: Run folder; empty for a place to be filled in.
     """
-    counts = list(dict.fromkeys(row.processes for row in estimate.memory))
-    processes = next((count for count in counts if count > 1), counts[0])
+    counts = sorted({row.processes for row in estimate.memory} | {estimate.processes})
+    processes = next((count for count in counts if count > 1), 1)
     words = ["-m", "sciencessl", *_passed_on(arguments)]
     if not out:
         words += ["--out", "RUN"]
@@ -133,6 +133,8 @@ def _duration(seconds: float) -> str:
 def _memory_table(rows: Sequence[ProcessMemory]) -> list[str]:
     from sciencessl.evaluate.tables import aligned
 
+    if not rows:
+        return ["memory: not counted"]
     unit, name = (GIB, "GiB") if max(row.peak_bytes for row in rows) >= GIB else (MIB, "MiB")
     cells: list[tuple[str, ...]] = [("", *_HEADER)]
     for row in rows:

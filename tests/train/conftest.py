@@ -32,7 +32,7 @@ def tiny_run(tiny_store: Path) -> TinyRun:
     from sciencessl.train.run import pretrain
 
     def call(out: Path, data: Any = tiny_store, tell: Callable[[str], None] = _silent, **changes: Any) -> Any:
-        own = ("method", "scale", "config", "overwrite", "dry_run", "resume")
+        own = ("method", "scale", "config", "overwrite", "dry_run", "resume", "processes")
         arguments = {name: changes.pop(name) for name in own if name in changes}
         if arguments.get("resume"):
             return pretrain("" if data == tiny_store else data, out, tell=tell, settings=changes, **arguments)

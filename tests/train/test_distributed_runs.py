@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from sciencessl.methods.byol import Byol
 from sciencessl.setting_groups import Strategy
-from sciencessl.train.checkpoint import ABOUT, checkpoint_path, checkpoints, read_checkpoint
+from sciencessl.train.checkpoint import ABOUT, checkpoint_path, checkpoints, read_checkpoint, steps_taken
 from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics
 from sciencessl.train.module import Pretraining
 from sciencessl.train.ranks import Ranks
@@ -251,17 +251,18 @@ def test_one_command_of_two_processes_survives_signals_and_kills(
     done = command(script, "terminate", 1, 1, *started)
     assert done.returncode == 75, done.stderr
     assert done.stdout.count("stopped with a checkpoint; continue with --resume") == 1
-    (last,) = checkpoints(out)
-    done = command(script, "kill", 1, 8, "--resume", "--out", str(out))
+    assert len(checkpoints(out)) == 1
+    done = command(script, "kill", 1, 5, "--resume", "--out", str(out))
     assert done.returncode == 1, done.stderr
     assert "sciencessl: error: process 1 of 2 was ended by signal 9 (Killed, as when memory runs out). " in done.stderr
     assert "sciencessl: error: another process of the run has ended" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (out / MODEL).exists()
-    assert checkpoints(out)[-1] == checkpoint_path(out, 6) != last
+    taken = steps_taken(read_checkpoint(checkpoints(out)[-1]))
+    assert 3 <= taken <= 5
     done = command(script, "none", 0, 0, "--resume", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "resuming after step 6 of 9" in done.stdout
+    assert f"resuming after step {taken} of 9" in done.stdout
     assert_equal_runs(replicated, out)
 
 

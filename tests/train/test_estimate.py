@@ -124,12 +124,6 @@ def test_a_probe_is_laid_out_in_memory_as_the_run_is(planned: Plan, monkeypatch:
     assert seen == [False, True]
 
 
-def test_a_dry_run_measures_a_step_once(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "seconds_per_step", lambda plan: pytest.fail("measured again"))
-    monkeypatch.setattr(estimate, "operations_per_image", lambda plan: 1.0)
-    assert estimate.estimate(planned, 0.25).seconds == 0.25 * planned.config.run.steps
-
-
 def test_a_run_without_length_is_refused(planned: Plan) -> None:
     run = planned.config.run
     planned.config = type(planned.config)(

@@ -80,6 +80,20 @@ def test_named_weights_of_another_backbone_are_refused(named: Path) -> None:
         find(f"local-dir:{named}", backbone="test_vit")
 
 
+@pytest.mark.parametrize("source", ["seer:32gf", "hub:ada/galaxies"])
+def test_another_backbone_is_refused_before_its_weights_are_downloaded(
+    source: str, named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repository: str, file: str) -> str:
+        assert file != "model.safetensors"
+        return str(named / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
+    with pytest.raises(ConfigError, match=r"these are weights of backbone '.*', and this one would train 'test_vit'"):
+        find(source, backbone="test_vit")
+
+
 def test_a_run_from_named_weights(named: Path, tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before: dict[str, torch.Tensor] = {}
 

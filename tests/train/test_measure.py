@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,3 +106,13 @@ def test_what_has_no_room_is_timed_on_half_of_the_batch(monkeypatch: pytest.Monk
     monkeypatch.setattr(measure, "_images_per_second", lambda *given: rate(None, (3,), "float32", "", CPU))
     with pytest.raises(torch.OutOfMemoryError):
         choose(nn.Identity(), (4, 3, 8, 8), "auto", "contiguous", CPU)
+
+
+def test_on_the_cpu_a_busy_machine_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of processor time for 8 images on 2 threads, however long the clock ran."""
+    processor, now = iter([0.0, 2.0]), itertools.count()
+    monkeypatch.setattr(measure.time, "process_time", lambda: next(processor))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: 1e3 * next(now))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    encoder = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
+    assert measure._images_per_second(encoder, (8, 3, 4, 4), "float32", "contiguous", CPU) == 8.0

@@ -112,6 +112,7 @@ def test_labels_outside_training_are_hidden_and_unknown_ones_are_no_vote(store: 
         (["bar+ring", "bar+ring"], "--probes bar\\+ring is given more than once"),
         (["bar+class"], "--probes bar\\+class: column 'class' of .* holds '.*'; columns joined by \\+ are labels that"),
         (["bar+mag"], "--probes bar\\+mag: column 'mag' of .*; columns joined by \\+ are labels that"),
+        (["bar+rign"], "--probes bar\\+rign: .* has no column 'rign'. Did you mean 'ring'\\? Columns joined by"),
         (["test-only"], "--probes test-only: split=train of .* holds 0 classes"),
     ],
 )

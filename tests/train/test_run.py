@@ -108,7 +108,10 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, tiny_run: Any) -
     assert found.operations_per_image > 1e5
     encoder = sum(p.numel() for p in build_backbone("test_resnet", 3, 0).parameters())
     assert found.parameters > encoder
-    assert found.state_bytes > 4 * 3 * found.parameters  # weight, gradient, momentum of LARS; and the target
+    (chosen,) = (row for row in found.memory if row.processes == 1 and row.chosen)
+    assert chosen.parts.parameters == 4 * found.parameters
+    assert 0 < chosen.parts.optimizer - 2 * 4 * found.parameters < 1000  # AdamW: two moments, and counts of steps
+    assert chosen.peak_bytes > 4 * 4 * found.parameters
 
 
 def test_minutes_and_epochs_become_steps(tmp_path: Path, tiny_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,3 +428,13 @@ def test_two_stores_are_one_run(tmp_path: Path, tiny_run: Any, tiny_store: Path,
     assert card.label_rows["class"] == 32 + sum(
         value is not None for value in Store(other).column("class")[Store(other).split("train").all()]
     )
+
+
+def test_weights_stay_on_their_device_when_lightning_is_done(
+    tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Pretraining, "cpu", lambda module: told.append("moved"))
+    monkeypatch.setattr("lightning.pytorch.accelerators.CPUAccelerator.teardown", lambda own: told.append("ended"))
+    assert tiny_run(tmp_path / "run", steps=1).finished
+    assert told == ["ended"]
