@@ -49,7 +49,7 @@ def test_rows_are_for_processes_that_divide_the_slots(dry: Any) -> None:
 
 def test_asked_for_a_number_all_kinds_are_counted_and_odd_ones_lowered(dry: Any) -> None:
     found, told = dry(processes=3, compute__strategy="fsdp", compute__checkpointing="block", accumulate=2)
-    assert told[-1] == "3 processes cannot share the 8 slots of a batch evenly: 2 would train"
+    assert told[-1] == "3 processes cannot share the 4 slots of a micro-batch evenly: 2 would train"
     assert {row.checkpointing for row in found.memory} == {"none", "stage", "block"}
     assert {(row.processes, row.images) for row in found.memory} == {(2, 2)}
     (chosen,) = (row for row in found.memory if row.chosen)
