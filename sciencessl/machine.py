@@ -1,11 +1,13 @@
-"""What the machine is made of, read without loading anything heavy, and how this process uses its memory."""
+"""What the machine is made of, read without loading anything heavy, and how this process lives on it."""
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import subprocess
+import threading
 from pathlib import Path
 
 GIB = 2**30
@@ -30,6 +32,22 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 2**26), (MMAP_THRESHOLD, 2**25))
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended; returns at once.
+
+    For processes of `multiprocessing`: a worker and its fork server would keep each other alive for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def cores() -> int:

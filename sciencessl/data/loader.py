@@ -33,6 +33,7 @@ from sciencessl.errors import (
     SciencesslError,
     StoreError,
 )
+from sciencessl.machine import end_with_parent
 from sciencessl.registry import resolve
 from sciencessl.samples import Batch, Sample
 from sciencessl.spec import View, ViewRandom
@@ -303,15 +304,7 @@ def _start_worker(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # before there are threads, which inherit it
         threading.Thread(target=_end_at_its_word, daemon=True).start()
-    threading.Thread(target=_end_with_trainer, daemon=True).start()
-
-
-def _end_with_trainer() -> None:
-    """A worker and its fork server keep each other alive when the trainer is killed: neither would ever end."""
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        trainer.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _end_at_its_word() -> None:

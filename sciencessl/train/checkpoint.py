@@ -21,7 +21,7 @@ from torch import Tensor
 from sciencessl.errors import RunError
 from sciencessl.store.files import write_atomic
 from sciencessl.train.ranks import ALONE, Ranks
-from sciencessl.train.tensor_files import SUFFIX, own_parts, write_parts
+from sciencessl.train.tensor_files import SUFFIX, parts_to_write, write_parts
 
 SCHEMA = 3
 """Version of what a checkpoint holds."""
@@ -92,7 +92,7 @@ class Saver:
         self._count += 1
         temporary = final.with_name(f".{final.name}.{self._start}-{self._count}.tmp")
         content = {"schema": SCHEMA, **about, "world": self._ranks.world}
-        parts, pending = own_parts(state, own, self._ranks), Future[None]()
+        parts, pending = parts_to_write(state, own, self._ranks), Future[None]()
 
         def write() -> None:
             try:

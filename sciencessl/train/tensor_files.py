@@ -34,7 +34,7 @@ class Kind(NamedTuple):
         return f"{str(self.dtype).removeprefix('torch.')} of shape {self.shape}"
 
 
-def own_parts(state: Mapping[str, Tensor], own: Collection[str], ranks: Ranks) -> dict[str, Tensor]:
+def parts_to_write(state: Mapping[str, Tensor], own: Collection[str], ranks: Ranks) -> dict[str, Tensor]:
     """Copies on the CPU of what this rank writes.
 
     Args:
@@ -82,7 +82,7 @@ def _shard(tensor: DTensor) -> Tensor | None:
 
 
 def write_parts(folder: Path, parts: dict[str, Tensor], rank: int) -> list[str]:
-    """Write what `own_parts` gave into a file of this rank, flushed to the disk.
+    """Write what `parts_to_write` gave into a file of this rank, flushed to the disk.
 
     Returns:
         The names of the files: one, or none where there are no parts.
@@ -119,7 +119,7 @@ def read_into(
 
     Args:
         folder: Of the files.
-        state: Name -> tensor, as in `own_parts`.
+        state: Name -> tensor, as in `parts_to_write`.
         own: Names of tensors that every rank has its own of. With another world size than before, rank r takes those
             of the rank r modulo the former world size.
         ranks: All processes of the run.

@@ -8,14 +8,13 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from sciencessl.machine import cores
+from sciencessl.machine import cores, end_with_parent
 from sciencessl.verbs.output import DONE, FAILED, REQUEUE
 
 GRACE = 30.0
@@ -77,15 +76,8 @@ def _serve(arguments: list[str]) -> None:
 
     # A terminal's Ctrl-C would come twice: from the terminal, and passed on.
     os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     sys.exit(run(arguments))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @contextlib.contextmanager
