@@ -113,7 +113,7 @@ def test_what_cannot_be_explained(tmp_path: Path, tiny_store: Path) -> None:
         explain(tmp_path)
     with pytest.raises(RegistryError, match=r"no domain named 'wbe'\. Did you mean 'web'"):
         explain(domain="wbe")
-    with pytest.raises(ConfigError, match=r"views.siz'\. Did you mean 'views.size'"):
+    with pytest.raises(ConfigError, match=r"views.siz' for the domain of this run\. Did you mean 'views.size'"):
         explain(domain="web", settings={"views.siz": 3})
 
 
