@@ -198,17 +198,18 @@ def _domain_layer(domain: str) -> list[Layer]:
 
 def scales() -> list[str]:
     """Names of the shipped scales."""
-    return _shipped("scale")
+    return list(shipped("scale"))
 
 
 def recipes() -> list[str]:
     """Names of the shipped recipes."""
-    return _shipped("recipe")
+    return list(shipped("recipe"))
 
 
-def _shipped(kind: str) -> list[str]:
-    return sorted(entry.name[:-5] for entry in (files("sciencessl.configs") / kind).iterdir()
-                  if entry.name.endswith(".yaml"))
+def shipped(kind: str) -> dict[str, Any]:
+    """The shipped files of settings of a kind (`scale`, `method`, `recipe`): name -> file, in order of the names."""
+    found = sorted((files("sciencessl.configs") / kind).iterdir(), key=lambda entry: entry.name)
+    return {entry.name.removesuffix(".yaml"): entry for entry in found if entry.name.endswith(".yaml")}
 
 
 def _scale_layer(scale: str) -> Layer:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sciencessl.config import flatten
+from sciencessl.config import flatten, shipped
 from sciencessl.registry import domain_preset, domains
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ def _files(kind: str) -> Iterator[tuple[str, Traversable]]:
             if path is not None and path.is_file():
                 yield entry.name, path
         return
-    for path in sorted((files("sciencessl.configs") / kind).iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".yaml"):
-            yield path.name.removesuffix(".yaml"), path
+    yield from shipped(kind).items()
 
 
 def _read(kind: str, name: str, path: Traversable) -> Preset:
