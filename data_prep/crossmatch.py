@@ -5,6 +5,7 @@ On unit vectors, so that RA 0/360, the poles and the borders of any tiling are p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from sciencessl.errors import ConfigError
 
 LEAST_RADIUS, MOST_RADIUS = 0.0, 180 * 3600.0
 """Of a match, in arcsec."""
+PAIRS = 4_000_000
+"""Pairs that are held at a time, so that a dense field takes no more memory than a sparse one."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,77 @@ def _prepared(
     a = unit_vectors(*require_positions(ra1, dec1, "first catalogue"))
     b = unit_vectors(*require_positions(ra2, dec2, "second catalogue"))
     return a, b, float(chord(radius_arcsec))
+
+
+def nearest_within(
+    ra1: np.ndarray, dec1: np.ndarray, radius1_arcsec: float | np.ndarray,
+    ra2: np.ndarray, dec2: np.ndarray, radius2_arcsec: float | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of the first catalogue the nearest of the second that lies within the larger of both their radii.
+
+    Args:
+        ra1: (N,) degrees of the first catalogue.
+        dec1: (N,) degrees.
+        radius1_arcsec: One for all, or (N,); at most 180 degrees.
+        ra2: (M,) degrees of the second.
+        dec2: (M,) degrees.
+        radius2_arcsec: One for all, or (M,).
+
+    Returns:
+        (N,) rows of the second catalogue, the first of several that are equally near, or -1 where none is; and (N,)
+        separations in arcsec, NaN where there is none.
+
+    Raises:
+        DataError: Naming catalogue and row of a position that is no place on the sky.
+    """
+    first, _, which = _places(_reaching(ra1, dec1, radius1_arcsec, "first catalogue"))
+    second, row_of, _ = _places(_reaching(ra2, dec2, radius2_arcsec, "second catalogue"))
+    row, least = np.full(len(first), -1), np.full(len(first), np.inf)
+    forth = links(first[:, :3], first[:, 3], second[:, :3])
+    back = links(second[:, :3], second[:, 3], first[:, :3])
+    for i, j, chords in (*forth, *((i, j, chords) for j, i, chords in back)):
+        order = np.lexsort((row_of[j], chords, i))
+        best = order[np.unique(i[order], return_index=True)[1]]
+        i, j, chords = i[best], row_of[j[best]], chords[best]
+        better = (chords < least[i]) | ((chords == least[i]) & (j < row[i]))
+        row[i[better]], least[i[better]] = j[better], chords[better]
+    return row[which], np.where(row >= 0, angle_arcsec(least), np.nan)[which]
+
+
+def _reaching(ra: np.ndarray, dec: np.ndarray, radius_arcsec: float | np.ndarray, what: str) -> np.ndarray:
+    """(N, 4) unit vectors and the chord of the radius."""
+    points = unit_vectors(*require_positions(ra, dec, what))
+    return np.column_stack([points, np.broadcast_to(chord(radius_arcsec), len(points))])
+
+
+def links(
+    points: np.ndarray, reach: np.ndarray, others: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs of a point and one of others within the point's reach, about `PAIRS` at a time.
+
+    Args:
+        points: (N, 3) unit vectors, no two equal: a place that occurs often makes pairs by the square of its number.
+        reach: (N,) chords.
+        others: (M, 3) unit vectors, no two equal; may be `points`, each of which is then paired with itself too.
+
+    Yields:
+        (P,) places in `points`, (P,) places in `others`, (P,) chords.
+    """
+    from scipy.spatial import cKDTree
+
+    if not (len(points) and len(others)):
+        return
+    tree = cKDTree(others)
+    # A tree is searched with one radius at a time, the largest of a part: those within a factor of 1.4 go together.
+    order = np.argsort(reach, kind="stable")
+    counts = tree.query_ball_point(points[order], reach[order], return_length=True)
+    block = (np.cumsum(counts) - counts) // PAIRS
+    band = np.ceil(2 * np.log2(np.maximum(reach[order], np.finfo(np.float64).eps)))
+    for part in np.split(order, np.flatnonzero(np.diff(block) + np.diff(band)) + 1):
+        found = cKDTree(points[part]).sparse_distance_matrix(tree, reach[part].max(), output_type="ndarray")
+        point = part[found["i"]]
+        near = found["v"] <= reach[point]
+        yield point[near], found["j"][near].astype(np.int64), found["v"][near]
 
 
 @dataclass(frozen=True)

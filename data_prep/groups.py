@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sciencessl.data_prep.crossmatch import links
 from sciencessl.data_prep.sky import chord, require_positions, unit_vectors
 from sciencessl.errors import ConfigError, DataError
 
@@ -17,8 +18,6 @@ SAME_OBJECT_ARCSEC = 1.5
 PSF."""
 LARGEST_SHARE, LEAST_TOLD = 0.1, 10
 """A group with more than this share of all sources, and at least so many, has percolated. Source: ours."""
-PAIRS = 4_000_000
-"""Pairs that are held at a time, so that a dense field takes no more memory than a sparse one."""
 
 
 def sky_groups(
@@ -77,7 +76,7 @@ def _components(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     largest = np.zeros(len(first))
     np.maximum.at(largest, place_of, radii)
     component = np.arange(len(places))
-    for left, right in _links(places, largest):
+    for left, right, _ in links(places, chord(largest), places):
         component = _joined(component, left, right)
     return component[place_of.reshape(-1)]
 
@@ -90,21 +89,3 @@ def _joined(component: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.nd
     n = int(component.max()) + 1
     merged = connected_components(coo_array((np.ones(len(left), np.int8), links), shape=(n, n)), directed=False)[1]
     return np.asarray(merged[component], np.int64)
-
-
-def _links(points: np.ndarray, radii: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of points within the radius of one of them, about `PAIRS` at a time."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(points)
-    # A tree is searched with one radius at a time, the largest of a part: those within a factor of 1.4 go together.
-    order = np.argsort(radii, kind="stable")
-    reach = chord(radii)
-    counts = tree.query_ball_point(points[order], reach[order], return_length=True)
-    block = (np.cumsum(counts) - counts) // PAIRS
-    band = np.ceil(2 * np.log2(np.maximum(reach[order], np.finfo(np.float64).eps)))
-    for part in np.split(order, np.flatnonzero(np.diff(block) + np.diff(band)) + 1):
-        found = cKDTree(points[part]).sparse_distance_matrix(tree, reach[part].max(), output_type="ndarray")
-        left = part[found["i"]]
-        near = (found["v"] <= reach[left]) & (left != found["j"])
-        yield left[near], found["j"][near]

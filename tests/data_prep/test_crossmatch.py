@@ -7,7 +7,7 @@ import pytest
 from astropy import units
 from astropy.coordinates import SkyCoord
 
-from sciencessl.data_prep.crossmatch import match_all, match_one_to_one
+from sciencessl.data_prep.crossmatch import match_all, match_one_to_one, nearest_within
 from sciencessl.data_prep.sky import separation_arcsec
 from sciencessl.errors import ConfigError, DataError
 
@@ -121,3 +121,31 @@ def test_a_position_that_is_none_names_catalogue_and_row() -> None:
 def test_a_radius_that_makes_no_sense_is_refused(radius: float) -> None:
     with pytest.raises(ConfigError, match="expected arcsec from 0 to 648000"):
         match_one_to_one(*np.zeros((4, 1)), radius)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_nearest_within_either_radius_agrees_with_brute_force(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sciencessl.data_prep.crossmatch.PAIRS", 100)  # many blocks
+    rng = np.random.default_rng(4)
+    first, second = two_catalogues(field, rng, 300)
+    radius1, radius2 = rng.choice([0, 1.0, 8.0], 300), rng.choice([0.5, 5.0], 600)
+    row, separation = nearest_within(*first, radius1, *second, radius2)
+    every = distances(first, second)
+    every[every > np.maximum(radius1[:, None], radius2)] = np.inf
+    has = np.isfinite(every).any(axis=1)
+    np.testing.assert_array_equal(row, np.where(has, every.argmin(axis=1), -1))
+    np.testing.assert_allclose(separation, np.where(has, every.min(axis=1), np.nan), atol=1e-9)
+
+
+def test_the_nearest_of_duplicates_is_the_first_row() -> None:
+    row, separation = nearest_within(np.zeros(2), np.zeros(2), 1, np.array([1, 0, 0.0]), np.zeros(3), 1)
+    assert (row.tolist(), separation.tolist()) == ([1, 1], [0, 0])
+
+
+def test_nobody_is_near_an_empty_catalogue() -> None:
+    row, separation = nearest_within(np.zeros(2), np.zeros(2), 1, np.zeros(0), np.zeros(0), 1)
+    assert row.tolist() == [-1, -1]
+    assert np.isnan(separation).all()
+    assert len(nearest_within(np.zeros(0), np.zeros(0), 1, np.zeros(2), np.zeros(2), 1)[0]) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sciencessl.data_prep import groups as module
+from sciencessl.data_prep import crossmatch
 from sciencessl.data_prep.groups import percolation, sky_groups
 from sciencessl.data_prep.sky import separation_arcsec
 from sciencessl.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ FIELDS = {"across RA 0": (359.999, 0.0), "north pole": (40.0, 89.9995), "south p
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("several", [False, True])
 def test_groups_agree_with_brute_force(field: str, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAIRS", 50)  # many blocks
+    monkeypatch.setattr(crossmatch, "PAIRS", 50)  # many blocks
     rng = np.random.default_rng(1)
     n, (ra0, dec0) = 300, FIELDS[field]
     side = 0.02
