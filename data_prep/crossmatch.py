@@ -72,7 +72,7 @@ def match_all(
 
     a, b, reach = _prepared(ra1, dec1, ra2, dec2, radius_arcsec)
     if not (len(a) and len(b)):
-        return SkyMatch(*np.zeros((2, 0), np.int64), np.zeros(0), np.zeros(0, bool))
+        return SkyMatch(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
     found = cKDTree(a).sparse_distance_matrix(cKDTree(b), reach, output_type="ndarray")
     found = found[np.lexsort((found["j"], found["v"], found["i"]))]
     first, second = found["i"].astype(np.int64), found["j"].astype(np.int64)

@@ -79,8 +79,8 @@ def require_positions(ra_deg: np.ndarray, dec_deg: np.ndarray, what: str) -> tup
 
 
 def _require_lengths(ra: Sequence[object] | np.ndarray, dec: Sequence[object] | np.ndarray, what: str) -> None:
-    if np.ndim(ra) != 1 or len(ra) != len(dec):
-        raise DataError(f"{what}: ra has shape {np.shape(ra)} and dec {np.shape(dec)}; expected one value a row each.")
+    if len(ra) != len(dec):
+        raise DataError(f"{what}: {len(ra):,} values of ra and {len(dec):,} of dec; expected one of each a row.")
 
 
 def sky_positions(ra: Sequence[object], dec: Sequence[object]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
