@@ -77,7 +77,8 @@ class _Scale:
             return raw
         if self.flips_sign:
             bits = raw.view(f"u{raw.itemsize}")
-            return (bits ^ bits.dtype.type(1 << (8 * raw.itemsize - 1))).view(self.dtype)
+            turned: np.ndarray = bits ^ bits.dtype.type(1 << (8 * raw.itemsize - 1))
+            return turned.view(self.dtype)
         values = raw.astype(self.dtype)
         if self.blank is not None:
             values[raw == self.blank] = np.nan
@@ -202,7 +203,7 @@ class Planes:
             self._decoded.move_to_end(plane)
             return self._decoded[plane]
         if file.hdus is None:
-            source = io.BytesIO(file.content) if file.path is None else file.path
+            source = io.BytesIO(file.content.tobytes()) if file.path is None else file.path
             fits = astropy_fits("reading FITS tiles")
             # Scaled here, not by astropy, which loads a whole memory-mapped file for it or refuses to.
             file.hdus = fits.open(source, memmap=file.path is not None, do_not_scale_image_data=True)
@@ -210,7 +211,7 @@ class Planes:
         height, width = unit.shape[-2:]
         lead = (0,) * (len(unit.axes) - len(unit.shape)) + ((plane.layer,) if plane.layer >= 0 else ())
         lazy = _Sections(image.section, lead, (height, width), _scale(unit, plane))
-        tile_h, tile_w = image.tile_shape[-2:]
+        tile_h, tile_w = int(unit.header.get("ZTILE2", 1)), int(unit.header.get("ZTILE1", width))
         touched = min(height, side + tile_h) * min(width, side + tile_w)
         if n_sources * touched * SECTION_COST < height * width:
             return lazy

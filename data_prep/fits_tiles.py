@@ -166,16 +166,19 @@ def _claims(
     unit: Unit, kind: Kind, ref: FileRef, name: FileName, bands: Sequence[str], first: Unit
 ) -> Iterator[_Claim]:
     headers = (unit.header,) if unit is first else (unit.header, first.header)
-    shape = unit.shape
-    if len(shape) > 3:
-        raise Refused("shape", f"HDU {unit.index} has {len(shape)} axes, expected (height, width) or (bands, h, w)")
-    if len(shape) == 2:
+    *layers, height, width = unit.shape
+    shape = height, width
+    if len(layers) > 1:
+        raise Refused(
+            "shape", f"HDU {unit.index} has {len(unit.shape)} axes, expected (height, width) or (bands, h, w)"
+        )
+    if not layers:
         band = _band(unit, name, bands, first)
         yield _Claim(name.tile_of(band), band, Plane(ref.path, unit.index, -1, kind), name, shape, headers)
         return
     tile = name.tile_of("")
-    for layer, band in enumerate(_layers(unit, shape[0], bands)):
-        yield _Claim(tile, band, Plane(ref.path, unit.index, layer, kind), name, shape[1:], headers)
+    for layer, band in enumerate(_layers(unit, layers[0], bands)):
+        yield _Claim(tile, band, Plane(ref.path, unit.index, layer, kind), name, shape, headers)
 
 
 def _band(unit: Unit, name: FileName, bands: Sequence[str], first: Unit) -> str:

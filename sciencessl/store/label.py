@@ -67,7 +67,7 @@ def label(
     columns: Sequence[str] = (),
     overwrite: bool = False,
 ) -> LabelReport:
-    """Put a CSV, Parquet or FITS table beside the pixels of a sealed store; rows and pixels stay as they are.
+    """Put a CSV, Parquet, FITS or VOTable table beside the pixels of a sealed store; rows and pixels stay as they are.
 
     Rows are kept in the order of the store, so that the same labels have the same digest however the file is sorted.
     Writing what is there already changes nothing.
