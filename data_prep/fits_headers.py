@@ -6,7 +6,9 @@ import bz2
 import gzip
 import io
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from sciencessl.errors import MissingExtraError
 BLOCK = 2880
 MAX_HEADER_BLOCKS = 10_000
 """A header of more than 360,000 cards is damage: without END a file would be read to its end."""
-_GUESS_TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Unit:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the numbers as stored, before BSCALE and BZERO."""
-        return np.dtype(_GUESS_TYPES[int(self.header["ZBITPIX" if self.packed else "BITPIX"])])
+        return np.dtype(_TYPES[int(self.header["ZBITPIX" if self.packed else "BITPIX"])])
 
 
 def astropy_fits(doing: str) -> Any:
@@ -94,6 +96,18 @@ def astropy_fits(doing: str) -> Any:
 def packer(start: bytes) -> Any:
     """The module that unpacks a file beginning with these bytes, `gzip` or `bz2`; None where it is not packed."""
     return gzip if start.startswith(b"\x1f\x8b") else bz2 if start.startswith(b"BZh") else None
+
+
+def open_regular(path: str) -> IO[bytes]:
+    """A file opened for reading.
+
+    Raises:
+        Refused: With reason corrupt for a pipe or a device, which might never end.
+        OSError: As the file system says.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise Refused("corrupt", f"{path!r} is no regular file")
+    return open(path, "rb")
 
 
 @contextmanager
@@ -133,11 +147,13 @@ def unpacked(file: IO[bytes], max_bytes: int) -> bytes | bytearray:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns whatever damaged files make libraries raise into `Refused`, with reason truncated or corrupt."""
+    """Turns whatever damaged files make libraries raise into `Refused`: missing-file, truncated or corrupt."""
     try:
         yield
     except (Refused, MissingExtraError):
         raise
+    except FileNotFoundError as error:
+        raise Refused("missing-file", f"{error.filename} is not there") from error
     except Exception as error:  # hostile headers raise anything from KeyError to struct.error
         reason = "truncated" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "corrupt"
         raise Refused(reason, f"{type(error).__name__}: {error}"[:200]) from error

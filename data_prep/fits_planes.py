@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -12,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sciencessl.data_prep.decode import Refused
-from sciencessl.data_prep.fits_headers import Unit, astropy_fits, packer, refusals, scan, unpacked
+from sciencessl.data_prep.fits_headers import Unit, astropy_fits, open_regular, packer, refusals, scan, unpacked
 from sciencessl.data_prep.sky_tiles import Plane
 
 MAX_UNPACKED_BYTES = 8 * 2**30
@@ -248,20 +247,13 @@ def read_plane(plane: Plane) -> np.ndarray:
 
 
 def _open(path: str) -> _File:
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(refusals())
-            file = stack.enter_context(open(path, "rb"))
-            if packer(file.read(3)) is None:
-                file.seek(0)
-                return _File(scan(file), np.memmap(path, np.uint8, "r"), path)
+    with refusals(), open_regular(path) as file:
+        if packer(file.read(3)) is None:
             file.seek(0)
-            plain = unpacked(file, MAX_UNPACKED_BYTES)
-            return _File(scan(io.BytesIO(plain)), np.frombuffer(plain, np.uint8), None)
-    except Refused as refused:
-        if isinstance(refused.__cause__, FileNotFoundError):
-            raise Refused("missing-file", f"{path} is not there any more") from refused
-        raise
+            return _File(scan(file), np.memmap(path, np.uint8, "r"), path)
+        file.seek(0)
+        plain = unpacked(file, MAX_UNPACKED_BYTES)
+        return _File(scan(io.BytesIO(plain)), np.frombuffer(plain, np.uint8), None)
 
 
 def _close(file: _File) -> None:

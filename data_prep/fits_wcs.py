@@ -36,12 +36,17 @@ def wcs_cards(header: Any, axes: tuple[int, int]) -> str:
         header: An `astropy.io.fits.Header`, that of the table where the image is tile-compressed.
         axes: (H, W) of the image in pixels.
     """
-    if not str(header.get("CTYPE1", "")).strip():
+    if not has_axes(header):
         return ""
     fits = astropy_fits("reading a WCS")
     size = [fits.Card("NAXIS", 2), fits.Card("NAXIS1", axes[1]), fits.Card("NAXIS2", axes[0])]
     cards = [card for card in header.cards if _CARDS.fullmatch(card.keyword)]
     return str(fits.Header([*size, *cards]).tostring(sep="\n", endcard=False, padding=False))
+
+
+def has_axes(header: Any) -> bool:
+    """Whether a header names world axes at all."""
+    return bool(str(header.get("CTYPE1", "")).strip())
 
 
 def needs_tables(header: Any) -> bool:
@@ -139,44 +144,3 @@ def _unit_vectors(wcs: WCS, pixels: np.ndarray) -> np.ndarray:
     return np.stack(
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
     )
-
-
-_FWHM_KEYS = {
-    "PSFFWHM": "arcsec",
-    "PSF_FWHM": "arcsec",
-    # Of the seeing as measured in the image; SExtractor and SWarp write arcsec.
-    "SEEING": "arcsec",
-    # The NOIRLab community pipelines write pixels, others arcsec: only its comment tells.
-    "FWHM": "",
-}
-
-
-def psf_fwhm_arcsec(headers: tuple[Any, ...], scale: float | None) -> float | None:
-    """Width of the PSF in arcsec; None where no header has it, or its unit is uncertain.
-
-    PSFFWHM, PSF_FWHM and SEEING are in arcsec, FWHM says nothing, unless the comment beside them names `pixels` or
-    `arcsec`.
-
-    Args:
-        headers: Those of the image, its own first.
-        scale: Arcsec a pixel; None without a WCS.
-    """
-    for key, unit in _FWHM_KEYS.items():
-        for header in headers:
-            if key in header:
-                comment = str(header.comments[key]).lower()
-                said = "px" if "pix" in comment else "arcsec" if "arcsec" in comment else unit
-                width = _positive(header[key])
-                if width and said == "arcsec":
-                    return width
-                if width and said == "px" and scale:
-                    return width * scale
-    return None
-
-
-def _positive(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) and number > 0 else None
