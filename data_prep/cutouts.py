@@ -184,7 +184,8 @@ def origins(x: npt.ArrayLike, y: npt.ArrayLike, side: npt.ArrayLike) -> Int64:
         (N, 2) int64 x, y; may be negative. `OUTSIDE` for positions that are not finite.
     """
     corner = np.ceil(np.stack([np.ravel(x), np.ravel(y)], axis=1) - np.reshape(side, (-1, 1)) / 2.0)
-    return np.clip(np.nan_to_num(corner, nan=OUTSIDE), OUTSIDE, -OUTSIDE).astype(np.int64)
+    first: Int64 = np.clip(np.nan_to_num(corner, nan=OUTSIDE), OUTSIDE, -OUTSIDE).astype(np.int64)
+    return first
 
 
 def cut_stamps(
@@ -218,7 +219,7 @@ def cut_stamps(
         _cut(image, first, out, np.argsort(first[:, 1], kind="stable"), fill)
         return out
     for rows, x0, y0, window in _windows(image, first, side):
-        _cut(window, first - [x0, y0], out, rows, fill)
+        _cut(window, first - np.array([x0, y0]), out, rows, fill)
     return out
 
 

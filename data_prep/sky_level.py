@@ -118,7 +118,7 @@ def fill_missing(
     stamps[missing] = level[missing]
     if policy == "noise":
         scatter = np.broadcast_to(np.asarray(noise)[..., None, None], stamps.shape)
-        for i in np.flatnonzero(missing.reshape(len(stamps), -1).any(axis=1)):
+        for i in np.flatnonzero(missing.any(axis=tuple(range(1, missing.ndim)))).tolist():
             rng = np.random.Generator(np.random.Philox(key=derive_key("fill", keys[i])))
             holes = missing[i]
             stamps[i][holes] += scatter[i][holes] * rng.standard_normal(int(holes.sum()))
