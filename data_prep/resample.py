@@ -176,18 +176,20 @@ def _joined(parts: Sequence[Planes]) -> Planes:
     return Planes(flux, good, ivar, mask)
 
 
-def north_up(ra: npt.ArrayLike, dec: npt.ArrayLike, scale_arcsec_px: float, side: int) -> dict[str, Float64]:
+def north_up(
+    ra: npt.ArrayLike, dec: npt.ArrayLike, scale_arcsec_px: npt.ArrayLike, side: int
+) -> dict[str, Float64]:
     """The TAN WCS of stamps centred on sources, north up and east left: columns as of `sky_wcs.affine_wcs`.
 
     Args:
         ra: (N,) degrees, ICRS.
         dec: (N,) degrees, ICRS.
-        scale_arcsec_px: Side of a pixel at the centre.
+        scale_arcsec_px: Side of a pixel at the centre, one number or (N,).
         side: Pixels of a stamp's side.
     """
     ra, dec = (np.ravel(np.asarray(values, dtype=np.float64)) for values in (ra, dec))
     same = np.ones(len(ra))
-    middle, scale = (side + 1) / 2 * same, scale_arcsec_px / 3600 * same
+    middle, scale = (side + 1) / 2 * same, np.asarray(scale_arcsec_px) / 3600 * same
     return {
         "wcs_crval1": ra, "wcs_crval2": dec, "wcs_crpix1": middle, "wcs_crpix2": middle,
         "wcs_cd1_1": -scale, "wcs_cd1_2": 0 * same, "wcs_cd2_1": 0 * same, "wcs_cd2_2": scale,
