@@ -27,7 +27,7 @@ from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.slurm import ArrayScript, plain_command, write_array
 from sciencessl.data_prep.source import Labels, Source
 from sciencessl.data_prep.write import Progress
-from sciencessl.errors import ConfigError, SciencesslError
+from sciencessl.errors import ConfigError, SciencesslError, unknown_name
 from sciencessl.spec import DomainSpec, LabelSchema
 from sciencessl.store.derived import require_apart
 from sciencessl.store.files import clear_os_errors, write_atomic
@@ -94,11 +94,11 @@ def prepare(
     are a table beside the pixels: other label columns rewrite the table and no row.
 
     Args:
-        spec: The domain; the first of its sources reads the files.
+        spec: The domain; one of its sources reads the files.
         sources: What that source takes: folders, files, globs, archives.
         out: Folder of the store; its name usually ends in `.zarr`.
         settings: See `PrepareSettings`.
-        domain_options: The domain's `prepare_options`, given to its `after_prepare`.
+        domain_options: The domain's `prepare_options`, given to the source and to its `after_prepare`.
         schema_loader: Reads a label schema from a file; None when the domain has none.
         dry_run: Estimate from a few inputs and write nothing.
         progress: Called with (samples done, samples in all).
@@ -115,7 +115,7 @@ def prepare(
     started, out = time.monotonic(), Path(out)
     command = plain_command(spec, sources, out, settings, domain_options) if settings.engine == "slurm" else []
     spec, settings = with_schema(spec, settings, schema_loader)
-    source = _open_source(spec, sources, settings)
+    source = _open_source(spec, sources, settings, domain_options)
     try:
         plan, source = _plan(spec, source, settings, out)
         if dry_run:
@@ -146,15 +146,20 @@ def _plan(spec: DomainSpec, source: Source, settings: PrepareSettings, out: Path
     return append_plan(spec.name, source, old, LABELS)
 
 
-def _open_source(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
+def _open_source(
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None
+) -> Source:
     if not spec.sources:
         raise ConfigError(f"domain {spec.name!r} names no source, so nothing can be prepared for it.")
-    module, _, function = next(iter(spec.sources.values())).partition(":")
+    name = settings.source or next(iter(spec.sources))
+    if name not in spec.sources:
+        raise ConfigError(f"--source: {unknown_name('source', name, spec.sources)}")
+    module, _, function = spec.sources[name].partition(":")
     make = cast(
-        "Callable[[DomainSpec, Sequence[str | Path], PrepareSettings], Source]",
+        "Callable[[DomainSpec, Sequence[str | Path], PrepareSettings, object | None], Source]",
         getattr(importlib.import_module(module), function),
     )
-    return make(spec, sources, settings)
+    return make(spec, sources, settings, options)
 
 
 def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, progress: Progress | None) -> int | None:

@@ -29,13 +29,16 @@ EXPANSION = {".jpg": 1, ".jpeg": 1, ".jpe": 1, ".jfif": 1, ".png": 2, ".bmp": 1,
 OTHER_EXPANSION = 8
 
 
-def images(spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings) -> Source:
+def images(
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None
+) -> Source:
     """Image files in folders, globs or zip archives, one sample a file.
 
     Args:
         spec: The domain; its primary field is filled, and narrowed to a float32 array where the files are FITS stamps.
         sources: Folders, files, globs, `.zip` archives.
         settings: Columns, splits, resizing.
+        options: Of the domain; none of them concerns image files.
 
     Raises:
         ConfigError: For columns or settings that do not fit.

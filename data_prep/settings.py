@@ -14,6 +14,7 @@ class PrepareSettings:
     """How files become a store. Names of columns are guessed, and the guess is printed, where they are left empty.
 
     Attributes:
+        source: What reads the files: one of the domain's sources, by default its first.
         catalogue: CSV, Parquet or FITS table; empty finds `catalogue.*` or `manifest.csv` in the source.
         id: Column with unique identifiers, read as text.
         file: Column with file paths, relative to the catalogue's folder.
@@ -45,6 +46,7 @@ class PrepareSettings:
         ConfigError: For a value outside its range.
     """
 
+    source: str = ""
     catalogue: str = ""
     id: str = ""
     file: str = ""

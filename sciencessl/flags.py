@@ -124,7 +124,7 @@ def default_of(entry: dataclasses.Field[Any]) -> Any:
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
-    """Name -> text of the `Attributes:` section of a class docstring.
+    """Name -> text of the `Attributes:` section of a class docstring, and of those of the classes that it extends.
 
     >>> class Example:
     ...     '''Nothing.
@@ -136,17 +136,18 @@ def attribute_docs(kind: type) -> dict[str, str]:
     >>> attribute_docs(Example)
     {'size': 'Side of a view in pixels.'}
     """
-    text = inspect.getdoc(kind) or ""
-    section = text.partition("Attributes:\n")[2].partition("\n\n")[0]
     docs: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        found = re.match(r" {4}(\w+): (.*)", line)
-        if found:
-            name = found[1]
-            docs[name] = found[2]
-        elif name:
-            docs[name] += " " + line.strip()
+    for base in reversed(kind.__mro__):
+        text = inspect.cleandoc(base.__doc__ or "")
+        section = text.partition("Attributes:\n")[2].partition("\n\n")[0]
+        name = ""
+        for line in section.splitlines():
+            found = re.match(r" {4}(\w+): (.*)", line)
+            if found:
+                name = found[1]
+                docs[name] = found[2]
+            elif name:
+                docs[name] += " " + line.strip()
     return docs
 
 

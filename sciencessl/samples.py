@@ -18,7 +18,7 @@ class Sample:
 
     Attributes:
         fields: Name of the field -> array. An image is (H, W, C), uint8 or float32; C may be any number.
-        meta: What else is known of the sample (columns of the store), values as stored.
+        meta: What else is known of the sample: `channels`, field -> names of its channels.
         id: The user's own identifier, unique in the store.
         index: Position in the store, 0 to N - 1.
     """

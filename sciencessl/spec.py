@@ -30,9 +30,8 @@ ViewRandom = Callable[[int], np.random.Generator]
 """View number -> the Philox generator of that view of this sample in this epoch; the same number, the same draws."""
 
 View = Callable[["Sample", ViewRandom], "list[Sample]"]
-"""A sample and its generators -> one or more views of it, each drawing from its own generator. Its `least_px`, if any,
-is field -> shorter side in pixels from which on no view has to enlarge an image: `decode` may then reduce it."""
-
+"""A sample and its generators -> its views. Of its attributes, if any, `least_px` is field -> shorter side in pixels from
+which on no view enlarges an image, so that `decode` may reduce it; `reads` names the fields needed, not the primary one."""
 
 @dataclass(frozen=True)
 class FieldSpec:

@@ -74,27 +74,36 @@ class Decoder:
 
     def __call__(self, index: np.ndarray, view: View | None = None) -> list[Sample]:
         """Decoded samples, in the order asked for; arguments as in `decode`."""
-        return list(self.decode(index, self.read(index), view))
+        return list(self.decode(index, self.read(index, view), view))
 
-    def read(self, index: np.ndarray) -> dict[str, list[bytes | np.ndarray]]:
-        """What the store holds of samples: field -> one payload each."""
-        return {name: self.store.payloads(name, index) for name in self.store.header.fields}
+    def read(self, index: np.ndarray, view: View | None = None) -> dict[str, list[bytes | np.ndarray]]:
+        """What the store holds of samples: field -> one payload each; with a view, of the fields that it reads."""
+        return {name: self.store.payloads(name, index) for name in self.fields(view)}
+
+    def fields(self, view: View | None) -> tuple[str, ...]:
+        """The fields of the store that a view reads: those of its `reads` that are there, by default the primary one.
+        None reads them all."""
+        known = tuple(self.store.header.fields)
+        if view is None:
+            return known
+        return tuple(name for name in known if name in getattr(view, "reads", (self.store.primary,)))
 
     def decode(self, index: np.ndarray, payloads: Payloads, view: View | None = None) -> Iterator[Sample]:
         """Samples from what was read of them, each decoded when its turn comes, once for all its views.
 
         Args:
             index: Store indices.
-            payloads: What was read.
+            payloads: What was read; samples have these fields, and `meta["channels"]` the names of their channels.
             view: What they are for: a large JPEG is decoded no larger than its `least_px` asks. None decodes in full.
         """
         least = getattr(view, "least_px", {}) if takes_least_px(self._decode) else {}
         told = {name: {"least_px": px} for name, px in least.items()}
-        fields = self.store.header.fields.items()
+        fields = {name: self.store.header.fields[name] for name in payloads}
+        meta = {"channels": {name: spec.channels for name, spec in fields.items()}}
         for i, position in enumerate(index):
             yield Sample(
-                fields={name: self._decode(payloads[name][i], spec, **told.get(name, {})) for name, spec in fields},
-                index=int(position),
+                {name: self._decode(payloads[name][i], spec, **told.get(name, {})) for name, spec in fields.items()},
+                meta, index=int(position),
             )
 
 
@@ -198,7 +207,7 @@ class BatchStream(IterableDataset[Batch]):
 
     @functools.cached_property
     def _runs(self) -> RunCache:
-        return RunCache(self.decoder.store, self.split)
+        return RunCache(self.decoder.store, self.split, self.decoder.fields(self._train_view))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_train_view", "_runs")}
@@ -225,7 +234,7 @@ class BatchStream(IterableDataset[Batch]):
             index: (B,) int64 store indices.
             turns: (B,) int64, which enter the augmentation: in an `Order` the epochs.
         """
-        return self._batch(index, turns, self.decoder.store.keys(index), self.decoder.read(index))
+        return self._batch(index, turns, self.decoder.store.keys(index), self.decoder.read(index, self._train_view))
 
     def _batch(self, index: np.ndarray, turns: np.ndarray, keys: np.ndarray, payloads: Payloads) -> Batch:
         samples = zip(self.decoder.decode(index, payloads, self._train_view), turns.tolist(), keys, strict=True)
@@ -378,7 +387,7 @@ class EvaluationStream(IterableDataset[Batch]):
 
     def _batch(self, index: np.ndarray) -> Batch:
         keys = self.decoder.store.keys(index)
-        samples = zip(self.decoder.decode(index, self.decoder.read(index), self._view), keys, strict=True)
+        samples = zip(self.decoder.decode(index, self.decoder.read(index, self._view), self._view), keys, strict=True)
         views = (apply_view(self._view, sample, ViewRandomness(0, 0, _as_int(key))) for sample, key in samples)
         ids = [key.tobytes().hex() for key in keys]
         return Batch(collate(views, len(index), self.fields), {}, ids, index)

@@ -7,7 +7,7 @@ shuffled epoch would take several times as long to read as to decode. An order d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,10 +91,14 @@ class RunCache:
     Args:
         store: Where they lie.
         split: Which they are.
+        fields: Fields that are read; all by default.
     """
 
-    def __init__(self, store: Store | JoinedStores, split: SplitIndex) -> None:
+    def __init__(
+        self, store: Store | JoinedStores, split: SplitIndex, fields: Sequence[str] | None = None
+    ) -> None:
         self._store = store
+        self._fields = tuple(store.header.fields) if fields is None else tuple(fields)
         self._split = split
         self._path = (store.stores[0] if isinstance(store, JoinedStores) else store).path
         self._gap = max(1, GAP_BYTES // sample_bytes(store))
@@ -116,9 +120,7 @@ class RunCache:
         Raises:
             StoreError: When a row is damaged.
         """
-        payloads: dict[str, list[bytes | np.ndarray]] = {
-            name: [b""] * len(positions) for name in self._store.header.fields
-        }
+        payloads: dict[str, list[bytes | np.ndarray]] = {name: [b""] * len(positions) for name in self._fields}
         index = np.empty(len(positions), np.int64)
         keys = np.empty((len(positions), 16), np.uint8)
         for where, run in self._runs(first, stop):
@@ -148,7 +150,7 @@ class RunCache:
         """Samples at store indices, in one read for all that lie close together."""
         order = np.argsort(index, kind="stable")
         ascending, back = index[order], np.argsort(order).tolist()
-        payloads: dict[str, list[bytes | np.ndarray]] = {name: [] for name in self._store.header.fields}
+        payloads: dict[str, list[bytes | np.ndarray]] = {name: [] for name in self._fields}
         for piece in np.split(ascending, np.flatnonzero(np.diff(ascending) > self._gap) + 1):
             first, stop = int(piece[0]), int(piece[-1]) + 1
             places = (piece - first).tolist()
