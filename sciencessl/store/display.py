@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sciencessl.data.loader import Decoder
-from sciencessl.errors import ConfigError, unknown_name
+from sciencessl.errors import ConfigError, StoreError, unknown_name
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
 from sciencessl.store.reader import Store
-from sciencessl.views.display import CHANNELS, STRETCH
+from sciencessl.views.display import STRETCH
 from sciencessl.views.stretch import KINDS, Stretch, fit_stretch, legacy_stretch, with_missing
 
 PER_STAMP = "per-stamp"
@@ -31,28 +31,23 @@ class Display:
 
     Attributes:
         domain: Name of the domain.
-        channels: Names of the primary field's channels.
-        field: Name of the primary field.
         stretch: Of float fields, all bands; None for 8-bit images, and where each stamp is to have its own.
     """
 
     domain: str
-    field: str
-    channels: tuple[str, ...]
     stretch: Stretch | None = None
 
     def __call__(self, sample: Sample) -> np.ndarray:
         """A sample of the store, or a view of one, as pixels for people."""
-        meta = {CHANNELS: {self.field: self.channels}, **sample.meta}
-        if self.stretch is not None:
-            meta[STRETCH] = self.stretch
-        return load_domain(self.domain).display(replace(sample, meta=meta))
+        fixed = {STRETCH: self.stretch} if self.stretch else {}
+        return load_domain(self.domain).display(replace(sample, meta=sample.meta | fixed))
 
 
 def fit_display(store: Store, kind: str = "asinh") -> Display:
     """How samples of a store are shown: flux by one stretch for all, fitted on stamps spread over split=train.
 
-    The same store gives the same pictures. Masked pixels (`FIELD.mask` not 0) take no part in the fit.
+    The same store gives the same pictures. Masked pixels (`FIELD.mask` not 0) and damaged stamps take no part in the
+    fit.
 
     Args:
         store: Sealed. 8-bit images are shown as they are, whatever the kind.
@@ -62,12 +57,11 @@ def fit_display(store: Store, kind: str = "asinh") -> Display:
 
     Raises:
         ConfigError: For an unknown kind, or `legacy` and bands that the viewer does not show.
-        StoreError: When pixels are damaged.
     """
     if kind not in (*KINDS, PER_STAMP):
         raise ConfigError(unknown_name("stretch", kind, [*KINDS, PER_STAMP]))
     spec = store.header.fields[store.primary]
-    display = Display(store.header.domain, store.primary, spec.channels)
+    display = Display(store.header.domain)
     if kind == PER_STAMP or np.dtype(spec.dtype) == np.uint8:
         return display
     if kind == "legacy":
@@ -82,5 +76,8 @@ def _stamps(store: Store) -> Iterator[np.ndarray]:
     places = np.unique(np.linspace(0, len(every) - 1, min(len(every), SAMPLES)).astype(np.int64))
     decoder, name = Decoder(store, load_domain(store.header.domain).decode), store.primary
     for position in every.to_store(places):
-        (sample,) = decoder(np.array([position]))
+        try:
+            (sample,) = decoder(np.array([position]))
+        except StoreError:
+            continue  # whoever shows it will be told
         yield with_missing(sample.fields[name], sample.fields.get(f"{name}.mask"))

@@ -1,7 +1,7 @@
 """Samples as pictures for people: which bands are red, green and blue, how bright, which way up.
 
-Flux is shown by the stretch in `meta["stretch"]`, one for all samples of a store (`store.display.fit_display`); a sample
-without it is stretched by itself, which makes faint and bright galaxies look alike.
+Flux is shown by the stretch in `meta["stretch"]`, which is one for all samples of a store: `store.display.fit_display`.
+A sample without it is stretched by itself, which makes faint and bright galaxies look alike.
 """
 
 from __future__ import annotations

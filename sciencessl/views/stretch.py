@@ -259,17 +259,15 @@ def legacy_stretch(bands: Sequence[str]) -> Stretch:
 
 
 def with_missing(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Float pixels with NaN where they are not finite, or where a mask of the same shape is not 0; a copy where needed.
+    """Pixels with NaN where they are not finite, or where a mask of the same shape is not 0; the image where none is.
 
     Raises:
         DataError: When image and mask differ in shape.
     """
-    bad = ~np.isfinite(image)
-    if mask is not None:
-        if mask.shape != image.shape:
-            raise DataError(f"a mask of shape {mask.shape} does not fit an image of shape {image.shape}.")
-        bad |= mask != 0
-    return np.where(bad, np.nan, image).astype(image.dtype) if bad.any() else image
+    if mask is not None and mask.shape != image.shape:
+        raise DataError(f"a mask of shape {mask.shape} does not fit an image of shape {image.shape}.")
+    bad = ~np.isfinite(image) if mask is None else ~np.isfinite(image) | (mask != 0)
+    return np.where(bad, np.float32(np.nan), image) if bad.any() else image
 
 
 def noise_level(values: np.ndarray) -> float:
