@@ -194,10 +194,11 @@ def fit_stretch(
     """The rule for a survey, from a sample of its training stamps: give some hundreds. Source: ours.
 
     Of each band, over the finite pixels of all stamps: the sky is the median, the noise 1.4826 times the median
-    absolute deviation, the ends are percentiles. `zero` is the sky (for `percentile` the lower end) and `scale` what
-    the upper end has more than it, for `linear` the largest of these of all bands, so that colours stay. b is three
-    noise levels, for `lupton` of the intensity. A band that is constant has scale 1, and one without a finite pixel
-    zero 0 too. No randomness; at most 16,384 pixels of a stamp are looked at, evenly spread.
+    absolute deviation, the ends are percentiles. `zero` is the sky, for `asinh` and `log` less one noise level, so that
+    what is fainter than the sky's noise is not cut, and for `percentile` the lower end. `scale` is what the upper end
+    has more than it, for `linear` the largest of these of all bands, so that colours stay. b is three noise levels, for
+    `lupton` of the intensity. A band that is constant has scale 1, and one without a finite pixel zero 0 too. No
+    randomness; at most 16,384 pixels of a stamp are looked at, evenly spread.
 
     Args:
         images: (H, W, C) arrays of any number type; sizes may differ. Missing and masked pixels are NaN.
@@ -214,7 +215,7 @@ def fit_stretch(
     if not 0 <= ends[0] < ends[1] <= 100:
         raise ConfigError(f"the ends of a stretch are {ends}; expected two ascending percentiles from 0 to 100.")
     levels = [_Levels.of(values, ends) for values in _pooled(images, channels)]
-    zero = [band.low if kind == "percentile" else band.sky for band in levels]
+    zero = [band.low if kind == "percentile" else band.sky - (kind in ("asinh", "log")) * band.noise for band in levels]
     scale = [band.high - start if band.high > start else 1.0 for band, start in zip(levels, zero, strict=True)]
     if kind == "linear":
         seen = [width for width, band in zip(scale, levels, strict=True) if band.high > band.sky]
