@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -142,9 +142,12 @@ class Stretch:
 
     def of_bands(self, bands: Sequence[int]) -> Stretch:
         """The same rule for some bands, by position."""
-        values = asdict(self)
-        names = ("zero", "scale", *(() if self.kind in _COLOUR or not self.softening else ("softening",)))
-        return Stretch(**values | {name: tuple(values[name][band] for band in bands) for name in names})
+        def chosen(values: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(values[band] for band in bands)
+
+        shared = self.kind in _COLOUR or not self.softening
+        softening = self.softening if shared else chosen(self.softening)
+        return replace(self, zero=chosen(self.zero), scale=chosen(self.scale), softening=softening)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` inverts it."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.visualization import make_lupton_rgb
 
 from sciencessl.errors import ConfigError, DataError
@@ -274,3 +276,21 @@ def test_images_of_other_bands_and_fits_that_cannot_be_are_refused() -> None:
     for ends in ((99.0, 1.0), (0.0, 101.0)):
         with pytest.raises(ConfigError, match="two ascending percentiles"):
             fit_stretch([field()], 3, ends=ends)
+
+
+def test_a_field_of_sdss_is_shown_as_astropy_shows_it_and_comes_back(shared_data: Path) -> None:
+    bands = [fits.getdata(shared_data / f"galaxy/fits_sdss_gri/reprojected_sdss_{band}.fits.bz2") for band in "irg"]
+    flux = np.stack(bands, axis=2).astype(np.float32)
+    white = math.sinh(math.asinh(0.8) / 0.1) * 0.5 / 8
+    ours = Stretch("lupton", (0.0,) * 3, (white,) * 3, (0.5 / 8 / white,)).apply(flux).astype(np.float64) * 255
+    theirs = make_lupton_rgb(*np.moveaxis(flux.astype(np.float64), 2, 0), minimum=0, stretch=0.5, Q=8)
+    assert (theirs > 100).sum() > 1000
+    # A pixel in ten thousand lies so near a whole level that float32 decides.
+    assert (np.abs(ours - (theirs + 0.5)) > 0.51).mean() < 1e-4
+    assert np.abs(ours - theirs).max() < 1.01
+    for kind in ("asinh", "log"):
+        stretch = fit_stretch([flux], 3, kind)  # type: ignore[arg-type]
+        back = stretch.invert(stretch.apply(flux, clip=False))
+        unit = np.array(stretch.scale) * stretch.softening
+        assert (np.abs(back - flux) / np.maximum(np.abs(flux), unit)).max() < 1e-5
+        assert 0.02 < np.median(stretch.apply(flux)) < 0.2
