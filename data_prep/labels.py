@@ -129,7 +129,7 @@ def _near_misses(columns: Sequence[str], spec: DomainSpec, nearest: VoteColumns 
         some = ", ".join(list(nearest.columns.values())[:3])
         return [
             f"votes: none taken: columns such as {some} are fractions, and no column, such as "
-            f"{nearest.untold[0].name}_total-votes, says of how many"
+            f"{nearest.total_name(nearest.untold[0])}, says of how many"
         ]
     stems = {q.name.rpartition("-")[0] or q.name for schema in spec.labels.values() for q in schema.questions}
     near = [name for name in columns if any(name.startswith((f"{stem}-", f"{stem}_")) for stem in stems)]

@@ -50,6 +50,10 @@ class VoteColumns:
         """How many columns have our own name, not that of an alias and not the one without a campaign."""
         return sum(name.startswith(ours) for ours, name in self.columns.items())
 
+    def total_name(self, question: Question) -> str:
+        """A column that would say how many answered the question, named as this catalogue names its answers."""
+        return f"{_spelled([self.columns[column] for column in question.columns])}{TOTALS[0]}"
+
     @property
     def usable(self) -> bool:
         """Whether there are votes, and fractions can be multiplied out."""
@@ -111,11 +115,10 @@ def check_matched(votes: VoteColumns, where: str, given: Sequence[str] = ()) -> 
             "name those to take with --votes."
         )
     if votes.form == "fractions" and votes.untold:
-        name = votes.untold[0].name
         raise ConfigError(
             f"{where}: the votes of schema {schema.name!r} are fractions, and no column says how many answered "
             f"{', '.join(question.name for question in votes.untold)}. Add one that is called "
-            f"{' or '.join(f'{name}{ending}' for ending in TOTALS)}, or name count columns with --votes."
+            f"{votes.total_name(votes.untold[0])}, or name count columns with --votes."
         )
 
 
@@ -153,11 +156,15 @@ def _stems(schema: LabelSchema) -> dict[str, tuple[str, ...]]:
     return stems
 
 
-def _total(question: Question, taken: Mapping[str, str], present: set[str]) -> str:
-    # The question as this catalogue spells it is what the columns of its answers begin with.
-    spelled = [taken[column] for column in question.columns]
-    stem = spelled[0]
-    while stem and not all(name.startswith(f"{stem}_") for name in spelled):
+def _spelled(names: Sequence[str]) -> str:
+    """A question as a catalogue spells it: what the columns of its answers begin with."""
+    stem = names[0]
+    while stem and not all(name.startswith(f"{stem}_") for name in names):
         stem = stem.rpartition("_")[0]
+    return stem
+
+
+def _total(question: Question, taken: Mapping[str, str], present: set[str]) -> str:
+    stem = _spelled([taken[column] for column in question.columns])
     names = [f"{stem}{ending}" for ending in TOTALS] + ([] if question.after else list(CLASSIFICATIONS))
     return next((name for name in names if name in present and name not in taken.values()), "")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sciencessl.data_prep.catalogue import Catalogue
-from sciencessl.data_prep.vote_columns import VoteColumns, check_matched, match_columns
+from sciencessl.data_prep.vote_columns import VoteColumns, match_columns
 from sciencessl.errors import DataError
 from sciencessl.spec import LabelSchema
 
@@ -26,7 +26,7 @@ def read_votes(
     Args:
         catalogue: N rows.
         ids: Their identifiers, for errors.
-        votes: Where they are.
+        votes: Where they are; `usable`.
         guess: Take columns of counts that hold fractions for fractions where it is known how many answered.
 
     Returns:
@@ -43,7 +43,7 @@ def read_votes(
     fractions = match_columns(votes.schema, list(votes.columns.values()), "fractions", catalogue.data.column_names)
     if guess and not fractions.untold:
         return _multiplied(catalogue, ids, fractions), fractions
-    missing = " and ".join(f"{question.name}_total-votes" for question in fractions.untold[:2])
+    missing = " and ".join(map(fractions.total_name, fractions.untold[:2]))
     raise DataError(
         f"catalogue {catalogue.where}: the votes of {next(iter(counts))!r} and the others lie between 0 and 1, so they "
         "are fractions where counts are needed. Name the count columns, or say how many volunteers answered each "
@@ -84,7 +84,6 @@ def _are_fractions(counts: Mapping[str, np.ndarray]) -> bool:
 
 def _multiplied(catalogue: Catalogue, ids: Sequence[str], votes: VoteColumns) -> dict[str, np.ndarray]:
     """Fractions times how many answered: the question's own total, or the votes of its parents."""
-    check_matched(votes, f"catalogue {catalogue.where}")
     counts: dict[str, np.ndarray] = {}
     for question in votes.schema.topological:
         if question not in votes.questions:

@@ -1,4 +1,4 @@
-"""`benchmarks/dirichlet.py`: votes as several campaigns have them, the loop beside ours, and the check that both agree."""
+"""`benchmarks/dirichlet.py`: votes of several campaigns, a loop beside ours, and the check that both agree."""
 
 from __future__ import annotations
 

@@ -83,9 +83,11 @@ def test_fractions_need_to_be_of_something() -> None:
     alone = match_columns(RINGS, fractions)
     assert not alone.usable
     assert [question.name for question in alone.untold] == ["shape-r1", "ring-r1"]
-    says = "how many answered shape-r1, ring-r1. Add one that is called shape-r1_total-votes or shape-r1_total_count"
+    says = "how many answered shape-r1, ring-r1. Add one that is called shape-r1_total-votes, or name count columns"
     with pytest.raises(ConfigError, match=f"are fractions, and no column says {re.escape(says)}"):
         check_matched(alone, "table t")
+    bare = match_columns(RINGS, ["shape_smooth_fraction", "shape_disc_fraction"])
+    assert bare.total_name(RINGS.question("shape")) == "shape_total-votes"
     # The second question was put to those whom an answer of the first led there.
     assert match_columns(RINGS, [*fractions, "shape-r1_total-votes"]).usable
     assert match_columns(RINGS, [*fractions, "num_classifications"]).totals == {"shape-r1": "num_classifications"}
