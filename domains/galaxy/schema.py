@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,15 @@ def _folder() -> Any:
     return resources.files("sciencessl.domains.galaxy") / "schemas"
 
 
+@cache
+def _shipped(name: str) -> Entry:
+    return read_yaml((_folder() / f"{name}.yaml").read_bytes(), f"schema {name!r}")
+
+
 def _open(name_or_path: str | Path, folder: Path, chain: tuple[str, ...]) -> _File:
     name, path = str(name_or_path), folder / name_or_path
     if isinstance(name_or_path, str) and name in schema_names():
-        return _checked(read_yaml((_folder() / f"{name}.yaml").read_bytes(), f"schema {name!r}"), folder, chain, name)
+        return _checked(_shipped(name), folder, chain, name)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{unknown_name('label schema', name, schema_names())} A file of yours must end in .yaml.")
     if not path.is_file():

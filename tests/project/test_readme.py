@@ -121,7 +121,7 @@ def test_schemas_of_the_pages_are_schemas(tmp_path: Path) -> None:
 def test_the_table_of_schemas_is_right() -> None:
     text = (ROOT / "domains/galaxy/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \| [^|]+ \| (\d+), (\d+)", text, re.M)
-    table = {name: (int(asked), int(answers)) for names, asked, answers in rows for name in names.strip("`").split("`, `")}
+    table = {name: tuple(map(int, counts)) for names, *counts in rows for name in names[1:-1].split("`, `")}
     assert table == {name: (len(schema.questions), len(schema.columns)) for name, schema in SCHEMAS.items()}
 
 
