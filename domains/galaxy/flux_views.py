@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
@@ -19,7 +19,6 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.views.affine import RotatedCrop, centre_window
-from sciencessl.views.operations import scale_contrast
 from sciencessl.views.pair import EvaluationView, TrainViews
 from sciencessl.views.to_input import MAD_TO_SIGMA
 
@@ -65,9 +64,7 @@ class Flux:
         if self.ivar is None:
             return np.broadcast_to(noise_level(self.image), self.image.shape)
         known = (self.ivar > 0) & (self.ivar < np.inf)
-        sigma = np.zeros(self.image.shape, np.float32)
-        np.sqrt(self.ivar, out=sigma, where=known)
-        np.reciprocal(sigma, out=sigma, where=known)
+        sigma = np.where(known, 1 / np.sqrt(np.where(known, self.ivar, np.float32(1))), np.float32(0))
         bare = ~known.any(axis=(0, 1))
         if bare.any():
             sigma[..., bare] = noise_level(self.image[..., bare])
@@ -133,17 +130,15 @@ def over_known(linear: Callable[[np.ndarray], np.ndarray], image: np.ndarray) ->
     convolution.
 
     Args:
-        linear: (H, W, K) float32 -> (H', W', K) float32 for any K, each channel for itself, constants unchanged.
+        linear: (H, W, C) float32 -> (H', W', C) float32, each channel for itself, constants unchanged.
         image: (H, W, C) float32, NaN where nothing is known.
     """
     known = np.isfinite(image)
     if known.all():
         return linear(image)
-    channels = image.shape[2]
-    both = linear(np.concatenate([np.where(known, image, 0), known], axis=2, dtype=np.float32))
-    weights = both[..., channels:]
-    out = np.full(weights.shape, np.nan, np.float32)
-    np.divide(both[..., :channels], weights, out=out, where=weights >= LEAST_WEIGHT)
+    weights = linear(known.astype(np.float32))
+    out = linear(np.where(known, image, np.float32(0))) / np.maximum(weights, np.float32(LEAST_WEIGHT))
+    out[weights < LEAST_WEIGHT] = np.nan
     return out
 
 
@@ -166,6 +161,25 @@ def seeing(image: np.ndarray, sigma_px: float) -> np.ndarray:
     kernel = ive(np.arange(-reach, reach + 1), sigma_px**2)
     kernel /= kernel.sum()
     return over_known(lambda x: cv2.sepFilter2D(x, -1, kernel, kernel).reshape(x.shape), image)
+
+
+def white_noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Standard normal noise, float32: 16 random bits a pixel choose one of 65,536 quantiles, so it ends at 4.3 sigma.
+
+    Several times as fast as NumPy's own, which would take longer than all else that is done to a view. Source: ours.
+    """
+    count = math.prod(shape)
+    words = np.random.SFC64(seed).random_raw(-(-count // 4))
+    noise: np.ndarray = _quantiles()[words.view(np.uint16)[:count]].reshape(shape)
+    return noise
+
+
+@cache
+def _quantiles() -> np.ndarray:
+    from scipy.special import ndtri
+
+    values = ndtri((np.arange(2**16) + 0.5) / 2**16)
+    return (values / values.std()).astype(np.float32)
 
 
 def reddening_factors(
@@ -210,7 +224,7 @@ class FluxDraw:
 
     Attributes:
         window: Arguments of `RotatedCrop.apply`: rotation, flips, shift, size.
-        exposure: Factor around the mean of each band; 1 leaves it.
+        exposure: Factor of all bands; 1 leaves them.
         ebv: E(B-V) of added dust, in magnitudes.
         blur_px: Sigma of worse seeing in stored pixels; 0 for none.
         noise: Added noise in units of the stored one.
@@ -233,8 +247,9 @@ class FluxPipeline:
     """Flux to a training view: dust, seeing, noise, one resampling, exposure, and a band that goes missing.
 
     Rotation, flips, shift and size are one affine map, so that noise and PSF are smoothed once. It keeps surface
-    brightness, flux a pixel: a galaxy seen larger by z has z^2 of its flux. Dust dims the stored noise with the light,
-    seeing smooths it; what noise adds is that of the stored pixels.
+    brightness, flux a pixel: a galaxy seen larger by z has z^2 of its flux. Exposure is one factor of all bands, which
+    keeps colours. Dust dims the stored noise with the light, seeing smooths it; what noise adds is that of the stored
+    pixels.
 
     Every number is drawn, in one order, whatever is switched on, and the noise has a generator of its own: switching
     one operation off leaves the draws of all others as they were. Source: ours.
@@ -283,14 +298,13 @@ class FluxPipeline:
             image = seeing(image, drawn.blur_px)
         added = self._added_sigma(flux, drawn, factors)
         if added is not None:
-            stream = np.random.Generator(np.random.SFC64(drawn.noise_seed))
-            noise = stream.standard_normal(image.shape, dtype=np.float32)
+            noise = white_noise(image.shape, drawn.noise_seed)
             noise *= added
             noise += image
             image = noise
         view = over_known(lambda x: self.crop.apply(x, **drawn.window), image)
-        if drawn.exposure != 1:
-            scale_contrast(view, drawn.exposure)
+        # Not around the mean, as for pictures: under a bright galaxy the sky would move by many times its noise.
+        view *= np.float32(drawn.exposure)
         return view if drawn.dropped is None else without_band(view, drawn.dropped)
 
     def _added_sigma(self, flux: Flux, drawn: FluxDraw, factors: np.ndarray | None) -> np.ndarray | None:
@@ -303,10 +317,10 @@ class FluxPipeline:
             raise ConfigError(
                 f"views.noise_to names the band {unknown[0]!r}; the bands of this store are {', '.join(flux.bands)}."
             )
-        asked = [_between(ranges.get(band, (0.0, 0.0)), share)
-                 for band, share in zip(flux.bands, drawn.levels.tolist(), strict=True)]
+        shares = zip(flux.bands, drawn.levels.tolist(), strict=True)
+        new = np.array([_between(ranges.get(band, (0.0, 0.0)), share) for band, share in shares], np.float32)
         old = flux.sigma if factors is None else flux.sigma * factors
-        added: np.ndarray = np.sqrt(np.maximum(np.square(np.float32(asked)) - np.square(old), 0))
+        added: np.ndarray = np.sqrt(np.maximum(np.square(new) - np.square(old), 0))
         return added
 
 

@@ -43,7 +43,7 @@ class GalaxyViews:
         shift: Largest distance of the galaxy from the middle of the window, as a fraction of the window's side.
         parity_safe: No mirror flips, for labels that tell clockwise from anticlockwise.
         brightness: Additive, as a fraction of the range of uint8 stamps; float flux is never shifted.
-        contrast: Around the mean of each channel, as a fraction; for flux it is a change of exposure.
+        contrast: Around the mean of each channel, as a fraction; of flux a common factor, as by another exposure.
         saturation: Of colour, as a fraction; stamps of three 8-bit channels only.
         hue: Of colour, in turns; stamps of three 8-bit channels only.
         greyscale: Probability of dropping colour (stamps of three 8-bit channels only).

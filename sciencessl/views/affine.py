@@ -43,7 +43,8 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the window of this image."""
-        return self.draw(*params["shape"][:2], self.random_generator)
+        height, width = params["shape"][:2]
+        return self.draw(height, width, self.random_generator)
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> dict[str, Any]:
         """The window of an image of this shape as arguments of `apply`; the mirrors are drawn last."""

@@ -149,7 +149,7 @@ def test_no_value_under_a_mask_reaches_a_view(bad: float) -> None:
     flat = np.full((48, 48, 3), 7.0, np.float32)
     mask = (np.random.default_rng(0).random(flat.shape) < 0.15).astype(np.uint8)
     mask[20:34, 5:19] = 1
-    settings = GalaxyViews(size=40, blur=1.0, noise=(0.0, 0.0), evaluation_window=0.9)
+    settings = GalaxyViews(size=40, **{**QUIET, "blur": 1.0}, evaluation_window=0.9)
     spoilt = np.where(mask > 0, np.float32(bad), flat)
     for number in range(5):
         for clean, found in zip(
@@ -201,6 +201,17 @@ def test_without_a_hole_nothing_is_weighted() -> None:
     calls = []
     assert over_known(lambda x: calls.append(x) or x, image) is image  # type: ignore[func-returns-value]
     assert calls[0] is image
+
+
+def test_another_exposure_is_one_factor_and_leaves_the_sky_where_it_is() -> None:
+    image = scene()
+    flux = Flux(image, BANDS)
+    assert np.array_equal(whole().apply(flux, nothing(exposure=1.3)), image * np.float32(1.3))
+    star = np.zeros((48, 48, 3), np.float32)
+    star[22:26, 22:26] = 1e4
+    for view in (view for number in range(20) for view in train(GalaxyViews(blur=0.0, shift=0.0), sample(star), number)):
+        assert view.max() > 5e3
+        assert view[0, 0].tolist() == [0.0] * 3
 
 
 def test_a_whole_window_is_the_stamp() -> None:
