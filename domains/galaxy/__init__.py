@@ -38,5 +38,6 @@ SPEC = DomainSpec(
     prepare_options=GalaxyPrepare,
     after_prepare=add_simulated_votes,
     tasks=TASKS,
+    places="sciencessl.domains.galaxy.places:near_on_sky",
 )
 """What the engine knows of galaxy surveys."""

@@ -18,7 +18,10 @@ from sciencessl.store.audit_record import (
     IDENTITY,
     LEAK,
     LOOK_ALIKE,
+    OVERLAP,
+    PLACE,
     SUSPECT,
+    UNCONFIRMED,
     Audit,
     Evidence,
     Pair,
@@ -47,7 +50,8 @@ def audit_text(found: Audit) -> str:
 def _lines(found: Audit) -> list[str]:
     sides = ", ".join(f"{name} {n:,}" for name, n in found.samples.items())
     lines = [f"compared: {sides or 'nothing'}", f"groups: {', '.join(found.groups) or 'none'}"]
-    lines += [f"{'warning: ' if entry.kind == LOOK_ALIKE else ''}{sentence(entry)}" for entry in found.evidence]
+    lines += [f"places: {', '.join(found.places)}"] if found.places else []
+    lines += [f"{'warning: ' if entry.kind in UNCONFIRMED else ''}{sentence(entry)}" for entry in found.evidence]
     return [*lines, null_sentence(found), *(f"note: {note}" for note in found.notes)]
 
 
@@ -63,6 +67,12 @@ def sentence(entry: Evidence) -> str:
     if entry.kind == COPY:
         return (f"{whom} {'are copies' if many else 'is a copy'} of samples of {entry.pool} by their pixels, {example} "
                 f"({pair_words(first)}).")
+    if entry.kind == PLACE:
+        return (f"{whom} {'are' if many else 'is'} at the same place as samples of {entry.pool} by {entry.by}, "
+                f"{example} ({pair_words(first)}).")
+    if entry.kind == OVERLAP:
+        return (f"{whom} overlap{'' if many else 's'} samples of {entry.pool}, so that one image shows the centre of "
+                f"the other ({entry.by}), {example} ({pair_words(first)}); they are different things.")
     values = f" ({entry.values:,} value{'s' * (entry.values != 1)})" if entry.kind == IDENTITY else ""
     return f"{whom} share{'' if many else 's'} {entry.by}{values} with {entry.pool}, {example}."
 
@@ -74,8 +84,10 @@ def advice(found: Audit) -> str:
     remove = f"withdraw the test side: `sciencessl store remove {tested} --ids {found.report}/{REMOVE} --reason leak`."
     if found.against:
         return f"To test on the rest, {remove}"
-    return (f"Prepare the store again with --group {columns[0] if columns else 'COLUMN'}, which keeps what belongs "
-            f"together in one split, or {remove}")
+    groups = f"--group {columns[0] if columns else 'COLUMN'}"
+    if not columns and any(entry.kind == PLACE for entry in found.confirmed):
+        groups += " (or --group-by object, where the source has it)"
+    return f"Prepare the store again with {groups}, which keeps what belongs together in one split, or {remove}"
 
 
 def pair_words(pair: Pair) -> str:
@@ -106,8 +118,8 @@ def null_sentence(found: Audit) -> str:
 def _verdict_words(found: Audit) -> str:
     return {
         LEAK: "LEAK: sides share samples",
-        SUSPECT: "some images look alike across sides; nothing is confirmed",
-        CLEAN: "clean: sides share no sample and no group, as far as names, contents and pixels tell",
+        SUSPECT: "some images look alike, or overlap, across sides; no sample is confirmed to be shared",
+        CLEAN: "clean: sides share no sample and no group, as far as names, places, contents and pixels tell",
     }.get(found.verdict, "nothing found, which is not to say that it is clean")
 
 
@@ -201,6 +213,7 @@ def _section_words(entry: Evidence, shown: int) -> str:
     if not shown:
         return "The same samples as by another column of contents above."
     order = " from the most to the least alike" if entry.kind in (COPY, LOOK_ALIKE) else ""
+    order = " from the nearest to the farthest" if entry.kind in (PLACE, OVERLAP) else order
     return f"{shown} of {len(entry.pairs):,} pairs{order}; {entry.test} on the left, {entry.pool} on the right."
 
 

@@ -120,9 +120,11 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _fill_label(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet or FITS file whose rows name samples")
+    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet or FITS file whose rows are samples")
     parser.add_argument("--name", default="labels", help="of the table in the store (default: labels)")
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
+    parser.add_argument("--match-sky", type=float, default=None, metavar="ARCSEC",
+                        help="join by RA and Dec instead of ids, one to one, at most so far apart")
     parser.add_argument("--schema", default="", metavar="NAME|FILE", help="label schema of vote counts")
     parser.add_argument("--derived-from", nargs="+", default=(), metavar="COL=A,B",
                         help="columns that a column was computed from, for what evaluation says of leaks")
@@ -142,7 +144,7 @@ def _label(args: argparse.Namespace) -> int:
             raise ConfigError(f"--derived-from {word}: expected COLUMN=PARENT or COLUMN=PARENT,PARENT.")
         parents[column] = names.split(",")
     found = label(args.store, args.table, args.name, args.id, args.schema, parents, args.note, args.columns,
-                  args.overwrite)
+                  args.overwrite, args.match_sky)
     emit(found, args.json, label_text(found))
     return DONE
 
