@@ -62,7 +62,7 @@ def read_label_table(
     columns: Sequence[str] = (),
     schema_loader: Callable[[str], LabelSchema] | None = None,
 ) -> LabelTable:
-    """Read a CSV, Parquet or FITS table whose rows name samples of a store by their ids.
+    """Read a CSV, Parquet, FITS or VOTable table whose rows name samples of a store by their ids.
 
     Args:
         spec: Domain of the store, for its label schemas.

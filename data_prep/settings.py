@@ -15,7 +15,7 @@ class PrepareSettings:
 
     Attributes:
         source: What reads the files: one of the domain's sources, by default its first.
-        catalogue: CSV, Parquet or FITS table; empty finds `catalogue.*` or `manifest.csv` in the source.
+        catalogue: CSV, Parquet, FITS or VOTable table; empty finds `catalogue.*` or `manifest.csv` in the source.
         id: Column with unique identifiers, read as text.
         file: Column with file paths, relative to the catalogue's folder.
         label: Columns with classes.

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sciencessl.data_prep.cutouts import assign, pixel_to_world, tile_scale_arcsec
+from sciencessl.data_prep.cutouts import Overlaps, assign, overlaps
 from sciencessl.data_prep.groups import percolation, sky_groups
 from sciencessl.data_prep.sky_tiles import SkyTile
+from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world
 from sciencessl.data_prep.survey_objects import Objects
 from sciencessl.data_prep.survey_settings import SurveySettings
 from sciencessl.data_prep.tiling import grid_centres, keep_one_per_patch
 from sciencessl.errors import ConfigError, DataError, did_you_mean
 
 OUTSIDE, NO_TILE, TOO_LARGE = "outside-every-tile", "no-such-tile", "too-large"
-SAME_FIELD_PX = 0.01
-"""Fields that differ from the stored side by less than this many pixels are cut as they are."""
+SAME_GRID_PX = 0.05
+"""Pixel grids of two tiles are one where they are shifted by whole pixels to within this."""
 GRID_PATCH = 0.5
 """Grid stamps of two tiles that are closer than this share of a step show the same patch of sky."""
 
@@ -32,7 +33,7 @@ class Placed:
         x: (N,) 0-based pixel position in that tile.
         y: (N,)
         field_px: (N,) side of the field in pixels of that tile.
-        others: Number of a tile -> rows of other owners that it shows too, most coverage first for each row.
+        others: Number of a tile -> sources of other owners that it shows too, where they are wanted.
         refused: Row -> (reason, detail).
     """
 
@@ -41,7 +42,7 @@ class Placed:
     x: np.ndarray
     y: np.ndarray
     field_px: np.ndarray
-    others: Mapping[int, np.ndarray]
+    others: Mapping[int, Overlaps]
     refused: Mapping[int, tuple[str, str]]
 
 
@@ -60,14 +61,79 @@ def place(objects: Objects, tiles: Sequence[SkyTile], survey: SurveySettings) ->
             f"the catalogue has positions on the sky, but none of the {len(tiles)} tiles has a celestial WCS (CTYPE, "
             "CRVAL, CRPIX, CD). Give pixel positions with --x and --y, or tiles with a WCS."
         )
-    side = _field_px(objects, np.full(len(objects), np.nanmedian(scales)), survey)
+    with_wcs = np.flatnonzero(~np.isnan(scales))
+    on_sky = [tiles[number] for number in with_wcs]
+    sides = np.stack([np.ceil(_field_px(objects, np.full(len(objects), scale), survey)) for scale in scales[with_wcs]])
+    sides = np.nan_to_num(sides, nan=1).astype(np.int64)
     known = ~np.isin(np.arange(len(objects)), list(objects.bad))
-    found = assign(tiles, np.where(known, objects.ra, np.nan), objects.dec, side, others=True)
-    refused = {row: why for row, why in objects.bad.items()}
-    for row in np.flatnonzero(known & (found.owner < 0)).tolist():
+    ra = np.where(known, objects.ra, np.nan)
+    found = assign(on_sky, ra, objects.dec, sides)
+    owner = np.where(found.owner >= 0, with_wcs[found.owner], -1)
+    refused = dict(objects.bad)
+    for row in np.flatnonzero(known & (owner < 0)).tolist():
         refused[row] = (OUTSIDE, f"ra {objects.ra[row]:.5f}, dec {objects.dec[row]:.5f} lies on none of the tiles")
-    own_scale = np.where(found.owner >= 0, scales[found.owner], np.nan)
-    return Placed(objects, found.owner, found.x, found.y, _field_px(objects, own_scale, survey), found.others, refused)
+    field_px = _field_px(objects, np.where(owner >= 0, scales[owner], np.nan), survey)
+    _refuse_too_large(objects, field_px, owner, refused, survey)
+    others = _others(on_sky, ra, objects.dec, sides, with_wcs, owner, survey)
+    return Placed(objects, owner, found.x, found.y, field_px, others, refused)
+
+
+def _refuse_too_large(
+    objects: Objects, field_px: np.ndarray, owner: np.ndarray, refused: dict[int, tuple[str, str]],
+    survey: SurveySettings,
+) -> None:
+    """Fields that do not fit into a stamp which is only padded."""
+    if survey.fit != "pad":
+        return
+    for row in np.flatnonzero((owner >= 0) & (np.rint(field_px) > survey.size_px)).tolist():
+        refused[row] = (TOO_LARGE, f"its field has {field_px[row]:.0f} px, stamps have size_px {survey.size_px}")
+        owner[row] = -1
+
+
+def _others(
+    tiles: Sequence[SkyTile], ra: np.ndarray, dec: np.ndarray, sides: np.ndarray, numbers: np.ndarray,
+    owner: np.ndarray, survey: SurveySettings,
+) -> dict[int, Overlaps]:
+    """Tiles beside the owners that are wanted: for stitching all, else those with bands that an owner lacks."""
+    every = {name for tile in tiles for name in tile.bands}
+    if len(tiles) < 2 or not (survey.stitch or any(set(tile.bands) < every for tile in tiles)):
+        return {}
+    found = overlaps(tiles, ra, dec, sides)
+    number = numbers[found.tile]
+    wanted = (number != owner[found.source]) & (owner[found.source] >= 0)
+    if not survey.stitch:
+        bands = {int(n): set(tile.bands) for n, tile in zip(numbers, tiles, strict=True)}
+        wanted &= np.array([bool(bands[n] - bands.get(own, every)) for n, own in
+                            zip(number.tolist(), owner[found.source].tolist(), strict=True)], dtype=bool)
+    return {
+        int(n): Overlaps(*(getattr(found, name)[wanted & (number == n)]
+                           for name in ("source", "tile", "x", "y", "coverage")))
+        for n in np.unique(number[wanted])
+    }
+
+
+def require_one_grid(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySettings) -> None:
+    """Refuse stamps of bands or tiles whose pixels do not lie on one grid, unless they are to be reprojected.
+
+    Raises:
+        DataError: Naming two tiles, and what to do.
+    """
+    if survey.reproject:
+        return
+    for number, found in placed.others.items():
+        shift = np.stack([found.x - placed.x[found.source], found.y - placed.y[found.source]])
+        wrong = np.flatnonzero((np.abs(shift - np.rint(shift)) > SAME_GRID_PX).any(axis=0))
+        scale = [_scale(tiles[n]) for n in (number, int(placed.owner[found.source[0]]))]
+        same_scale = abs(scale[0] / scale[1] - 1) < SAME_GRID_PX / survey.size_px
+        if len(wrong) or not same_scale:
+            row = int(found.source[wrong[0] if len(wrong) else 0])
+            own = tiles[int(placed.owner[row])]
+            raise DataError(
+                f"source {placed.objects.ids[row]!r} lies on tiles {own.id!r} (bands {' '.join(own.bands)}) and "
+                f"{tiles[number].id!r} (bands {' '.join(tiles[number].bands)}), whose pixels lie on different grids. "
+                "Pass --reproject to resample all bands onto one grid at each source, or choose bands of one grid with "
+                "--bands."
+            )
 
 
 def _place_in_pixels(
@@ -86,6 +152,7 @@ def _place_in_pixels(
             refused[row] = (OUTSIDE, f"x {objects.x[row]:.1f}, y {objects.y[row]:.1f} lies outside tile {tile.id} of "
                             f"{tile.shape[1]} x {tile.shape[0]} px")
         owner[outside] = -1
+    _refuse_too_large(objects, field_px, owner, refused, survey)
     return Placed(_with_sky(objects, owner, tiles), owner, objects.x, objects.y, field_px, {}, refused)
 
 
@@ -117,12 +184,12 @@ def _with_sky(objects: Objects, owner: np.ndarray, tiles: Sequence[SkyTile]) -> 
         rows = np.flatnonzero(owner == number)
         wcs = tiles[number].wcs
         if wcs is not None:
-            ra[rows], dec[rows] = pixel_to_world(wcs, objects.x[rows], objects.y[rows])
+            ra[rows], dec[rows] = pixel_to_world(wcs, objects.x[rows], objects.y[rows]).T
     return replace(objects, ra=ra, dec=dec)
 
 
 def _scale(tile: SkyTile) -> float:
-    return float("nan") if tile.wcs is None else tile_scale_arcsec(tile.wcs)
+    return float("nan") if tile.wcs is None else 3600 * pixel_scale_deg(tile.wcs)
 
 
 def _field_px(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> np.ndarray:

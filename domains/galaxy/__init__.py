@@ -33,7 +33,10 @@ SPEC = DomainSpec(
     views=galaxy_views,
     display=display_rgb(FIELD),
     synthetic=_synthetic,
-    sources={"images": "sciencessl.data_prep.ingest:images"},
+    sources={
+        "auto": "sciencessl.data_prep.survey:images_or_survey", "images": "sciencessl.data_prep.ingest:images",
+        "survey": "sciencessl.data_prep.survey:survey",
+    },
     train_options=GalaxyViews,
     prepare_options=GalaxyPrepare,
     after_prepare=add_simulated_votes,

@@ -74,7 +74,7 @@ def label(
     overwrite: bool = False,
     match_arcsec: float | None = None,
 ) -> LabelReport:
-    """Put a CSV, Parquet or FITS table beside the pixels of a sealed store; rows and pixels stay as they are.
+    """Put a CSV, Parquet, FITS or VOTable table beside the pixels of a sealed store; rows and pixels stay as they are.
 
     Rows are kept in the order of the store, so that the same labels have the same digest however the file is sorted.
     Writing what is there already changes nothing.

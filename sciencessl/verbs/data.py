@@ -120,7 +120,7 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _fill_label(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet or FITS file whose rows are samples")
+    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet, FITS or VOTable file whose rows name samples")
     parser.add_argument("--name", default="labels", help="of the table in the store (default: labels)")
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
     parser.add_argument("--match-sky", type=float, default=None, metavar="ARCSEC",

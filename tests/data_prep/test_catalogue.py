@@ -125,7 +125,7 @@ def test_explicit_catalogue_wins_and_must_exist(write_images: Write) -> None:
     with pytest.raises(ConfigError, match=r"catalogue 'nothing\.csv' does not exist"):
         find(root, "nothing.csv")
     (root / "table.xlsx").write_text("")
-    with pytest.raises(ConfigError, match=r"expected a file ending in \.csv, \.parquet or \.fits"):
+    with pytest.raises(ConfigError, match=r"expected a file ending in \.csv, \.parquet, \.fits or \.vot"):
         find(root, "table.xlsx")
 
 
