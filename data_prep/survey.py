@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from sciencessl.data_prep.catalogue import find_catalogue
+from sciencessl.data_prep.columns import FILE_NAMES, first_name
 from sciencessl.data_prep.fits_tiles import find_tiles
 from sciencessl.data_prep.ingest import images
 from sciencessl.data_prep.listing import FITS_SUFFIXES, Listing, Reader, has_suffix, list_sources
 from sciencessl.data_prep.manifest import sample_splits, split_settings
-from sciencessl.data_prep.columns import FILE_NAMES, first_name
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import SkyTile
 from sciencessl.data_prep.source import Input, Source
