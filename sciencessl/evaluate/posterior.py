@@ -25,6 +25,17 @@ _STEPS = 100
 """More than halving [0, 1] down to `PRECISION` takes."""
 
 
+def question_totals(values: np.ndarray, groups: Groups) -> np.ndarray:
+    """(..., A) -> (..., Q): sums over the answers of each question."""
+    sums: np.ndarray = np.add.reduceat(values, [start for start, _ in groups], axis=-1)
+    return sums
+
+
+def spread_totals(values: np.ndarray, groups: Groups) -> np.ndarray:
+    """(..., A) -> (..., A): the sum of its question at each answer."""
+    return np.repeat(question_totals(values, groups), [stop - start for start, stop in groups], axis=-1)
+
+
 def expected_fractions(alpha: np.ndarray, groups: Groups) -> np.ndarray:
     """(N, A) means of the mixture; those of a question sum to 1.
 
@@ -33,7 +44,7 @@ def expected_fractions(alpha: np.ndarray, groups: Groups) -> np.ndarray:
         DataError: When a concentration is not positive and finite.
     """
     checked = _checked(alpha, groups)
-    mean: np.ndarray = (checked / _spread(checked, groups)).mean(axis=0)
+    mean: np.ndarray = (checked / spread_totals(checked, groups)).mean(axis=0)
     return mean
 
 
@@ -60,7 +71,7 @@ def mixture_quantiles(alpha: np.ndarray, groups: Groups, probabilities: Sequence
     if wrong:
         raise ConfigError(f"quantiles: probability {wrong[0]} must be above 0 and below 1.")
     checked = _checked(alpha, groups)
-    others = _spread(checked, groups) - checked
+    others = spread_totals(checked, groups) - checked
     a, b = (values.reshape(len(checked), -1) for values in (checked, others))
     found = [_invert(a, b, p).reshape(checked.shape[1:]) for p in probabilities]
     return np.stack(found) if found else np.zeros((0, *checked.shape[1:]))
@@ -112,7 +123,7 @@ def asked(alpha: np.ndarray, schema: LabelSchema) -> np.ndarray:
         ConfigError, DataError: As `expected_fractions`.
     """
     checked = _checked(alpha, schema.groups)
-    return schema.asked_probability(checked / _spread(checked, schema.groups)).mean(axis=0)
+    return schema.asked_probability(checked / spread_totals(checked, schema.groups)).mean(axis=0)
 
 
 def log_likelihood(alpha: np.ndarray, counts: np.ndarray, groups: Groups) -> np.ndarray:
@@ -134,9 +145,9 @@ def log_likelihood(alpha: np.ndarray, counts: np.ndarray, groups: Groups) -> np.
         DataError: As `expected_fractions`; and when counts are negative or not finite.
     """
     checked, votes = _checked(alpha, groups), _checked_counts(counts, alpha)
-    totals, strength = _totals(votes, groups), _totals(checked, groups)
+    totals, strength = question_totals(votes, groups), question_totals(checked, groups)
     answers = gammaln(votes + checked) - gammaln(checked) - gammaln(votes + 1)
-    members = gammaln(strength) + gammaln(totals + 1) - gammaln(totals + strength) + _totals(answers, groups)
+    members = gammaln(strength) + gammaln(totals + 1) - gammaln(totals + strength) + question_totals(answers, groups)
     mixture = logsumexp(members, axis=0) - np.log(len(checked))
     return np.where(totals > 0, mixture, 0.0)
 
@@ -160,8 +171,8 @@ def count_distribution(alpha: np.ndarray, counts: np.ndarray, groups: Groups) ->
         ConfigError, DataError: As `log_likelihood`.
     """
     checked, votes = _checked(alpha, groups), np.rint(_checked_counts(counts, alpha))
-    others = _spread(checked, groups) - checked
-    trials = _spread(votes, groups)
+    others = spread_totals(checked, groups) - checked
+    trials = spread_totals(votes, groups)
     below, exactly = np.zeros(votes.shape), np.zeros(votes.shape)
     for a, b in zip(checked, others, strict=True):
         own = gammaln(trials + 1) - gammaln(votes + 1) - gammaln(trials - votes + 1)
@@ -183,17 +194,6 @@ def _lower_tail(point: np.ndarray, votes: np.ndarray, trials: np.ndarray, a: np.
         going = k > 0
         left, k, n, a, b, term = left[going], k[going], n[going], a[going], b[going], term[going]
     return total.reshape(votes.shape)
-
-
-def _totals(values: np.ndarray, groups: Groups) -> np.ndarray:
-    """(..., A) -> (..., Q)."""
-    sums: np.ndarray = np.add.reduceat(values, [start for start, _ in groups], axis=-1)
-    return sums
-
-
-def _spread(values: np.ndarray, groups: Groups) -> np.ndarray:
-    """(..., A) -> (..., A): the sum of its question at each answer."""
-    return np.repeat(_totals(values, groups), [stop - start for start, stop in groups], axis=-1)
 
 
 def _checked(alpha: np.ndarray, groups: Groups) -> np.ndarray:
