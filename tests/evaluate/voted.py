@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from sciencessl.evaluate.encoders import compute_embeddings, run_encoder
 from sciencessl.evaluate.members import member_concentrations
 from sciencessl.evaluate.posterior import asked
 from sciencessl.spec import LabelSchema, Question
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import write_table
-from sciencessl.train.folder import read_model
 from sciencessl.train.vote_head import VoteHead, write_vote_head
 
 SCHEMA = LabelSchema("tree", (
@@ -22,13 +22,15 @@ SCHEMA = LabelSchema("tree", (
 ))  # fmt: skip
 
 
-def give_head(run: Path, seed: int = 0, schema: LabelSchema = SCHEMA, spread: float = 12.0) -> Path:
-    """Writes a vote head with random weights, whose concentrations lie about 5 and differ between images."""
-    rng = np.random.default_rng(seed)
-    answers, features = len(schema.columns), read_model(run).features
-    weight = rng.normal(0, spread / np.sqrt(features), (answers, features)).astype(np.float32)
-    bias = rng.uniform(-3.5, -2.5, answers).astype(np.float32)
-    write_vote_head(run, VoteHead(schema, weight, bias, np.full(answers, 0.2, np.float32), {}))
+def give_head(run: Path, store: Store, seed: int = 0, schema: LabelSchema = SCHEMA) -> Path:
+    """Writes a vote head with random weights; concentrations of the store's images lie about 6."""
+    features = compute_embeddings(run_encoder(run), store, np.arange(len(store)), workers=0)
+    weight = np.random.default_rng(seed).normal(size=(len(schema.columns), features.shape[1]))
+    logits = features @ weight.T
+    scale = 1.0 / logits.std(axis=0)
+    bias = -3.0 - logits.mean(axis=0) * scale
+    arrays = (weight * scale[:, None], bias, np.full(len(bias), 0.2))
+    write_vote_head(run, VoteHead(schema, *(array.astype(np.float32) for array in arrays), {}))
     return run
 
 
