@@ -127,7 +127,7 @@ def test_the_stored_noise_is_that_of_the_inverse_variance() -> None:
     ivar = np.full((48, 48, 3), 4.0, np.float32)
     ivar[0, :5, 0] = 0, -1, np.nan, np.inf, 1e-4
     sigma = Flux(scene(), BANDS, ivar).sigma
-    np.testing.assert_allclose(sigma[0, :5, 0], [0, 0, 0, 0, 100], rtol=1e-6)
+    np.testing.assert_allclose(sigma[0, :5, 0], [np.nan] * 4 + [100], rtol=1e-6)
     assert np.all(sigma[1:] == 0.5)
 
 
@@ -278,6 +278,18 @@ def test_noise_to_a_new_level_adds_what_is_missing_and_takes_nothing_away() -> N
     # Dust makes the old noise smaller: through 10^(-0.4 * 3.214 * 0.2) of it, more is added in g.
     dimmed = whole(96, noise_to={"g": (4.0, 4.0)}).apply(flux, nothing(96, ebv=0.2))
     np.testing.assert_allclose(dimmed.std(axis=(0, 1)), [math.sqrt(16 - 0.5533**2), 0, 0], rtol=0.03)
+
+
+def test_noiseless_flux_gets_a_new_level_but_not_where_its_weight_is_unknown() -> None:
+    image = np.zeros((48, 48, 3), np.float32)
+    pipeline = whole(noise_to=dict.fromkeys(BANDS, (2.0, 2.0)))
+    simulated = pipeline.apply(Flux(image, BANDS), nothing())
+    assert simulated.std() == pytest.approx(2.0, rel=0.03)
+    ivar = np.ones_like(image)
+    ivar[5, 5] = 0
+    weighted = pipeline.apply(Flux(image, BANDS, ivar), nothing())
+    assert np.all(weighted[5, 5] == 0)
+    assert weighted.std() == pytest.approx(math.sqrt(3), rel=0.03)
 
 
 def test_a_new_noise_level_of_an_unknown_band_is_refused() -> None:
