@@ -160,7 +160,8 @@ class Stretch:
         Raises:
             ConfigError: As `Stretch`.
         """
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**plain)
 
     @property
     def _softening(self) -> np.ndarray:
