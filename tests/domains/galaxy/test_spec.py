@@ -13,6 +13,7 @@ from astropy.wcs import WCS
 from PIL import Image
 
 from sciencessl.domains.galaxy import SPEC
+from sciencessl.domains.galaxy.schema import schema_names
 from sciencessl.domains.galaxy.synthetic import synthetic_survey
 from sciencessl.registry import load_domain, resolve
 from sciencessl.samples import Sample
@@ -77,7 +78,7 @@ def test_positions_labels_and_schemas() -> None:
     assert {column.name: column.unit for column in SPEC.columns if column.role == "position"} == {
         "ra": "deg", "dec": "deg",
     }  # fmt: skip
-    assert set(SPEC.labels) == {"gz2", "gzd5", "gzd12", "hubble"}
+    assert set(SPEC.labels) == set(schema_names())
     assert SPEC.fields["image"].scale_unit == "arcsec/px"
     assert SPEC.group == ""
     assert SPEC.after_prepare is not None
