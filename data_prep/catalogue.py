@@ -210,6 +210,8 @@ def _read_votable(content: Path | bytes, where: str) -> pa.Table:
             if not tables:
                 raise DataError(f"catalogue {where} is a VOTable without a table.")
             array, names = tables[0].array, [column.name or column.ID for column in tables[0].fields]
+            if len(array) < (tables[0].nrows or 0):
+                raise ValueError(f"{tables[0].nrows} rows announced, {len(array)} found")
     except DataError:
         raise
     except Exception as error:  # XML that is damaged, or is something else, raises anything

@@ -133,7 +133,7 @@ def matcher(pattern: str) -> re.Pattern[str]:
     """A pattern such as `c4d_{tile}_oo{kind}_{band}_ls9.fits` as a regular expression for whole relative names.
 
     Without a `/` it is held against the last part of the name. `{tile}`, `{band}` and `{kind}` stand for one or more
-    characters other than `/`; a field that comes twice must repeat; `*` stands for any characters. The ending `.fits`
+    characters other than `/`, `*` for none or more; a field that comes twice must repeat. The ending `.fits`
     covers `.fits.fz`, `.fits.gz` and `.fits.bz2` too.
 
     Raises:
@@ -151,7 +151,7 @@ def matcher(pattern: str) -> re.Pattern[str]:
             out.append(f"(?P={field})" if field in seen else f"(?P<{field}>[^/]+?)")
             seen.add(field)
         else:
-            out.append(".*" if part == "*" else re.escape(part))
+            out.append("[^/]*" if part == "*" else re.escape(part))
     if "tile" not in seen:
         raise ConfigError(f"pattern {pattern!r} has no {{tile}}; write one such as 'tile-{{tile}}-{{band}}.fits'.")
     folders = "" if "/" in pattern else "(?:.*/)?"

@@ -71,7 +71,7 @@ class _Scale:
         return np.dtype("f8" if self.stored.itemsize > (4 if self.stored.kind == "f" else 2) else "f4")
 
     def apply(self, stored: np.ndarray) -> np.ndarray:
-        raw = np.array(stored, dtype=self.stored.newbyteorder("="))
+        raw = np.asarray(stored, dtype=self.stored.newbyteorder("="))
         if self.is_none:
             return raw
         if self.flips_sign:

@@ -5,7 +5,7 @@ Every verb of the command line is a function of the same name here: `prepare`, `
 a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
 `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
 `store_audit`, `store_label`, `store_remove`,
-`store_compact`, `store_shuffle`.
+`store_compact`, `store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.
 Importing this package imports nothing heavy.
 """
 
@@ -28,6 +28,7 @@ _PUBLIC = {
     "embed": "sciencessl.evaluate.embed:embed",
     "transfer": "sciencessl.evaluate.transfer:transfer",
     "predict": "sciencessl.evaluate.predict:predict",
+    "predict_votes": "sciencessl.evaluate.predict_votes:predict_votes",
     "compare": "sciencessl.evaluate.compare:compare",
     "report": "sciencessl.evaluate.report:report",
     "average": "sciencessl.evaluate.average:average",

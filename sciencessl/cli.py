@@ -74,7 +74,7 @@ VERBS: dict[str, Verb] = {
     "transfer": Verb("draw few-label curves against random encoders",
                      "sciencessl transfer runs/byol --data gz.zarr --task morphology --labels 50 250 750 --out few",
                      evaluation.fill_transfer, evaluation.run_transfer),
-    "predict": Verb("write what a model that transfer saved says of a store",
+    "predict": Verb("write what a saved model, or runs that learned from votes, say of a store",
                     "sciencessl predict few/models/frozen-byol --data new.zarr --out predicted --keep ra dec",
                     evaluation.fill_predict, evaluation.run_predict),
     "compare": Verb("join transfers of several runs, methods and tasks into one table, with what pretraining cost",

@@ -12,7 +12,7 @@ from sciencessl.domains.galaxy.sources import GalaxyPrepare, add_simulated_votes
 from sciencessl.domains.galaxy.tasks import TASKS
 from sciencessl.domains.galaxy.views import FIELD, GalaxyViews, galaxy_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
-from sciencessl.views.pair import display_rgb
+from sciencessl.views.display import display_rgb
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -32,7 +32,7 @@ SPEC = DomainSpec(
     ),
     labels=dict(SCHEMAS),
     views=galaxy_views,
-    display=display_rgb(FIELD),
+    display=display_rgb(FIELD, rows_up=True),
     synthetic=_synthetic,
     sources={
         "auto": "sciencessl.data_prep.survey:images_or_survey", "images": "sciencessl.data_prep.ingest:images",
