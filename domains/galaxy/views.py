@@ -7,6 +7,7 @@ easiest thing that two views share, and an encoder that matches colours need not
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class GalaxyViews:
         small_views: Small views beside the two large ones, for multi-crop methods.
         small_size: Side of a small view in pixels.
         small_area: Smallest and largest window area of small views, as a fraction of the stamp.
+        stretch: Of flux on the way to the model, per band, fitted once and saved with the run.
     """
 
     size: int = 64
@@ -57,6 +59,7 @@ class GalaxyViews:
     small_views: int = 0
     small_size: int = 32
     small_area: tuple[float, float] = (0.08, 0.3)
+    stretch: Literal["asinh", "linear", "log"] = "asinh"
 
     def __post_init__(self) -> None:
         check_views(self)

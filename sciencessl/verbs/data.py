@@ -81,13 +81,17 @@ def _fill_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: NAME.png beside the store)")
     parser.add_argument("--column", default="", help="column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="number of images (default: 36)")
+    parser.add_argument("--stretch", default="asinh", metavar="KIND",
+                        help="how flux is shown, by one rule for all: asinh (default), linear, log, percentile, lupton "
+                        "or legacy; or per-stamp")
 
 
 def _show(args: argparse.Namespace) -> int:
     from sciencessl.store.remote import beside
     from sciencessl.store.show import show
 
-    path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None)
+    path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None,
+                stretch=args.stretch)
     emit({"path": path}, args.json, f"contact sheet: {path}")
     return DONE
 
@@ -120,7 +124,7 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _fill_label(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet or FITS file whose rows name samples")
+    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet, FITS or VOTable file whose rows name samples")
     parser.add_argument("--from", dest="origin", default="", choices=("", "zooniverse"), metavar="zooniverse",
                         help="TABLE is a Zooniverse export: its classifications, or reductions, are counted as votes")
     parser.add_argument("--questions", default="", metavar="FILE",
@@ -129,6 +133,8 @@ def _fill_label(parser: argparse.ArgumentParser) -> None:
                         help="subjects.csv of the project, for exports of reductions")
     parser.add_argument("--name", default="", help="of the table in the store (default: labels; votes with --from)")
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
+    parser.add_argument("--match-sky", type=float, default=None, metavar="ARCSEC",
+                        help="join by RA and Dec instead of ids, one to one, at most so far apart")
     parser.add_argument("--schema", default="", metavar="NAME|FILE", help="label schema of vote counts")
     parser.add_argument("--derived-from", nargs="+", default=(), metavar="COL=A,B",
                         help="columns that a column was computed from, for what evaluation says of leaks")
@@ -152,7 +158,7 @@ def _label(args: argparse.Namespace) -> int:
             raise ConfigError(f"--derived-from {word}: expected COLUMN=PARENT or COLUMN=PARENT,PARENT.")
         parents[column] = names.split(",")
     found = label(args.store, args.table, args.name or DEFAULT_NAME, args.id, args.schema, parents, args.note,
-                  args.columns, args.overwrite)
+                  args.columns, args.overwrite, args.match_sky)
     emit(found, args.json, label_text(found))
     return DONE
 
@@ -163,8 +169,9 @@ def _label_votes(args: argparse.Namespace) -> int:
     if not args.questions:
         raise ConfigError("--from zooniverse needs --questions FILE.yaml, which maps the project's tasks and answers "
                           "to those of a label schema; docs/how-to/volunteers.md shows one.")
-    if args.derived_from or args.columns:
-        raise ConfigError("--derived-from and --columns are for tables; an export gives the columns of its questions.")
+    if args.derived_from or args.columns or args.match_sky is not None:
+        raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of its "
+                          "questions, and names its subjects.")
     found = label_votes(args.store, args.table, args.questions, args.name or DEFAULT_NAME, args.schema, args.id,
                         args.subjects, args.note, args.overwrite)
     emit(found, args.json, votes_text(found))
