@@ -170,8 +170,8 @@ def _label_votes(args: argparse.Namespace) -> int:
         raise ConfigError("--from zooniverse needs --questions FILE.yaml, which maps the project's tasks and answers "
                           "to those of a label schema; docs/how-to/volunteers.md shows one.")
     if args.derived_from or args.columns or args.match_sky is not None:
-        raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of its "
-                          "questions, and names its subjects.")
+        raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of "
+                          "its questions, and names its subjects.")
     found = label_votes(args.store, args.table, args.questions, args.name or DEFAULT_NAME, args.schema, args.id,
                         args.subjects, args.note, args.overwrite)
     emit(found, args.json, votes_text(found))
