@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
 
-ImageView = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+ImageView = Callable[[Any, np.random.Generator], np.ndarray]
+"""What `TrainViews.given` gives, an image by default, and a generator -> a view."""
 Pair = tuple[float, float]
 
 
@@ -30,11 +31,15 @@ class TrainViews:
     pipelines: tuple[ImageView, ...]
     least_px: Mapping[str, float]
 
+    def given(self, sample: Sample) -> Any:
+        """What the pipelines are called with: the field, unless a domain needs more of a sample."""
+        return sample.fields[self.field]
+
     def __call__(self, sample: Sample, random: ViewRandom) -> list[Sample]:
         """The views of a sample."""
-        image = sample.fields[self.field]
+        given = self.given(sample)
         return [
-            Sample({self.field: pipeline(image, random(number))}, sample.meta, sample.id, sample.index)
+            Sample({self.field: pipeline(given, random(number))}, sample.meta, sample.id, sample.index)
             for number, pipeline in enumerate(self.pipelines)
         ]
 
@@ -49,12 +54,16 @@ class EvaluationView:
     """One view without randomness; attributes as in `TrainViews`."""
 
     field: str
-    pipeline: Callable[[np.ndarray], np.ndarray]
+    pipeline: Callable[[Any], np.ndarray]
     least_px: Mapping[str, float]
+
+    def given(self, sample: Sample) -> Any:
+        """What the pipeline is called with: the field, unless a domain needs more of a sample."""
+        return sample.fields[self.field]
 
     def __call__(self, sample: Sample, random: ViewRandom) -> list[Sample]:
         """The view of a sample."""
-        return [Sample({self.field: self.pipeline(sample.fields[self.field])}, sample.meta, sample.id, sample.index)]
+        return [Sample({self.field: self.pipeline(self.given(sample))}, sample.meta, sample.id, sample.index)]
 
 
 def train_views(field: str, pipelines: Sequence[ImageView], least_px: float = math.inf) -> TrainViews:
