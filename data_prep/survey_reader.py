@@ -104,7 +104,9 @@ class Stamps:
         off, broken = own_bits(self.mask.dtype)
         return np.asarray((self.mask[rows, channel] & (off | broken)) != 0).any(axis=(1, 2))
 
-    def take(self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None) -> None:
+    def take(
+        self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None
+    ) -> None:
         """Take pixels of a band that are known there and were not before."""
         off, broken = own_bits(self.mask.dtype)
         before = self.mask[rows, channel]

@@ -13,8 +13,8 @@ from astropy.wcs import WCS
 from PIL import Image
 
 from sciencessl.domains.galaxy import SPEC
-from sciencessl.domains.galaxy.synthetic import synthetic_survey
 from sciencessl.domains.galaxy.schema import schema_names
+from sciencessl.domains.galaxy.synthetic import synthetic_survey
 from sciencessl.registry import load_domain, resolve
 from sciencessl.samples import Sample
 from sciencessl.views.stretch import legacy_stretch
