@@ -210,11 +210,11 @@ class SurveyReader:
         """Column -> n values, and (n, C) sky and noise."""
         bands, owner = self.fields[self.name].channels, chunk.owner
         frame = Frame.of(owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
+        # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
+        size = [float(self.survey.size_px)] * len(chunk) if self.survey.resamples else chunk.field_px.tolist()
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),
-            # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
-            "size_px": np.where(frame.is_resampled, self.survey.size_px, chunk.field_px).tolist(),
-            "tile_y": chunk.y.tolist(), "width": [self.survey.size_px] * len(chunk),
+            "tile_y": chunk.y.tolist(), "size_px": size, "width": [self.survey.size_px] * len(chunk),
             "height": [self.survey.size_px] * len(chunk), "unit": [_unit(chunk)] * len(chunk),
             "coverage": np.where(known > 0, known, np.inf).min(axis=1).tolist(),
         }
