@@ -22,7 +22,7 @@ from sciencessl.spec import FieldSpec, TransferTask
 from sciencessl.store import audit_record
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_report import audit_text
-from sciencessl.store.audited import check_audit
+from sciencessl.store.audited import check_audit, copied_ids
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.label import label
 from sciencessl.store.reader import Store
@@ -130,6 +130,7 @@ def test_an_audit_finds_one_object_under_two_names(tmp_path: Path) -> None:
     assert "1 arcsec apart" in (tmp_path / "s.audit" / "report.html").read_text()
     with pytest.raises(LeakError, match=r"1 of 1 samples of split=test .*1 by sky position"):
         check_audit(store)
+    assert copied_ids(store, store) == frozenset()  # another image of an object is not the image that was learned from
 
 
 def test_overlaps_alone_warn_and_refuse_nothing(tmp_path: Path) -> None:
