@@ -210,6 +210,8 @@ class SurveyReader:
         """Column -> n values, and (n, C) sky and noise."""
         bands, owner, side = self.fields[self.name].channels, chunk.owner, self.survey.size_px
         frame = Frame.of(owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
+        # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
+        size = [float(self.survey.size_px)] * len(chunk) if self.survey.resamples else chunk.field_px.tolist()
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),
             # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
