@@ -20,7 +20,7 @@ import numpy as np
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.views.affine import RotatedCrop, centre_window
 from sciencessl.views.pair import EvaluationView, TrainViews
-from sciencessl.views.to_input import MAD_TO_SIGMA
+from sciencessl.views.stretch import MAD_TO_SIGMA
 
 if TYPE_CHECKING:
     from sciencessl.domains.galaxy.views import GalaxyViews
