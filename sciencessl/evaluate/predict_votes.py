@@ -308,6 +308,8 @@ def _report(work: _Work, judged: str) -> tuple[tuple[QuestionCalibration, ...], 
         return (), [f"The store has no votes on these questions{held}, so calibration is not known."]
     questions = summarise(total, work.schema, work.settings.levels)
     words = _worth(work, judged)
+    worse = [found.question for found in questions if found.nll > found.baseline_nll]
+    words += [f"Worse than one prediction for all samples: {', '.join(worse)}."] if worse else []
     content = {"split": judged, "samples": len(work.judged), "level": work.settings.level, "worth": words,
                "questions": questions}
     write_atomic(out / f"{CALIBRATION}.json", json.dumps(plain(content), indent=1).encode())
