@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sciencessl.data_prep.plan import Plan, inputs_digest
@@ -114,7 +115,7 @@ def _id_differences(out: Path, header: zpack.StoreHeader, plan: Plan) -> list[st
         for name in (zpack.rows_file(row), zpack.refused_file(row)):
             if (out / name).is_file():
                 old.update(pq.read_table(out / name, columns=["id"])["id"].to_pylist())
-    new = {entry.id for task in plan.tasks for entry in task.inputs}
+    new = {name for task in plan.tasks for entry in task.inputs for name in entry.ids or (entry.id,)}
     # A store that is only begun does not know all of its ids.
     counts = {"added": len(new - old) if header.sealed else 0, "removed": len(old - new)}
     return [f"{count} ids {what}" for what, count in counts.items() if count]
@@ -141,6 +142,8 @@ def is_done(out: Path, task: Task, config_digest: str, source: Source, verify_in
 
 def _same_content(out: Path, receipt: zpack.Receipt, task: Task, source: Source) -> bool:
     rows = read_sidecar(out, receipt, zpack.rows_file(task.row))
+    if "content_hash" not in rows.column_names:
+        return _same_samples(out, receipt, task, source, rows)
     stored: dict[str, str] = {}
     if rows.num_rows:
         stored = dict(zip(rows["file"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
@@ -151,6 +154,17 @@ def _same_content(out: Path, receipt: zpack.Receipt, task: Task, source: Source)
         else _refused_again(source, entry, refused)
         for entry in task.inputs
     )
+
+
+def _same_samples(out: Path, receipt: zpack.Receipt, task: Task, source: Source, rows: pa.Table) -> bool:
+    """Whether reading all inputs of a row gives the samples and refusals that it has."""
+    refused = read_sidecar(out, receipt, zpack.refused_file(task.row))
+    there = dict(zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True))
+    if rows.num_rows:
+        there |= dict(zip(rows["id"].to_pylist(), rows["pixel_hash"].to_pylist(), strict=True))
+    now = {item.id: item.reason if isinstance(item, Refusal) else item.columns["pixel_hash"]
+           for item in source.read(Task(task.row, task.inputs))}
+    return now == there
 
 
 def _refused_again(source: Source, entry: Input, refused: dict[str, str]) -> bool:

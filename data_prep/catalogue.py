@@ -1,10 +1,11 @@
-"""Catalogues: CSV, Parquet and FITS tables read without losing a digit of an identifier, and folder names as one."""
+"""Catalogues: CSV, Parquet, FITS and VOTable read without losing a digit of an identifier, and folder names as one."""
 
 from __future__ import annotations
 
 import io
 import posixpath
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from sciencessl.data_prep.fits_headers import astropy_fits
 from sciencessl.data_prep.listing import CATALOGUE_NAMES, TABLE_SUFFIXES, Listing, Reader, absolute, has_suffix
 from sciencessl.data_prep.split import SPLIT_NAMES
-from sciencessl.errors import ConfigError, DataError, MissingExtraError
+from sciencessl.errors import ConfigError, DataError
 from sciencessl.store.files import read_parquet
 
+_EXPECTED = ".csv, .parquet, .fits or .vot"
 _LEADING_ZERO = re.compile(r"^[+-]?0[0-9]")
 
 
@@ -74,12 +77,12 @@ def read_catalogue(path: str | Path) -> Catalogue:
     """Read one table that belongs to no source.
 
     Raises:
-        ConfigError: When there is no such file, or it is neither CSV, Parquet nor FITS.
+        ConfigError: When there is no such file, or its name does not say CSV, Parquet, FITS or VOTable.
         DataError: When it cannot be read, repeats a column name or has no rows.
     """
     whole = absolute(path)
     if not whole.is_file():
-        raise ConfigError(f"table {str(path)!r} does not exist; expected a .csv, .parquet or .fits file.")
+        raise ConfigError(f"table {str(path)!r} does not exist; expected a {_EXPECTED} file.")
     return _catalogue(whole, str(path), whole.parent, "")
 
 
@@ -104,7 +107,7 @@ def _existing(explicit: str, listing: Listing) -> Path:
             return path
     raise ConfigError(
         f"catalogue {explicit!r} does not exist, neither from the current folder nor in {listing.root}; expected a "
-        ".csv, .parquet or .fits file."
+        f"{_EXPECTED} file."
     )
 
 
@@ -138,12 +141,12 @@ def _catalogue(content: Path | bytes, where: str, folder: Path | None, prefix: s
 
 
 def read_table(content: Path | bytes, where: str) -> pa.Table:
-    """Read a CSV (every column as text, empty cells as null), Parquet or FITS table by the suffix of `where`.
+    """Read a CSV (every column as text, empty cells as null), Parquet, FITS or VOTable by the suffix of `where`.
 
     Raises:
         ConfigError: For another suffix.
-        MissingExtraError: When a FITS table needs astropy and it is not installed.
-        DataError: When a FITS file holds no table.
+        MissingExtraError: When a FITS table or VOTable needs astropy and it is not installed.
+        DataError: When a FITS file or VOTable holds no table, or a VOTable cannot be read.
         pyarrow.ArrowException: When the bytes are not what the suffix says.
     """
     if has_suffix(where, (".csv", ".tsv", ".txt")):
@@ -152,7 +155,9 @@ def read_table(content: Path | bytes, where: str) -> pa.Table:
         return read_parquet(content if isinstance(content, bytes) else content.read_bytes())
     if has_suffix(where, (".fits", ".fit", ".fits.gz")):
         return _read_fits(content, where)
-    raise ConfigError(f"catalogue {where}: expected a file ending in .csv, .parquet or .fits.")
+    if has_suffix(where, (".vot", ".votable", ".xml")):
+        return _read_votable(content, where)
+    raise ConfigError(f"catalogue {where}: expected a file ending in {_EXPECTED}.")
 
 
 def _read_csv(raw: bytes) -> pa.Table:
@@ -170,30 +175,51 @@ def _read_csv(raw: bytes) -> pa.Table:
 
 
 def _read_fits(content: Path | bytes, where: str) -> pa.Table:
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise MissingExtraError(
-            f"reading the FITS table {where} needs astropy; install it with: pip install 'sciencessl[galaxy]'"
-        ) from error
+    fits = astropy_fits(f"reading the FITS table {where}")
     with fits.open(io.BytesIO(content) if isinstance(content, bytes) else content, memmap=False) as units:
         tables = [unit for unit in units if isinstance(unit, fits.BinTableHDU | fits.TableHDU)]
         tables = [unit for unit in tables if not isinstance(unit, fits.CompImageHDU)]
         if not tables:
             raise DataError(f"catalogue {where} is a FITS file without a table.")
-        columns = {name: _fits_column(tables[0].data[name]) for name in tables[0].columns.names}
+        columns = {name: _column(tables[0].data[name]) for name in tables[0].columns.names}
     return pa.table({name: values for name, values in columns.items() if values is not None})
 
 
-def _fits_column(values: Any) -> pa.Array | None:
-    """One column in native byte order; None for columns with more than one number a row."""
-    values = np.asarray(values)
-    if values.ndim != 1:
+def _column(values: Any) -> pa.Array | None:
+    """One column in native byte order, masked cells as null; None for columns with more than one value a row."""
+    missing = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    values = np.ma.getdata(values)
+    if values.ndim != 1 or (values.dtype.kind == "O" and any(isinstance(cell, np.ndarray) for cell in values)):
         return None
-    if values.dtype.kind in "SU":
+    if values.dtype.kind in "SUO":
         words = [str(word).strip() for word in values.astype("U")]
-        return pa.array([word or None for word in words], pa.string())
-    return pa.array(values.astype(values.dtype.newbyteorder("=")))
+        return pa.array([word or None for word in words], pa.string(), mask=missing)
+    return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=missing)
+
+
+def _read_votable(content: Path | bytes, where: str) -> pa.Table:
+    """The first table of a VOTable, of any serialisation."""
+    astropy_fits(f"reading the VOTable {where}")
+    from astropy.io import votable
+
+    raw = content if isinstance(content, bytes) else content.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tables = list(votable.parse(io.BytesIO(raw), verify="ignore").iter_tables())
+            if not tables:
+                raise DataError(f"catalogue {where} is a VOTable without a table.")
+            array, names = tables[0].array, [column.name or column.ID for column in tables[0].fields]
+            if len(array) < (tables[0].nrows or 0):
+                raise ValueError(f"{tables[0].nrows} rows announced, {len(array)} found")
+    except DataError:
+        raise
+    except Exception as error:  # XML that is damaged, or is something else, raises anything
+        said = " ".join(str(error).split())[:160]
+        raise DataError(f"catalogue {where} cannot be read as a VOTable ({said}); check the download.") from error
+    columns = [(name, _column(array[key])) for name, key in zip(names, array.dtype.names or (), strict=True)]
+    kept = [(name, values) for name, values in columns if values is not None]
+    return pa.table([values for _, values in kept], names=[name for name, _ in kept])
 
 
 def as_text(data: pa.Table, column: str, where: str = "") -> list[str | None]:

@@ -43,8 +43,16 @@ class Columns:
     guessed: tuple[str, ...]
 
 
-def choose_columns(catalogue: Catalogue, spec: DomainSpec, settings: PrepareSettings) -> Columns:
+def choose_columns(
+    catalogue: Catalogue, spec: DomainSpec, settings: PrepareSettings, files: bool = True
+) -> Columns:
     """Take the columns that the settings name and guess the others by name, in any case.
+
+    Args:
+        catalogue: The table.
+        spec: The domain.
+        settings: Which names columns, or leaves them to be guessed.
+        files: Whether samples are files, so that a column may name them.
 
     Raises:
         ConfigError: When a named column does not exist; says the closest one and all there are.
@@ -54,7 +62,7 @@ def choose_columns(catalogue: Catalogue, spec: DomainSpec, settings: PrepareSett
     for flag in ("id", "file", "group", "split"):
         require_columns([getattr(settings, flag)] if getattr(settings, flag) else [], flag, catalogue)
     require_columns(settings.label, "label", catalogue)
-    file = settings.file or first_name(FILE_NAMES, known)
+    file = (settings.file or first_name(FILE_NAMES, known)) if files else ""
     # "name" is an identifier only where it is not all the catalogue has of files.
     identifier = settings.id or first_name((*ID_NAMES, "name"), known)
     group = settings.group or first_name((spec.group, *GROUP_NAMES) if spec.group else GROUP_NAMES, known)
@@ -62,11 +70,11 @@ def choose_columns(catalogue: Catalogue, spec: DomainSpec, settings: PrepareSett
     classes = settings.label or _guess_classes(spec, known, {file, identifier, group, split})
     if not identifier and not file:
         raise DataError(
-            f"catalogue {catalogue.where} has no column of files or identifiers among: {', '.join(known)}. Name one "
-            "with --file or --id."
+            f"catalogue {catalogue.where} has no column of {'files or ' if files else ''}identifiers among: "
+            f"{', '.join(known)}. Name one with {'--file or ' if files else ''}--id."
         )
     found = Columns(identifier, file, tuple(classes), group, split, ())
-    return Columns(identifier, file, tuple(classes), group, split, tuple(_sentences(found, catalogue, settings)))
+    return Columns(identifier, file, tuple(classes), group, split, tuple(_sentences(found, catalogue, settings, files)))
 
 
 def require_columns(names: Sequence[str], flag: str, catalogue: Catalogue) -> None:
@@ -107,7 +115,7 @@ def _guess_classes(spec: DomainSpec, known: Sequence[str], taken: set[str]) -> l
     return list(dict.fromkeys([*named, usual] if usual else named))
 
 
-def _sentences(found: Columns, catalogue: Catalogue, settings: PrepareSettings) -> list[str]:
+def _sentences(found: Columns, catalogue: Catalogue, settings: PrepareSettings, files: bool) -> list[str]:
     made = catalogue.made
     said = [f"catalogue: {catalogue.where}"] if catalogue.where and not settings.catalogue else []
 
@@ -117,10 +125,12 @@ def _sentences(found: Columns, catalogue: Catalogue, settings: PrepareSettings) 
         return f"{what} from {made[name]}" if name in made else f"{what} from column {name!r}"
 
     said.append(say("id", found.id, bool(settings.id)) if found.id else "id from file names")
-    if catalogue.where:
+    if catalogue.where and files:
         said.append(say("file", found.file, bool(settings.file)) if found.file else "file by name, from the id")
     said += [say("class", name, bool(settings.label)) for name in found.classes]
-    said.append(say("group", found.group, bool(settings.group)) if found.group else "group: none, each sample its own")
+    if found.group or files:
+        none = "group: none, each sample its own"
+        said.append(say("group", found.group, bool(settings.group)) if found.group else none)
     drawn = f"split drawn by group: {settings.test_fraction:g} test, {settings.val_fraction:g} val"
     said.append(say("split", found.split, bool(settings.split)) if found.split else drawn)
     return [sentence for sentence in said if sentence]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import cast
 
 from sciencessl.data_prep.plan import Plan
@@ -21,7 +22,7 @@ from sciencessl.errors import StoreError
 from sciencessl.machine import cores
 from sciencessl.store.writer import PreparedSample, Refusal
 
-ESTIMATE_INPUTS = 32
+ESTIMATE_INPUTS, ESTIMATE_SAMPLES = 32, 512
 WORKER_INPUTS, WORKER_BYTES = 500, 16 * 2**20
 """Inputs, or bytes of them, that take about as long to prepare as a process takes to start: half a second."""
 
@@ -75,7 +76,7 @@ def estimate(plan: Plan, source: Source, settings: PrepareSettings) -> PrepareEs
     Raises:
         StoreError: When process after process dies.
     """
-    inputs = tuple(entry for task in plan.tasks for entry in task.inputs[:ESTIMATE_INPUTS])[:ESTIMATE_INPUTS]
+    inputs = _some_inputs(plan)
     with closing(InProcess() if settings.workers == 0 else Processes(1)) as engine:
         tried = _try(engine, source.for_tasks(), inputs)
     share = sum(entry.samples for entry in inputs) / plan.samples
@@ -89,6 +90,14 @@ def estimate(plan: Plan, source: Source, settings: PrepareSettings) -> PrepareEs
         array_tasks=parts, workers=workers, scratch_bytes=round(stored / share / rows * min(at_once, rows)),
         refused=tried.refused, tried=len(inputs), rows=rows, guessed=source.guessed,
     )
+
+
+def _some_inputs(plan: Plan) -> tuple[Input, ...]:
+    """Inputs drawn by key, no more than give `ESTIMATE_SAMPLES`, but for the first that gives any."""
+    drawn = [entry for task in plan.tasks for entry in task.inputs[:ESTIMATE_INPUTS]][:ESTIMATE_INPUTS]
+    drawn.sort(key=lambda entry: entry.expected_bytes == 0)
+    samples = [0, *accumulate(entry.samples for entry in drawn)]
+    return tuple(entry for entry, before in zip(drawn, samples, strict=False) if before < ESTIMATE_SAMPLES)
 
 
 @dataclass(frozen=True)

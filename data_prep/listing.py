@@ -18,7 +18,10 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm",
 )
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz", ".fits.bz2")
-CATALOGUE_NAMES = ("catalogue.csv", "catalogue.parquet", "catalogue.fits", "manifest.csv")
+CATALOGUE_NAMES = (
+    "catalogue.csv", "catalogue.parquet", "catalogue.fits", "catalogue.vot", "catalogue.votable", "catalogue.xml",
+    "manifest.csv",
+)
 TABLE_SUFFIXES = (".csv", ".parquet")
 MAX_FILE_BYTES = 512 * 2**20
 """Larger files are refused unread: no image within the pixel budget is that large."""

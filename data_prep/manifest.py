@@ -71,13 +71,13 @@ def read_manifest(
     said += [f"{deeper[0]} lies below the source and is not used; pass --catalogue to use it"] if deeper else []
     located = [located[i] for i in selected]
     ids = identifiers(catalogue, columns, [name for name, _ in located])
-    groups = _groups(catalogue, columns, ids)
-    splits = _splits(catalogue, columns, groups, settings)
+    groups = given_groups(catalogue, columns, ids)
+    splits = sample_splits(catalogue, columns, groups, settings)
     labels, votes, vote_words = make_labels(catalogue, ids, columns.classes, spec, settings)
-    kept = _kept(catalogue, columns, votes, spec, settings)
+    kept = kept_columns(catalogue, columns, votes, spec, settings)
     inputs = _inputs(ids, located, splits, groups, columns, kept)
     return Manifest(
-        tuple(inputs), labels, _settings(columns, sorted(kept), settings), (*columns.guessed, *said, *vote_words)
+        tuple(inputs), labels, split_settings(columns, sorted(kept), settings), (*columns.guessed, *said, *vote_words)
     )
 
 
@@ -180,7 +180,8 @@ def identifiers(catalogue: Catalogue, columns: Columns, names: Sequence[str]) ->
     return ids
 
 
-def _groups(catalogue: Catalogue, columns: Columns, ids: Sequence[str]) -> list[str]:
+def given_groups(catalogue: Catalogue, columns: Columns, ids: Sequence[str]) -> list[str]:
+    """The group of each row as its column says; the row's own id where there is no column, or no value."""
     if not columns.group:
         return list(ids)
     # A sample without a group is a group of its own.
@@ -188,7 +189,14 @@ def _groups(catalogue: Catalogue, columns: Columns, ids: Sequence[str]) -> list[
     return [value or identifier for value, identifier in zip(values, ids, strict=True)]
 
 
-def _splits(catalogue: Catalogue, columns: Columns, groups: Sequence[str], settings: PrepareSettings) -> list[str]:
+def sample_splits(
+    catalogue: Catalogue, columns: Columns, groups: Sequence[str], settings: PrepareSettings
+) -> list[str]:
+    """The split of each row: from its column, or else drawn by its group.
+
+    Raises:
+        DataError: When a given split is none, or a group lies in two.
+    """
     if not columns.split:
         fractions = (settings.test_fraction, settings.val_fraction)
         return [assign_split(group, settings.split_seed, *fractions) for group in groups]
@@ -197,9 +205,14 @@ def _splits(catalogue: Catalogue, columns: Columns, groups: Sequence[str], setti
     return splits
 
 
-def _kept(
+def kept_columns(
     catalogue: Catalogue, columns: Columns, votes: Sequence[str], spec: DomainSpec, settings: PrepareSettings
 ) -> dict[str, list[Any]]:
+    """Catalogue columns that stay with the samples: column of the store -> its values.
+
+    Raises:
+        ConfigError: For a column to keep that does not exist.
+    """
     # Columns that the domain declares, such as positions, travel without being asked for.
     declared = [column.name for column in spec.columns if column.role in ("position", "quality", "other")]
     if "all" in settings.keep:
@@ -236,7 +249,8 @@ def _inputs(
     return inputs
 
 
-def _settings(columns: Columns, kept: list[str], settings: PrepareSettings) -> dict[str, Any]:
+def split_settings(columns: Columns, kept: list[str], settings: PrepareSettings) -> dict[str, Any]:
+    """What of the catalogue enters the digests of a store."""
     if columns.split:
         split: Any = {"given": columns.split}
     else:

@@ -80,7 +80,7 @@ class SkyTile:
     @cached_property
     def wcs(self) -> WCS | None:
         """The full celestial WCS; None without one. Built on first use in each process."""
-        from sciencessl.data_prep.fits_tiles import build_wcs
+        from sciencessl.data_prep.fits_wcs import build_wcs
 
         return build_wcs(self)
 

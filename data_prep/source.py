@@ -35,6 +35,7 @@ class Input:
         handle: What the source needs to open it; None where the file is missing.
         samples: Most samples it can give.
         expected_bytes: Payload bytes it is expected to take in the store.
+        ids: Of its samples, where it may give several; empty where its own id is that of its sample.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Input:
     handle: Any
     samples: int = 1
     expected_bytes: int = 0
+    ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Source:
         settings: What changes pixels, ids or splits: enters the digests.
         read: A task -> its samples and refusals. Never raises for one bad input. Pickles, as other processes call it: a
             function of a module, or a method of an object that opens its files where it is used.
-        fingerprint: An input -> digest of its contents, equal to the row column `content_hash` of its samples.
+        fingerprint: An input -> digest of its contents, equal to the row column `content_hash` of its samples. Where
+            these have no such column, inputs are read again and pixels are compared.
         labels: What becomes the table `labels`, or None.
         guessed: Sentences that say which columns and folders were taken for what.
         close: Releases open archives.

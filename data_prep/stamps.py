@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.fits_headers import astropy_fits, refusals, unpacked
 from sciencessl.data_prep.listing import MAX_FILE_BYTES
-from sciencessl.errors import DataError, MissingExtraError
+from sciencessl.errors import DataError
 from sciencessl.spec import FieldSpec
 
 Shape = tuple[int, ...]
-
-
-def _fits() -> Any:
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise MissingExtraError(
-            "reading FITS stamps needs astropy; install it with: pip install 'sciencessl[galaxy]'"
-        ) from error
-    return fits
 
 
 def read_stamp(raw: bytes, min_px: int = 1) -> np.ndarray:
@@ -44,32 +32,14 @@ def read_stamp(raw: bytes, min_px: int = 1) -> np.ndarray:
         Refused: With reason corrupt, truncated, not-an-image, too-small, shape or all-nan.
         MissingExtraError: When astropy is not installed.
     """
-    fits = _fits()
-    try:
-        with fits.open(io.BytesIO(_unpacked(raw)), memmap=False) as units:
+    fits = astropy_fits("reading FITS stamps")
+    with refusals():
+        plain = unpacked(io.BytesIO(raw), MAX_FILE_BYTES)
+        with fits.open(io.BytesIO(plain), memmap=False) as units:
             found = next((unit.data for unit in units if unit.is_image and unit.data is not None), None)
-    except Refused:
-        raise
-    except Exception as error:  # hostile headers raise anything from KeyError to struct.error
-        reason = "truncated" if isinstance(error, EOFError) or "truncated" in str(error).lower() else "corrupt"
-        raise Refused(reason, f"{type(error).__name__}: {error}"[:200]) from error
     if found is None:
         raise Refused("not-an-image", "a FITS file without an image")
     return _checked(np.asarray(found), min_px)
-
-
-def _unpacked(raw: bytes) -> bytes:
-    """The file without gzip or bzip2 around it, as long as it is no bomb."""
-    if not raw:
-        raise Refused("truncated", "the file is empty")
-    opener: Any = gzip.open if raw.startswith(b"\x1f\x8b") else bz2.open if raw.startswith(b"BZh") else None
-    if opener is None:
-        return raw
-    with opener(io.BytesIO(raw)) as stream:
-        plain: bytes = stream.read(MAX_FILE_BYTES + 1)
-    if len(plain) > MAX_FILE_BYTES:
-        raise Refused("too-large", f"more than {MAX_FILE_BYTES} bytes unpacked")
-    return plain
 
 
 def _checked(values: np.ndarray, min_px: int) -> np.ndarray:

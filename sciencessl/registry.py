@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PREPARER = "sciencessl.data_prep.engine:prepare"
 PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
 LABEL_READER = "sciencessl.data_prep.label_table:read_label_table"
+SKY_LABEL_READER = "sciencessl.data_prep.label_table:read_sky_table"
+EXPORT_READER = "sciencessl.data_prep.zooniverse:read_vote_table"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
 DEMO_DOMAIN = "galaxy"
@@ -193,6 +195,18 @@ def preparer() -> Callable[..., Any]:
 def label_reader() -> Callable[..., Any]:
     """The function that reads a table of labels for a store that is there already."""
     function: Callable[..., Any] = resolve(LABEL_READER)
+    return function
+
+
+def sky_label_reader() -> Callable[..., Any]:
+    """The same for a table that is matched by positions on the sky."""
+    function: Callable[..., Any] = resolve(SKY_LABEL_READER)
+    return function
+
+
+def export_reader() -> Callable[..., Any]:
+    """The function that reads votes from an export of a volunteers' project."""
+    function: Callable[..., Any] = resolve(EXPORT_READER)
     return function
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sciencessl.errors import ConfigError, did_you_mean, unknown_name
+from sciencessl.errors import ConfigError, did_you_mean
+from sciencessl.transfer_task import PRIMARY_METRICS as PRIMARY_METRICS
+from sciencessl.transfer_task import TransferTask as TransferTask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +32,10 @@ ViewRandom = Callable[[int], np.random.Generator]
 """View number -> the Philox generator of that view of this sample in this epoch; the same number, the same draws."""
 
 View = Callable[["Sample", ViewRandom], "list[Sample]"]
-"""A sample and its generators -> its views. Of its attributes, if any, `least_px` is field -> shorter side in pixels from
-which on no view enlarges an image, so that `decode` may reduce it; `reads` names the fields needed, not the primary one."""
+"""A sample and its generators -> its views. Of its attributes, if any, `least_px` is field -> shorter side in pixels
+from which on no view enlarges an image, so that `decode` may reduce it; `reads` names the fields needed, if not the
+primary one alone."""
+
 
 @dataclass(frozen=True)
 class FieldSpec:
@@ -239,76 +243,6 @@ def _check_acyclic(schema: LabelSchema, question_of: Mapping[str, str]) -> None:
         raise ConfigError(f"schema {schema.name!r}: questions {sorted(parents)} lead to each other in a circle.")
 
 
-PRIMARY_METRICS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("class", "bag", "dense"), ("balanced_accuracy", "accuracy")),
-    "multilabel": ("average_precision", "auroc", "f1"),
-    "counts": ("nll", "rmse"),
-    "retrieval": ("mean_average_precision", "precision_at_k"),
-}
-"""Kind of task -> metrics that it may be judged by, the default first."""
-
-
-@dataclass(frozen=True)
-class TransferTask:
-    """A supervised question that few-label curves are drawn for.
-
-    Attributes:
-        name: Such as `morphology`.
-        column: The label column (a row column or a column of a table), for kinds with one.
-        classes: Value of the column -> class name. Several values may share a class; values that are not listed are
-            dropped from the task. Empty means: every value that occurs is its own class.
-        where: Column -> values kept; rows with any other value are left out before anything else.
-        kind: What the label is.
-        unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample itself.
-        metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
-        budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
-        description: One line for people.
-        columns: Of `multilabel` (1, 0 or missing), or of the answers of one question of `counts` (votes, 0 or more).
-
-    Raises:
-        ConfigError: For an unknown kind or metric, no name, unit or budget, or columns that do not fit the kind.
-    """
-
-    name: str
-    column: str = ""
-    classes: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    kind: Literal["class", "multilabel", "counts", "dense", "bag", "retrieval"] = "class"
-    unit: str = "object"
-    metric: str = ""
-    budgets: tuple[str, ...] = ("20/class", "50/class", "all")
-    description: str = ""
-    columns: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_task(self)
-        object.__setattr__(self, "metric", self.metric or PRIMARY_METRICS[self.kind][0])
-
-    @property
-    def label_columns(self) -> tuple[str, ...]:
-        """All columns that hold the label, one or several."""
-        return self.columns or (self.column,)
-
-
-def _check_task(task: TransferTask) -> None:
-    where = f"task {task.name!r}"
-    if not (task.name and task.unit and task.budgets):
-        raise ConfigError(f"{where}: name, unit {task.unit!r} and budgets {list(task.budgets)} must not be empty.")
-    if task.kind not in PRIMARY_METRICS:
-        raise ConfigError(f"{where}: {unknown_name('kind', task.kind, PRIMARY_METRICS)}")
-    known = PRIMARY_METRICS[task.kind]
-    if task.metric not in ("", *known):
-        raise ConfigError(f"{where}: {unknown_name('primary metric', task.metric, known)}")
-    given = f"got column {task.column!r}, columns {list(task.columns)}, classes {dict(task.classes)}"
-    least = {"multilabel": 1, "counts": 2}.get(task.kind, 0)
-    if not least and (task.columns or not task.column):
-        raise ConfigError(f"{where}: kind {task.kind!r} reads one 'column', and no 'columns'; {given}.")
-    if least and (task.column or task.classes or len(set(task.columns)) < max(least, len(task.columns))):
-        raise ConfigError(
-            f"{where}: kind {task.kind!r} reads {least} or more different 'columns', no 'column' or 'classes'; {given}."
-        )
-
-
 @dataclass(frozen=True)
 class InputStats:
     """What `to_input` needs to know of the data, fitted on split=train and saved with run and export.
@@ -317,7 +251,7 @@ class InputStats:
         mean: Per channel, after scaling and stretching.
         std: Per channel, after scaling and stretching; positive.
         scale: Per channel divisor before the stretch: 255 for uint8, a noise level in flux units for float bands.
-        stretch: `linear` or `asinh`.
+        stretch: `linear`, `asinh` or `log`.
 
     Raises:
         ConfigError: For lengths that differ or a value that is not finite and positive where it must be.
@@ -326,7 +260,7 @@ class InputStats:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: tuple[float, ...]
-    stretch: Literal["linear", "asinh"] = "linear"
+    stretch: Literal["linear", "asinh", "log"] = "linear"
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.scale):
@@ -359,10 +293,12 @@ class DomainSpec:
         synthetic: (folder, rng, n) -> writes a tiny but realistic data set that the default source can read.
         backbone: Default timm name.
         identity: Columns that make two samples the same thing, before any perceptual hash.
+        places: `module:function`, two `sciencessl.store.sides.Side` (pool, test) -> iterator of `Nearness`: which
+            samples lie so near each other, say on the sky, that they are one thing, or that their images overlap.
         train_options: Frozen dataclass of the domain's training settings (the argument of `views`).
         prepare_options: Frozen dataclass of the domain's preparation settings.
         after_prepare: (sealed store folder, prepare options) -> None: tables a domain adds beside the pixels.
-        stretch: How float fields are stretched on the way to the model.
+        stretch: How float fields are stretched on the way to the model, where `train_options` has no `stretch`.
         api: Version of this contract.
     """
 
@@ -384,8 +320,9 @@ class DomainSpec:
     tasks: tuple[TransferTask, ...] = ()
     backbone: str = "regnety_002"
     identity: tuple[str, ...] = ()
+    places: str = ""
     after_prepare: Callable[[Path, Any], None] | None = None
-    stretch: Literal["linear", "asinh"] = "asinh"
+    stretch: Literal["linear", "asinh", "log"] = "asinh"
     api: int = API
 
     def __post_init__(self) -> None:

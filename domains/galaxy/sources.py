@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciencessl.data.order import derive_key
+from sciencessl.data_prep.survey_settings import SurveySettings
 from sciencessl.domains.galaxy.schema import load_schema
 from sciencessl.domains.galaxy.votes import CLASS_FRACTIONS, SIMULATED, votes_from_class
 from sciencessl.errors import ConfigError, DataError, did_you_mean
@@ -22,8 +23,8 @@ TABLE = "simulated_votes"
 
 
 @dataclass(frozen=True)
-class GalaxyPrepare:
-    """Settings of galaxy preparation beyond those of every source.
+class GalaxyPrepare(SurveySettings):
+    """Settings of galaxy preparation beyond those of every source: of tiles and sources, and of simulated votes.
 
     Attributes:
         simulate_votes_from: Class column that simulated votes are drawn from; empty draws none. For real images that
@@ -39,6 +40,7 @@ class GalaxyPrepare:
     simulate_seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.simulate_seed < 0:
             raise ConfigError(f"simulate_seed is {self.simulate_seed}; it must be 0 or more.")
         if self.simulate_votes_from:

@@ -13,7 +13,7 @@ from sciencessl.registry import load_domain
 from sciencessl.spec import TransferTask
 from sciencessl.store.audited import ACCEPT
 from sciencessl.store.reader import Store
-from sciencessl.store.sides import Side, same_things
+from sciencessl.store.sides import Side, near_things, same_things
 
 NAMED = 20
 """Values of a column that a message lists."""
@@ -71,9 +71,9 @@ def load_across(store: Store, task: TransferTask, other: Store) -> TaskData:
 def check_leak(store: Store, data: TaskData, other: Store, *, accept: bool = False) -> str:
     """Refuse a test whose samples, or others of the same group, are in the label pool too.
 
-    What makes two samples the same thing: `sciencessl.store.sides.same_things`; groups are the unit of the task, the
-    recorded group and the domain's identity. Copies that were turned, resized or encoded again are for `sciencessl
-    store audit` to find.
+    What makes two samples the same thing: `sciencessl.store.sides.same_things`, and `near_things` that are the same;
+    groups are the unit of the task, the recorded group and the domain's identity. Copies that were turned, resized or
+    encoded again are for `sciencessl store audit` to find.
 
     Args:
         store: Of the pool.
@@ -90,12 +90,15 @@ def check_leak(store: Store, data: TaskData, other: Store, *, accept: bool = Fal
     pool, test = Side(store, data.train, "pool"), Side(other, data.test, "test")
     groups = dict.fromkeys([data.task.unit, "group", *load_domain(store.header.domain).identity])
     found = {name: match >= 0 for name, match in same_things(pool, test, tuple(groups))}
+    near = {rule.by: rule for rule in near_things(pool, test) if rule.same}
+    found |= {name: rule.match >= 0 for name, rule in near.items()}
     leaking = np.logical_or.reduce([*found.values(), np.zeros(len(test.index), dtype=bool)])
     if not leaking.any():
         return ""
     ids = test.texts("id")
-    said = [f"{rows.sum():,} by {name} (such as {', '.join(ids[rows][:3])})" for name, rows in found.items()
-            if rows.any()]
+    said = [f"{rows.sum():,} by {name} (such as {', '.join(ids[rows][:3])}"
+            f"{', ' + near[name].words(int(np.argmax(rows))) if name in near else ''})"
+            for name, rows in found.items() if rows.any()]
     same = store.digest == other.digest
     words = (f"{leaking.sum():,} of {len(leaking):,} test samples of {other.path} are the same thing as samples of the "
              f"label pool{'' if same else f' of {store.path}'}: {'; '.join(said)}")

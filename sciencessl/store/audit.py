@@ -1,8 +1,9 @@
 """`store audit`: samples of different splits, or stores, that are the same thing, so that a test would leak.
 
-Names first (ids and groups), then recorded hashes, then pixels: copies that were turned, mirrored, zoomed, resized or
-encoded again. What equal names or contents say is certain. Likeness of pixels is confirmed when so high a score is
-expected of less than `FALSE_CONFIRMED` pairs of all that were compared, by a null measured on the store itself.
+Names first (ids and groups), then recorded hashes, then places, then pixels: copies that were turned, mirrored, zoomed,
+resized or encoded again. What equal names or contents say is certain. Likeness of pixels is confirmed when so high a
+score is expected of less than `FALSE_CONFIRMED` pairs of all that were compared, by a null measured on the store
+itself.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from sciencessl.store.audit_record import (
     LISTED,
     LOOK_ALIKE,
     NOTHING,
+    OVERLAP,
     PIXELS,
+    PLACE,
     SUSPECT,
+    UNCONFIRMED,
     Audit,
     Evidence,
     Pair,
@@ -53,7 +57,7 @@ from sciencessl.store.copies import (
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
-from sciencessl.store.sides import HASHES, STORED_BYTES, Side, same_things
+from sciencessl.store.sides import HASHES, STORED_BYTES, Nearness, Side, near_things, same_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
 HIGHEST = 0.9
@@ -95,17 +99,19 @@ def audit(
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
     evidence = [found for pool, test in compared for found in _by_names(pool, test, groups)]
+    near = [(pool, test, rule) for pool, test in compared for rule in near_things(pool, test)]
+    evidence += [_by_place(pool, test, rule) for pool, test, rule in near if (rule.match >= 0).any()]
     found = _Pixels()
     if pixels and compared:
         found = _by_pixels(compared, groups)
     sizes = {side.name: len(side.index) for pair in compared for side in pair}
-    notes = _notes(groups, compared, pixels, found)
+    notes = _notes(groups, compared, pixels, found, [rule for _, _, rule in near])
     every = (*evidence, *found.evidence)
     result = Audit(
         str(opened.path), opened.digest, str(other.path) if other else "", other.digest if other else "",
         _verdict(every, notes), groups, {name: sizes[name] for name in sides}, found.pairs, every, found.null,
         found.confirmed, found.suspected, found.unreadable, notes, group, str(folder) if every else "",
-        judged_digest(stores, groups),
+        judged_digest(stores, groups), tuple(dict.fromkeys(rule.by for _, _, rule in near)),
     )
     write_report(result, [opened, other or opened], folder)
     try:
@@ -153,6 +159,17 @@ def _by_names(pool: Side, test: Side, groups: Sequence[str]) -> Iterator[Evidenc
             for i, j, text in zip(test.index[rows[:LISTED]], pool.index[match[rows[:LISTED]]], texts, strict=False)
         )
         yield Evidence(kind, by, pool.name, test.name, _ids(test, rows), values, pairs)
+
+
+def _by_place(pool: Side, test: Side, rule: Nearness) -> Evidence:
+    rows = np.flatnonzero(rule.match >= 0)
+    rows = rows[np.argsort(rule.separation[rows], kind="stable")]
+    pairs = []
+    for row in rows[:LISTED].tolist():
+        i, j = int(test.index[row]), int(pool.index[rule.match[row]])
+        pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, rule.words(row)))
+    kind = PLACE if rule.same else OVERLAP
+    return Evidence(kind, rule.by, pool.name, test.name, _ids(test, rows), 0, tuple(pairs))
 
 
 def _ids(side: Side, rows: np.ndarray) -> tuple[str, ...]:
@@ -217,6 +234,7 @@ def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray]
 
 def _pictures(store: Store) -> Callable[[int], np.ndarray]:
     """Index -> (H, W, 3) uint8 as the domain displays it."""
+    # Flux is stretched stamp by stamp here: contents are compared, and faint ones need contrast too.
     domain = load_domain(store.header.domain)
     decoder = Decoder(store, domain.decode)
     return lambda index: domain.display(decoder(np.array([index]))[0])
@@ -266,11 +284,16 @@ def _copies(
 
 
 def _notes(
-    groups: Sequence[str], compared: Sequence[tuple[Side, Side]], pixels: bool, found: _Pixels
+    groups: Sequence[str], compared: Sequence[tuple[Side, Side]], pixels: bool, found: _Pixels,
+    near: Sequence[Nearness],
 ) -> tuple[str, ...]:
     """What the audit could not look at."""
     notes = []
-    if not groups:
+    unplaced = max((rule.unplaced for rule in near), default=0)
+    if unplaced:
+        notes.append(f"{unplaced:,} samples of two sides have no place on record: by {near[0].by} nothing is known of "
+                     "them.")
+    if not groups and (unplaced or not near):
         notes.append("No group column: samples of one object, patient or photograph that look different are not found. "
                      "Name it with --group.")
     if not compared:
@@ -291,7 +314,7 @@ def _notes(
 
 def _verdict(evidence: Sequence[Evidence], notes: Sequence[str]) -> str:
     kinds = {entry.kind for entry in evidence}
-    if kinds - {LOOK_ALIKE}:
+    if kinds - {*UNCONFIRMED}:
         return LEAK
     if kinds:
         return SUSPECT

@@ -10,6 +10,7 @@ from typing import Any
 
 from sciencessl.errors import StoreError
 from sciencessl.plain import plain
+from sciencessl.registry import load_domain
 from sciencessl.store.copies import Null
 from sciencessl.store.files import read_file, write_atomic
 from sciencessl.store.format import canonical_json, digest
@@ -17,13 +18,16 @@ from sciencessl.store.reader import Store
 from sciencessl.store.remote import beside, store_path
 from sciencessl.store.tables import REMOVALS
 
-VERSION = 2
+VERSION = 3
 """Of the audit: what an older one judged is judged again."""
 
 LEAK, SUSPECT, CLEAN, NOTHING = "leak", "suspect", "clean", "nothing found"
 """Verdicts. Without a group column, or with images that could not be compared, nothing found is not clean."""
-IDENTITY, CONTENTS, COPY, LOOK_ALIKE = "identity", "contents", "copy", "look-alike"
-"""Kinds of evidence; all but the last make a leak."""
+IDENTITY, PLACE, CONTENTS, COPY = "identity", "place", "contents", "copy"
+LOOK_ALIKE, OVERLAP = "look-alike", "overlap"
+"""Kinds of evidence."""
+UNCONFIRMED = (LOOK_ALIKE, OVERLAP)
+"""Kinds that make no leak: people are told, and nothing is refused."""
 PIXELS = "pixels"
 LISTED = 1000
 """Pairs that are kept of each piece of evidence."""
@@ -38,7 +42,7 @@ class Pair:
         pool: Id of the other.
         test_index: Its index in its store.
         pool_index: Likewise.
-        value: The name that both share, for evidence by names.
+        value: The name that both share, for evidence by names; how far apart they are, for that by places.
         score: Correlation of pixels, for copies and look-alikes.
         turn_deg: By which angle the test image is turned counterclockwise against the other.
         zoom: Its scale against the other.
@@ -61,13 +65,13 @@ class Evidence:
     """What two sides share, by one means.
 
     Attributes:
-        kind: `IDENTITY`, `CONTENTS`, `COPY` or `LOOK_ALIKE`.
-        by: `id`, a column, `stored bytes` or `pixels`.
+        kind: `IDENTITY`, `PLACE`, `CONTENTS`, `COPY`, `LOOK_ALIKE` or `OVERLAP`.
+        by: `id`, a column, what the domain calls near, `stored bytes` or `pixels`.
         pool: Name of the side that is learned from.
         test: Name of the side that is judged on.
         ids: Of all test samples concerned.
-        values: Different values that both sides have, such as straddling groups; 0 for pixels.
-        pairs: The first `LISTED`, for pixels those with the largest scores.
+        values: Different values that both sides have, such as straddling groups; 0 for pixels and places.
+        pairs: The first `LISTED`, for pixels those with the largest scores, for places the nearest.
     """
 
     kind: str
@@ -106,6 +110,7 @@ class Audit:
         group: The column that was named, or empty.
         report: Folder of the page with the pairs, or empty where there are none.
         judged: `judged_digest`: an audit of another state says nothing.
+        places: By what samples were compared as near each other; empty where the stores record no places.
     """
 
     store: str
@@ -125,11 +130,12 @@ class Audit:
     group: str
     report: str
     judged: str
+    places: tuple[str, ...] = ()
 
     @property
     def confirmed(self) -> tuple[Evidence, ...]:
         """The evidence that makes a leak."""
-        return tuple(entry for entry in self.evidence if entry.kind != LOOK_ALIKE)
+        return tuple(entry for entry in self.evidence if entry.kind not in UNCONFIRMED)
 
 
 def audit_file(store: str | Path, against: str | Path = "") -> Path:
@@ -149,7 +155,7 @@ def report_folder(store: str | Path, against: str | Path = "") -> Path:
 
 
 def judged_digest(stores: Sequence[Store], groups: Sequence[str]) -> str:
-    """Digest of all that a verdict rests on: samples, group columns, removals, and the version of the audit.
+    """Digest of all that a verdict rests on: samples, group columns, positions, removals, and the version of the audit.
 
     Tables of labels do not count, so that a store that was audited can be labelled.
 
@@ -160,7 +166,8 @@ def judged_digest(stores: Sequence[Store], groups: Sequence[str]) -> str:
     parts: list[Any] = [VERSION, list(groups)]
     for store in stores:
         where = store.columns()
-        read = {where.get(name, "rows") for name in groups} - {"rows"} | ({REMOVALS} & {*store.tables})
+        positions = [c.name for c in load_domain(store.header.domain).columns if c.role == "position"]
+        read = {where.get(name, "rows") for name in (*groups, *positions)} - {"rows"} | ({REMOVALS} & {*store.tables})
         parts.append([store.digest, {name: store.table(name).digest for name in sorted(read)}])
     return digest(canonical_json(parts))
 

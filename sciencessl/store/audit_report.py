@@ -18,12 +18,16 @@ from sciencessl.store.audit_record import (
     IDENTITY,
     LEAK,
     LOOK_ALIKE,
+    OVERLAP,
+    PLACE,
     SUSPECT,
+    UNCONFIRMED,
     Audit,
     Evidence,
     Pair,
 )
 from sciencessl.store.copies import FALSE_CONFIRMED
+from sciencessl.store.display import Display, fit_display
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
 from sciencessl.views.pictures import Picture, save_pixels, tile_picture
@@ -47,7 +51,8 @@ def audit_text(found: Audit) -> str:
 def _lines(found: Audit) -> list[str]:
     sides = ", ".join(f"{name} {n:,}" for name, n in found.samples.items())
     lines = [f"compared: {sides or 'nothing'}", f"groups: {', '.join(found.groups) or 'none'}"]
-    lines += [f"{'warning: ' if entry.kind == LOOK_ALIKE else ''}{sentence(entry)}" for entry in found.evidence]
+    lines += [f"places: {', '.join(found.places)}"] if found.places else []
+    lines += [f"{'warning: ' if entry.kind in UNCONFIRMED else ''}{sentence(entry)}" for entry in found.evidence]
     return [*lines, null_sentence(found), *(f"note: {note}" for note in found.notes)]
 
 
@@ -63,6 +68,12 @@ def sentence(entry: Evidence) -> str:
     if entry.kind == COPY:
         return (f"{whom} {'are copies' if many else 'is a copy'} of samples of {entry.pool} by their pixels, {example} "
                 f"({pair_words(first)}).")
+    if entry.kind == PLACE:
+        return (f"{whom} {'are' if many else 'is'} at the same place as samples of {entry.pool} by {entry.by}, "
+                f"{example} ({pair_words(first)}).")
+    if entry.kind == OVERLAP:
+        return (f"{whom} overlap{'' if many else 's'} samples of {entry.pool}, so that one image shows the centre of "
+                f"the other ({entry.by}), {example} ({pair_words(first)}); they are different things.")
     values = f" ({entry.values:,} value{'s' * (entry.values != 1)})" if entry.kind == IDENTITY else ""
     return f"{whom} share{'' if many else 's'} {entry.by}{values} with {entry.pool}, {example}."
 
@@ -74,8 +85,10 @@ def advice(found: Audit) -> str:
     remove = f"withdraw the test side: `sciencessl store remove {tested} --ids {found.report}/{REMOVE} --reason leak`."
     if found.against:
         return f"To test on the rest, {remove}"
-    return (f"Prepare the store again with --group {columns[0] if columns else 'COLUMN'}, which keeps what belongs "
-            f"together in one split, or {remove}")
+    groups = f"--group {columns[0] if columns else 'COLUMN'}"
+    if not columns and any(entry.kind == PLACE for entry in found.confirmed):
+        groups += " (or --group-by object, where the source has it)"
+    return f"Prepare the store again with {groups}, which keeps what belongs together in one split, or {remove}"
 
 
 def pair_words(pair: Pair) -> str:
@@ -106,8 +119,8 @@ def null_sentence(found: Audit) -> str:
 def _verdict_words(found: Audit) -> str:
     return {
         LEAK: "LEAK: sides share samples",
-        SUSPECT: "some images look alike across sides; nothing is confirmed",
-        CLEAN: "clean: sides share no sample and no group, as far as names, contents and pixels tell",
+        SUSPECT: "some images look alike, or overlap, across sides; no sample is confirmed to be shared",
+        CLEAN: "clean: sides share no sample and no group, as far as names, places, contents and pixels tell",
     }.get(found.verdict, "nothing found, which is not to say that it is clean")
 
 
@@ -144,7 +157,9 @@ def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if not found.evidence:
         return
-    shown = [[(pair, _pictures(pair, stores)) for pair in pairs] for pairs in shown_pairs(found.evidence)]
+    pool, test = (_Shown(store, fit_display(store)) for store in stores)
+    shown = [[(pair, (test(pair.test_index), pool(pair.pool_index))) for pair in pairs]
+             for pairs in shown_pairs(found.evidence)]
     _write_sheet([items for items in shown if items], folder)
     _write_page(found, shown, folder)
     ids = dict.fromkeys(name for entry in found.confirmed for name in entry.ids)
@@ -201,6 +216,7 @@ def _section_words(entry: Evidence, shown: int) -> str:
     if not shown:
         return "The same samples as by another column of contents above."
     order = " from the most to the least alike" if entry.kind in (COPY, LOOK_ALIKE) else ""
+    order = " from the nearest to the farthest" if entry.kind in (PLACE, OVERLAP) else order
     return f"{shown} of {len(entry.pairs):,} pairs{order}; {entry.test} on the left, {entry.pool} on the right."
 
 
@@ -209,14 +225,15 @@ def _captions(pair: Pair) -> tuple[str, str]:
     return f"{pair.test}\n{said}", f"{pair.pool}\n{_moved(pair) or ' '}"
 
 
-def _pictures(pair: Pair, stores: Sequence[Store]) -> tuple[np.ndarray, np.ndarray]:
-    return _picture(stores[1], pair.test_index), _picture(stores[0], pair.pool_index)
+@dataclass(frozen=True)
+class _Shown:
+    """Index -> (H, W, 3) uint8; grey where the pixels cannot be read."""
 
+    store: Store
+    display: Display
 
-def _picture(store: Store, index: int) -> np.ndarray:
-    """(H, W, 3) uint8; grey where the pixels cannot be read."""
-    domain = load_domain(store.header.domain)
-    try:
-        return domain.display(Decoder(store, domain.decode)(np.array([index]))[0])
-    except StoreError:
-        return np.full((TILE, TILE, 3), 128, np.uint8)
+    def __call__(self, index: int) -> np.ndarray:
+        try:
+            return self.display(Decoder(self.store, load_domain(self.store.header.domain).decode)(np.array([index]))[0])
+        except StoreError:
+            return np.full((TILE, TILE, 3), 128, np.uint8)

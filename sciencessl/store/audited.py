@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sciencessl.errors import LeakError, OutOfReachError, StoreError
-from sciencessl.store.audit_record import IDENTITY, LEAK, Audit, Evidence, judged_digest, read_audit
+from sciencessl.store.audit_record import CONTENTS, COPY, LEAK, Audit, Evidence, judged_digest, read_audit
 from sciencessl.store.audit_report import PAGE, advice, sentence
 from sciencessl.store.reader import Store
 
@@ -90,7 +90,7 @@ def copied_ids(store: Store, tested: Store) -> frozenset[str]:
         return frozenset()
     if found is None or found.judged != judged_digest(stores, found.groups):
         return frozenset()
-    return frozenset(name for entry in found.confirmed if entry.kind != IDENTITY and entry.pool == "split=train"
+    return frozenset(name for entry in found.confirmed if entry.kind in (CONTENTS, COPY) and entry.pool == "split=train"
                      for name in entry.ids)
 
 

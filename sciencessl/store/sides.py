@@ -1,4 +1,5 @@
-"""Sides of a comparison: some samples of a store, and which of them are the same thing as samples of another side."""
+"""Sides of a comparison: some samples of a store, and which of them are the same thing as samples of another side, or
+lie near them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sciencessl.registry import load_domain, resolve
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 
@@ -91,6 +93,40 @@ def same_contents(pool: Side, test: Side) -> Iterator[tuple[str, np.ndarray]]:
     for name in HASHES:
         if name in pool.store.columns() and name in test.store.columns():
             yield name, _first_equal(test.texts(name), pool.texts(name))
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How samples of two sides lie to each other in space, by one rule of their domain.
+
+    Attributes:
+        by: What near pairs share, in words, such as `sky position`.
+        same: Whether they are the same thing; else their images only show part of the same.
+        match: (m,) int64, for each test sample the position in the pool of the nearest sample that the rule holds for,
+            or -1.
+        separation: (m,) float64, how far that is; NaN where there is none.
+        unit: Of the separation.
+        unplaced: Samples of both sides whose place nobody knows: the rule says nothing of them.
+    """
+
+    by: str
+    same: bool
+    match: np.ndarray
+    separation: np.ndarray
+    unit: str
+    unplaced: int = 0
+
+    def words(self, row: int) -> str:
+        """How far apart the pair of one test sample is: `0.31 arcsec apart`."""
+        return f"{self.separation[row]:.3g} {self.unit} apart"
+
+
+def near_things(pool: Side, test: Side) -> Iterator[Nearness]:
+    """Which samples of two sides are near each other, as their domain judges it; nothing where it has no rule, where
+    the stores are of two domains, or where they record no places."""
+    spec = load_domain(pool.store.header.domain)
+    if spec.places and test.store.header.domain == pool.store.header.domain:
+        yield from resolve(spec.places)(pool, test)
 
 
 def _first_equal(test: np.ndarray, pool: np.ndarray) -> np.ndarray:

@@ -105,7 +105,8 @@ def _options(spec: DomainSpec) -> None:
 def _functions(spec: DomainSpec) -> None:
     require(bool(spec.sources), "sources is empty; `prepare` needs one, the first being the default.")
     targets = {"decode": spec.decode, "to_input": spec.to_input, "label_loss": spec.label_loss,
-               **{f"sources[{name!r}]": target for name, target in spec.sources.items()}}
+               **{f"sources[{name!r}]": target for name, target in spec.sources.items()},
+               **({"places": spec.places} if spec.places else {})}
     for what, target in targets.items():
         try:
             function = registry.resolve(target)

@@ -125,7 +125,7 @@ def test_explicit_catalogue_wins_and_must_exist(write_images: Write) -> None:
     with pytest.raises(ConfigError, match=r"catalogue 'nothing\.csv' does not exist"):
         find(root, "nothing.csv")
     (root / "table.xlsx").write_text("")
-    with pytest.raises(ConfigError, match=r"expected a file ending in \.csv, \.parquet or \.fits"):
+    with pytest.raises(ConfigError, match=r"expected a file ending in \.csv, \.parquet, \.fits or \.vot"):
         find(root, "table.xlsx")
 
 
@@ -149,3 +149,83 @@ def test_unusable_tables(write_images: Write, content: bytes, message: str) -> N
     (root / "catalogue.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         find(root)
+
+
+VOTABLE = """<?xml version="1.0"?>
+<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE>
+<FIELD ID="objid" name="objid" datatype="long"><VALUES null="-1"/></FIELD>
+<FIELD name="RA (deg)" datatype="double" unit="deg"/>
+<FIELD name="class" datatype="char" arraysize="*"/>
+<FIELD name="name" datatype="unicodeChar" arraysize="8"/>
+<FIELD name="flag" datatype="boolean"/>
+<FIELD name="two" datatype="float" arraysize="2"/>
+<DATA><TABLEDATA>
+<TR><TD>587722952767439450</TD><TD>359.999</TD><TD>spiral</TD><TD>M 51</TD><TD>T</TD><TD>1 2</TD></TR>
+<TR><TD>-1</TD><TD/><TD/><TD>\u03b1</TD><TD>F</TD><TD>1 2</TD></TR>
+</TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>"""
+
+
+@pytest.mark.parametrize("serialisation", ["tabledata", "binary", "binary2"])
+def test_votables_of_any_serialisation_keep_digits_and_have_masked_cells_null(
+    tmp_path: Path, serialisation: str
+) -> None:
+    votable = pytest.importorskip("astropy.io.votable")
+    path = tmp_path / "c.vot"
+    path.write_text(VOTABLE, encoding="utf-8")
+    if serialisation != "tabledata":
+        whole = votable.parse(str(path), verify="ignore")
+        whole.get_first_table().format = serialisation
+        whole.to_xml(str(path))
+        assert b"<TR>" not in path.read_bytes()
+    table = read_table(path, str(path))
+    assert table.column_names == ["objid", "RA (deg)", "class", "name", "flag"]
+    assert as_text(table, "objid") == ["587722952767439450", None]
+    assert tidy(table, "class") == ["spiral", None]
+    assert tidy(table, "name") == ["M 51", "\u03b1"]
+    assert tidy(table, "flag") == [True, False]
+    first, second = table["RA (deg)"].to_pylist()
+    assert first == 359.999
+    assert second is None or np.isnan(second)
+
+
+def test_columns_of_a_votable_with_several_numbers_a_row_are_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("astropy.io.votable")
+    text = VOTABLE.replace('arraysize="2"', 'arraysize="*"').replace("<TD>1 2</TD>", "<TD>1 2 3</TD>", 1)
+    (tmp_path / "c.vot").write_text(text, encoding="utf-8")
+    assert read_table(tmp_path / "c.vot", "c.vot").column_names == ["objid", "RA (deg)", "class", "name", "flag"]
+
+
+def test_a_binary_votable_that_lost_rows_is_an_error(tmp_path: Path) -> None:
+    votable = pytest.importorskip("astropy.io.votable")
+    path = tmp_path / "c.vot"
+    path.write_text(VOTABLE, encoding="utf-8")
+    whole = votable.parse(str(path), verify="ignore")
+    whole.get_first_table().format = "binary"
+    whole.to_xml(str(path))
+    path.write_bytes(path.read_bytes().replace(b'nrows="2"', b'nrows="5"'))
+    with pytest.raises(DataError, match=r"c\.vot cannot be read as a VOTable \(5 rows announced, 2 found\)"):
+        read_table(path, "c.vot")
+
+
+def test_a_votable_in_the_folder_is_found(write_images: Write) -> None:
+    pytest.importorskip("astropy.io.votable")
+    root = write_images({"a.png": 0})
+    for name in ("catalogue.vot", "catalogue.xml", "catalogue.votable"):
+        (root / name).write_text(VOTABLE, encoding="utf-8")
+        catalogue = find_catalogue(list_sources([root]), Reader(), "")
+        assert catalogue is not None
+        assert (catalogue.where, catalogue.data.num_rows) == (str(root / name), 2)
+        (root / name).unlink()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("<VOTABLE version='1.4'><RESOURCE/></VOTABLE>", r"c\.vot is a VOTable without a table"),
+    ("<html><body>moved</body></html>", r"c\.vot cannot be read as a VOTable \(.*\); check the download"),
+    (VOTABLE[:500], r"c\.vot cannot be read as a VOTable"),
+    ("", r"c\.vot cannot be read as a VOTable"),
+])  # fmt: skip
+def test_what_is_no_votable_is_an_error_that_names_the_file(tmp_path: Path, content: str, message: str) -> None:
+    pytest.importorskip("astropy.io.votable")
+    (tmp_path / "c.vot").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "c.vot", "c.vot")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,68 @@ def test_the_verb_prints_json_and_reads_what_was_derived(
     assert "--derived-from x: expected COLUMN=PARENT" in capsys.readouterr().err
     assert cli.run([*words, "--derivd-from", "x=y"]) == 2
     assert "Did you mean '--derived-from'?" in capsys.readouterr().err
+
+
+SKY = {"a0": (359.9999, 0.0), "a1": (10.0, 89.9999), "a2": (190.0, 89.9999), "a3": (None, None), "c0": (50.0, -20.0)}
+
+
+@pytest.fixture
+def placed(tmp_path: Path, make: Callable[..., Store], sample: Callable[..., object]) -> Store:
+    rows = [[sample(name, "train", ra=ra, dec=dec) for name, (ra, dec) in SKY.items()]]
+    return make(tmp_path / "placed.zarr", rows)
+
+
+def test_a_table_with_other_ids_is_joined_on_the_sky_one_to_one(placed: Store, tmp_path: Path) -> None:
+    text = ("objid,RAJ2000,DEJ2000,z\n"
+            "77,00:00:00,0.0001,0.1\n"  # a0, across RA 0: 0.51 arcsec away
+            "78,03:20:00.01,-20:00:00,0.2\n"  # c0
+            "79,50.0002,-20,0.3\n"  # near c0 too, but farther
+            "80,10,+89.9999,0.4\n"  # a1, not a2 on the other side of the pole
+            "81,120,5,0.5\n"  # nobody
+            "82,,5,0.6\n")
+    found = label(placed.path, table(tmp_path / "other.csv", text), "redshifts", match_arcsec=1.5)
+    assert (found.matched, found.unknown, found.unknown_ids) == (3, 3, ("row 2", "row 4", "row 5"))
+    assert (found.ambiguous, found.unlabelled, found.match_arcsec) == (2, 2, 1.5)
+    assert found.columns == ("objid", "z", "separation_arcsec")
+    opened = Store(placed.path)
+    assert dict(zip(opened.ids, opened.column("objid").tolist(), strict=True)) == pytest.approx(
+        {"a0": 77, "a1": 80, "c0": 78, "a2": np.nan, "a3": np.nan}, nan_ok=True)
+    separation = dict(zip(opened.ids, opened.column("separation_arcsec").tolist(), strict=True))
+    assert separation["a0"] == pytest.approx(0.36 * 2**0.5, abs=2e-6)
+    assert separation["c0"] == pytest.approx(0.15 * np.cos(np.deg2rad(20)), abs=2e-6)
+    assert separation["a1"] == 0
+    said = label_text(found)
+    assert "'RAJ2000' and 'DEJ2000' are the positions of the table" in said
+    assert "1 rows have no place on the sky, such as row 5 (from 0): ra is missing" in said
+    assert "1 samples of the store have no place on the sky" in said
+    assert "3 pairs on the sky matched; 2 samples stay without a label" in said
+    assert "2 of the pairs are ambiguous" in said
+    assert "3 rows are the nearest of no sample within 1.5 arcsec, such as row 2, row 4, row 5 (from 0)" in said
+
+
+def test_the_verb_joins_on_the_sky(placed: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = table(tmp_path / "x.csv", "ra,dec,z\n50,-20,1\n")
+    assert cli.run(["store", "label", str(placed.path), str(file), "--match-sky", "1"]) == 0
+    assert "1 pairs on the sky matched" in capsys.readouterr().out
+    assert cli.run(["store", "label", str(placed.path), str(file), "--match-sky", "-1", "--name", "n"]) == 2
+    assert "radius_arcsec is -1.0; expected arcsec from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "extra", "error", "said"), [
+    ("ra,dec,z\n50,-20.001,1\n", {}, DataError, r"no row of .* within 1 arcsec of a sample of the store: the nearest "
+                                                r"is 3\.6 arcsec away"),
+    ("ra,dec,z\n,,1\n", {}, DataError, "1 rows have no place on the sky"),
+    ("x,y,z\n1,2,3\n", {}, ConfigError, "has no column named like 'ra', in any case: .* It has x, y, z"),
+    ("ra,dec,z\n50,-20,1\n", {"id": "z"}, ConfigError, "--id z with --match-sky 1"),
+    ("ra,dec,separation_arcsec\n50,-20,1\n", {}, ConfigError, "has a column 'separation_arcsec' of its own"),
+])
+def test_what_cannot_be_matched_on_the_sky_says_why(
+    placed: Store, tmp_path: Path, text: str, extra: dict[str, str], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        label(placed.path, table(tmp_path / "x.csv", text), match_arcsec=1, **extra)
+
+
+def test_a_store_without_positions_cannot_be_matched(survey: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="has no column 'ra'"):
+        label(survey.path, table(tmp_path / "x.csv", "ra,dec,z\n50,-20,1\n"), match_arcsec=1)

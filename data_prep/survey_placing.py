@@ -1,0 +1,269 @@
+"""Which tile each source is cut from, how large its field is there, and what must stay on one side of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sciencessl.data_prep.cutouts import Overlaps, assign, overlaps
+from sciencessl.data_prep.groups import percolation, sky_groups
+from sciencessl.data_prep.sky_tiles import SkyTile
+from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world
+from sciencessl.data_prep.survey_objects import Objects
+from sciencessl.data_prep.survey_settings import SurveySettings
+from sciencessl.data_prep.tiling import grid_centres, keep_one_per_patch
+from sciencessl.errors import ConfigError, DataError, did_you_mean
+
+OUTSIDE, NO_TILE, TOO_LARGE = "outside-every-tile", "no-such-tile", "too-large"
+SAME_GRID_PX = 0.05
+"""Pixel grids of two tiles are one where they are shifted by whole pixels to within this."""
+GRID_PATCH = 0.5
+"""Grid stamps of two tiles that are closer than this share of a step show the same patch of sky."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """N sources on their tiles.
+
+    Attributes:
+        objects: They, with positions on the sky wherever a tile's WCS gives them.
+        owner: (N,) number of the tile that each is cut from; -1 where `refused` says why there is none.
+        x: (N,) 0-based pixel position in that tile.
+        y: (N,)
+        field_px: (N,) side of the field in pixels of that tile.
+        others: Number of a tile -> sources of other owners that it shows too, where they are wanted.
+        refused: Row -> (reason, detail).
+    """
+
+    objects: Objects
+    owner: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    field_px: np.ndarray
+    others: Mapping[int, Overlaps]
+    refused: Mapping[int, tuple[str, str]]
+
+
+def place(objects: Objects, tiles: Sequence[SkyTile], survey: SurveySettings) -> Placed:
+    """Find the tile of each source.
+
+    Raises:
+        ConfigError: When sizes in arcsec are asked of tiles without a WCS.
+        DataError: When sources have sky positions and no tile has a WCS, or pixel positions say of no tile.
+    """
+    scales = np.array([_scale(tile) for tile in tiles])
+    if not objects.on_sky:
+        return _place_in_pixels(objects, tiles, scales, survey)
+    if np.isnan(scales).all():
+        raise DataError(
+            f"the catalogue has positions on the sky, but none of the {len(tiles)} tiles has a celestial WCS (CTYPE, "
+            "CRVAL, CRPIX, CD). Give pixel positions with --x and --y, or tiles with a WCS."
+        )
+    with_wcs = np.flatnonzero(~np.isnan(scales))
+    on_sky = [tiles[number] for number in with_wcs]
+    sides = np.stack([np.ceil(_field_px(objects, np.full(len(objects), scale), survey)) for scale in scales[with_wcs]])
+    sides = np.nan_to_num(sides, nan=1).astype(np.int64)
+    known = ~np.isin(np.arange(len(objects)), list(objects.bad))
+    ra = np.where(known, objects.ra, np.nan)
+    found = assign(on_sky, ra, objects.dec, sides)
+    owner = np.where(found.owner >= 0, with_wcs[found.owner], -1)
+    refused = dict(objects.bad)
+    for row in np.flatnonzero(known & (owner < 0)).tolist():
+        refused[row] = (OUTSIDE, f"ra {objects.ra[row]:.5f}, dec {objects.dec[row]:.5f} lies on none of the tiles")
+    field_px = _field_px(objects, np.where(owner >= 0, scales[owner], np.nan), survey)
+    _refuse_too_large(objects, field_px, owner, refused, survey)
+    others = _others(on_sky, ra, objects.dec, sides, with_wcs, owner, survey)
+    return Placed(objects, owner, found.x, found.y, field_px, others, refused)
+
+
+def _refuse_too_large(
+    objects: Objects, field_px: np.ndarray, owner: np.ndarray, refused: dict[int, tuple[str, str]],
+    survey: SurveySettings,
+) -> None:
+    """Fields that do not fit into a stamp which is only padded."""
+    if survey.fit != "pad":
+        return
+    for row in np.flatnonzero((owner >= 0) & (np.rint(field_px) > survey.size_px)).tolist():
+        refused[row] = (TOO_LARGE, f"its field has {field_px[row]:.0f} px, stamps have size_px {survey.size_px}")
+        owner[row] = -1
+
+
+def _others(
+    tiles: Sequence[SkyTile], ra: np.ndarray, dec: np.ndarray, sides: np.ndarray, numbers: np.ndarray,
+    owner: np.ndarray, survey: SurveySettings,
+) -> dict[int, Overlaps]:
+    """Tiles beside the owners that are wanted: for stitching all, else those with bands that an owner lacks."""
+    every = {name for tile in tiles for name in tile.bands}
+    if len(tiles) < 2 or not (survey.stitch or any(set(tile.bands) < every for tile in tiles)):
+        return {}
+    found = overlaps(tiles, ra, dec, sides)
+    number = numbers[found.tile]
+    wanted = (number != owner[found.source]) & (owner[found.source] >= 0)
+    if not survey.stitch:
+        bands = {int(n): set(tile.bands) for n, tile in zip(numbers, tiles, strict=True)}
+        wanted &= np.array([bool(bands[n] - bands.get(own, every)) for n, own in
+                            zip(number.tolist(), owner[found.source].tolist(), strict=True)], dtype=bool)
+    return {
+        int(n): Overlaps(*(getattr(found, name)[wanted & (number == n)]
+                           for name in ("source", "tile", "x", "y", "coverage")))
+        for n in np.unique(number[wanted])
+    }
+
+
+def require_one_grid(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySettings) -> None:
+    """Refuse stamps of bands or tiles whose pixels do not lie on one grid, unless they are to be reprojected.
+
+    Raises:
+        DataError: Naming two tiles, and what to do.
+    """
+    if survey.reproject:
+        return
+    for number, found in placed.others.items():
+        shift = np.stack([found.x - placed.x[found.source], found.y - placed.y[found.source]])
+        wrong = np.flatnonzero((np.abs(shift - np.rint(shift)) > SAME_GRID_PX).any(axis=0))
+        scale = [_scale(tiles[n]) for n in (number, int(placed.owner[found.source[0]]))]
+        same_scale = abs(scale[0] / scale[1] - 1) < SAME_GRID_PX / survey.size_px
+        if len(wrong) or not same_scale:
+            row = int(found.source[wrong[0] if len(wrong) else 0])
+            own = tiles[int(placed.owner[row])]
+            raise DataError(
+                f"source {placed.objects.ids[row]!r} lies on tiles {own.id!r} (bands {' '.join(own.bands)}) and "
+                f"{tiles[number].id!r} (bands {' '.join(tiles[number].bands)}), whose pixels lie on different grids. "
+                "Pass --reproject to resample all bands onto one grid at each source, or choose bands of one grid with "
+                "--bands."
+            )
+
+
+def _place_in_pixels(
+    objects: Objects, tiles: Sequence[SkyTile], scales: np.ndarray, survey: SurveySettings
+) -> Placed:
+    owner, refused = _named_tiles(objects, tiles)
+    for row, why in objects.bad.items():
+        refused[row], owner[row] = why, -1
+    field_px = _field_px(objects, np.where(owner >= 0, scales[owner], np.nan), survey)
+    for number, tile in enumerate(tiles):
+        rows = np.flatnonzero(owner == number)
+        half = field_px[rows] / 2 + 0.5
+        outside = rows[(objects.x[rows] < -half) | (objects.x[rows] > tile.shape[1] - 1 + half)
+                       | (objects.y[rows] < -half) | (objects.y[rows] > tile.shape[0] - 1 + half)]
+        for row in outside.tolist():
+            refused[row] = (OUTSIDE, f"x {objects.x[row]:.1f}, y {objects.y[row]:.1f} lies outside tile {tile.id} of "
+                            f"{tile.shape[1]} x {tile.shape[0]} px")
+        owner[outside] = -1
+    _refuse_too_large(objects, field_px, owner, refused, survey)
+    return Placed(_with_sky(objects, owner, tiles), owner, objects.x, objects.y, field_px, {}, refused)
+
+
+def _named_tiles(objects: Objects, tiles: Sequence[SkyTile]) -> tuple[np.ndarray, dict[int, tuple[str, str]]]:
+    """(N,) number of the tile that each row names, and reasons for those that name none."""
+    if not objects.tile:
+        if len(tiles) > 1:
+            raise DataError(
+                f"the catalogue has pixel positions, and there are {len(tiles)} tiles ({tiles[0].id}, {tiles[1].id}"
+                "...): name the column that says which tile with --tile."
+            )
+        return np.zeros(len(objects), np.int64), {}
+    numbers = {tile.id: number for number, tile in enumerate(tiles)}
+    owner = np.array([numbers.get(name, -1) for name in objects.tile], dtype=np.int64)
+    if (owner < 0).all():
+        raise DataError(
+            f"no row of the catalogue names one of the {len(tiles)} tiles: rows name {objects.tile[0]!r} and the like, "
+            f"tiles are called {', '.join(list(numbers)[:5])}.{did_you_mean(objects.tile[0], numbers)}"
+        )
+    return owner, {
+        int(row): (NO_TILE, f"there is no tile {objects.tile[row]!r}") for row in np.flatnonzero(owner < 0)
+    }
+
+
+def _with_sky(objects: Objects, owner: np.ndarray, tiles: Sequence[SkyTile]) -> Objects:
+    """The same with positions on the sky, as far as tiles give them."""
+    ra, dec = np.array(objects.ra), np.array(objects.dec)
+    for number in np.unique(owner[owner >= 0]).tolist():
+        rows = np.flatnonzero(owner == number)
+        wcs = tiles[number].wcs
+        if wcs is not None:
+            ra[rows], dec[rows] = pixel_to_world(wcs, objects.x[rows], objects.y[rows]).T
+    return replace(objects, ra=ra, dec=dec)
+
+
+def _scale(tile: SkyTile) -> float:
+    return float("nan") if tile.wcs is None else 3600 * pixel_scale_deg(tile.wcs)
+
+
+def _field_px(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> np.ndarray:
+    """(N,) side of each field in pixels of a tile of that scale in arcsec/px."""
+    if survey.size_column and objects.size_unit == "px":
+        return objects.size
+    arcsec = objects.size if survey.size_column else np.full(len(objects), survey.size_arcsec or np.nan)
+    if survey.scale_arcsec_px:
+        arcsec = np.full(len(objects), survey.size_px * survey.scale_arcsec_px)
+    if np.isnan(arcsec).all():
+        return np.full(len(objects), float(survey.size_px))
+    if np.isnan(scales).all():
+        raise ConfigError(
+            "sizes in arcsec need tiles with a celestial WCS, and these have none. Leave out --size-arcsec, "
+            "--scale-arcsec-px and columns in arcsec: --size-px counts pixels."
+        )
+    return arcsec / scales
+
+
+def grid_objects(tiles: Sequence[SkyTile], survey: SurveySettings) -> Objects:
+    """Stamps of a regular grid over every tile; of those of two tiles that show the same patch of sky, one.
+
+    Raises:
+        DataError: When no tile is as large as a stamp.
+    """
+    side = survey.size_px
+    centres = [grid_centres(tile.shape, side, survey.grid_px) for tile in tiles]
+    number = np.repeat(np.arange(len(tiles)), [len(found) for found in centres])
+    if not len(number):
+        raise DataError(f"none of the {len(tiles)} tiles is as large as a stamp of {side} x {side} px.")
+    x, y = np.concatenate(centres).T
+    ids = [f"{tiles[at].id}-{int(row):06d}-{int(column):06d}" for at, row, column in zip(number, y, x, strict=True)]
+    nothing = np.full(len(ids), np.nan)
+    names = [tiles[at].id for at in number]
+    objects = _with_sky(Objects(ids, nothing, nothing, x, y, names, nothing), number, tiles)
+    kept = np.ones(len(ids), dtype=bool)
+    scales = [_scale(tile) for tile in tiles]
+    if len(tiles) > 1 and not np.isnan(scales).any():
+        radius = GRID_PATCH * survey.grid_px * float(np.median(scales))
+        kept = keep_one_per_patch(objects.ra, objects.dec, np.ones(len(ids)), number, radius)
+    said = f"grid: {len(ids):,} stamps, {survey.grid_px} px apart, over {len(tiles)} tiles"
+    dropped = "" if kept.all() else f"; {int((~kept).sum()):,} left out: a neighbouring tile shows the same sky"
+    rows = np.flatnonzero(kept)
+    return replace(
+        objects, ids=[ids[row] for row in rows], tile=[names[row] for row in rows], ra=objects.ra[rows],
+        dec=objects.dec[rows], x=x[rows], y=y[rows], size=nothing[rows], said=(said + dropped,),
+    )
+
+
+def groups_of(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySettings) -> tuple[list[str], str]:
+    """The group of each source, and a sentence on how it was found."""
+    objects = placed.objects
+    if objects.groups is not None:
+        return list(objects.groups), ""
+    tile_ids = [tiles[number].id if number >= 0 else objects.ids[row] for row, number in enumerate(placed.owner)]
+    known = np.isfinite(objects.ra) & np.isfinite(objects.dec)
+    if survey.group_by == "tile" or not known.any():
+        why = "" if survey.group_by == "tile" else ": there are no positions on the sky to tell sources by"
+        return tile_ids, f"group: all of a tile{why}"
+    rows, shows = np.flatnonzero(known), survey.group_by == "overlap"
+    radius = np.full(len(rows), survey.match_arcsec)
+    if shows:
+        radius = np.maximum(radius, np.nan_to_num(_half_field_arcsec(placed, tiles)[rows]))
+    found = sky_groups([objects.ids[row] for row in rows], objects.ra[rows], objects.dec[rows], radius)
+    groups = list(objects.ids)
+    for row, group in zip(rows.tolist(), found, strict=True):
+        groups[row] = group
+    what = "that show each other (closer than half a stamp)" if shows else f"closer than {survey.match_arcsec:g} arcsec"
+    said = f"group: sources {what}: {len(set(groups)):,} groups of {len(groups):,} sources"
+    warning = percolation(groups)
+    return groups, f"{said}; {warning}" if warning else said
+
+
+def _half_field_arcsec(placed: Placed, tiles: Sequence[SkyTile]) -> np.ndarray:
+    """(N,) half the side of each field; NaN where it has no tile, or that no WCS."""
+    scales = np.array([_scale(tile) for tile in tiles])
+    return np.asarray(placed.field_px * np.where(placed.owner >= 0, scales[placed.owner], np.nan) / 2)

@@ -1,0 +1,78 @@
+"""What a few-label curve is drawn for: a label, what is drawn and resampled, and by which metric it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sciencessl.errors import ConfigError, unknown_name
+
+PRIMARY_METRICS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("class", "bag", "dense"), ("balanced_accuracy", "accuracy")),
+    "multilabel": ("average_precision", "auroc", "f1"),
+    "counts": ("nll", "rmse"),
+    "retrieval": ("mean_average_precision", "precision_at_k"),
+}
+"""Kind of task -> metrics that it may be judged by, the default first."""
+
+
+@dataclass(frozen=True)
+class TransferTask:
+    """A supervised question that few-label curves are drawn for.
+
+    Attributes:
+        name: Such as `morphology`.
+        column: The label column (a row column or a column of a table), for kinds with one.
+        classes: Value of the column -> class name. Several values may share a class; values that are not listed are
+            dropped from the task. Empty means: every value that occurs is its own class.
+        where: Column -> values kept; rows with any other value are left out before anything else.
+        kind: What the label is.
+        unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample itself.
+        metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
+        budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
+        description: One line for people.
+        columns: Of `multilabel` (1, 0 or missing), or of the answers of one question of `counts` (votes, 0 or more).
+
+    Raises:
+        ConfigError: For an unknown kind or metric, no name, unit or budget, or columns that do not fit the kind.
+    """
+
+    name: str
+    column: str = ""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: Literal["class", "multilabel", "counts", "dense", "bag", "retrieval"] = "class"
+    unit: str = "object"
+    metric: str = ""
+    budgets: tuple[str, ...] = ("20/class", "50/class", "all")
+    description: str = ""
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_task(self)
+        object.__setattr__(self, "metric", self.metric or PRIMARY_METRICS[self.kind][0])
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """All columns that hold the label, one or several."""
+        return self.columns or (self.column,)
+
+
+def _check_task(task: TransferTask) -> None:
+    where = f"task {task.name!r}"
+    if not (task.name and task.unit and task.budgets):
+        raise ConfigError(f"{where}: name, unit {task.unit!r} and budgets {list(task.budgets)} must not be empty.")
+    if task.kind not in PRIMARY_METRICS:
+        raise ConfigError(f"{where}: {unknown_name('kind', task.kind, PRIMARY_METRICS)}")
+    known = PRIMARY_METRICS[task.kind]
+    if task.metric not in ("", *known):
+        raise ConfigError(f"{where}: {unknown_name('primary metric', task.metric, known)}")
+    given = f"got column {task.column!r}, columns {list(task.columns)}, classes {dict(task.classes)}"
+    least = {"multilabel": 1, "counts": 2}.get(task.kind, 0)
+    if not least and (task.columns or not task.column):
+        raise ConfigError(f"{where}: kind {task.kind!r} reads one 'column', and no 'columns'; {given}.")
+    if least and (task.column or task.classes or len(set(task.columns)) < max(least, len(task.columns))):
+        raise ConfigError(
+            f"{where}: kind {task.kind!r} reads {least} or more different 'columns', no 'column' or 'classes'; {given}."
+        )
