@@ -5,40 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sciencessl.data_prep.catalogue import Catalogue, as_text
 from sciencessl.data_prep.columns import require_columns
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Labels
-from sciencessl.errors import ConfigError, DataError, did_you_mean, unknown_name
+from sciencessl.data_prep.vote_columns import VoteColumns, check_matched, match_columns
+from sciencessl.data_prep.vote_counts import over_asked, read_votes
+from sciencessl.errors import ConfigError, did_you_mean, unknown_name
 from sciencessl.spec import DomainSpec, LabelSchema
-
-
-def match_columns(schema: LabelSchema, columns: Sequence[str]) -> dict[str, str]:
-    """Columns of a schema that a catalogue has: by name, by alias, or by name without the campaign.
-
-    Args:
-        schema: Questions and answers.
-        columns: Column names of the catalogue.
-
-    Returns:
-        Our column -> the catalogue's, in schema order, whole questions only; empty when no question is there.
-    """
-    present = set(columns)
-    found = {column: _spelling(schema, column, present) for column in schema.columns}
-    whole = [question for question in schema.questions if all(found[column] for column in question.columns)]
-    return {column: found[column] for question in whole for column in question.columns}
-
-
-def _spelling(schema: LabelSchema, column: str, present: set[str]) -> str:
-    question = schema.question_of[column]
-    campaigns = {q.name.rpartition("-")[2] for q in schema.questions}
-    bare = question.rpartition("-")[0] + column[len(question) :] if len(campaigns) == 1 else column
-    aliases = [name for name, ours in schema.aliases.items() if ours == column]
-    return next((name for name in (column, *aliases, bare) if name in present), "")
 
 
 def with_schema(
@@ -66,48 +42,95 @@ def make_labels(
         The table (None without labels), the catalogue's vote columns, and sentences on what was guessed.
 
     Raises:
-        ConfigError: For an unknown schema or column, or votes that no schema knows.
-        DataError: For votes that are negative, not a number, text, or fractions.
+        ConfigError: For an unknown schema or column, votes that no schema knows, or a schema whose columns are missing.
+        DataError: For votes that are negative, not a number, text, or fractions of nobody knows how many.
     """
-    schema, votes, said = choose_votes(catalogue, spec, settings)
+    votes, said = choose_votes(catalogue, spec, settings)
     table = {"id": pa.array(ids, pa.string())}
     table.update({name: pa.array(as_text(catalogue.data, name), pa.string()) for name in classes})
-    if votes:
-        counts = {column: _counts(catalogue, name, ids) for column, name in votes.items()}
-        _check_fractions(counts, catalogue)
+    if votes is not None:
+        counts, votes = read_votes(catalogue, ids, votes, guess=not settings.votes_from)
         table.update({column: pa.array(values) for column, values in counts.items()})
-    labels = Labels(pa.table(table), schema if votes else None) if len(table) > 1 else None
-    return labels, list(votes.values()), said
+        said = [*said, *_said(votes), *over_asked(counts, votes.schema, ids)]
+    labels = Labels(pa.table(table), None if votes is None else votes.schema) if len(table) > 1 else None
+    return labels, [] if votes is None else list(votes.columns.values()), said
 
 
 def choose_votes(
     catalogue: Catalogue, spec: DomainSpec, settings: PrepareSettings
-) -> tuple[LabelSchema | None, dict[str, str], list[str]]:
-    """The schema of a catalogue's votes and our column -> the catalogue's; a guess comes with a sentence."""
+) -> tuple[VoteColumns | None, list[str]]:
+    """The columns of a catalogue that are votes, if any; and sentences on what else they might be.
+
+    Without `--schema` it is the one that the most columns fit; among equals the one that fits more of them by name,
+    then the smallest.
+    """
     require_columns(settings.votes, "votes", catalogue)
-    columns = list(settings.votes) or catalogue.data.column_names
+    named, every = list(settings.votes), catalogue.data.column_names
     if settings.schema:
-        return _named_schema(catalogue, columns, spec, settings)
-    matches = {name: match_columns(schema, columns) for name, schema in spec.labels.items()}
-    most = max((len(match) for match in matches.values()), default=0)
-    best = [name for name, match in matches.items() if match and len(match) == most]
-    if settings.votes and len(best) != 1:
-        known = f"fit the schemas {', '.join(best)} equally well" if best else "are no whole question of any schema"
+        return _named_schema(catalogue, named or every, spec, settings), []
+    found = [match_columns(schema, named or every, settings.votes_from, every) for schema in spec.labels.values()]
+    fitting = [votes for votes in found if votes.usable]
+    best = [votes for votes in fitting if _rank(votes) == max(map(_rank, fitting))]
+    names = [votes.schema.name for votes in best]
+    if named and len(best) != 1:
+        known = f"fit the schemas {', '.join(names)} equally well" if best else "are no whole question of any schema"
         raise ConfigError(
-            f"--votes {' '.join(settings.votes)} {known}; choose one with --schema. Known: "
-            f"{', '.join(spec.labels) or 'none'}."
+            f"--votes {' '.join(named)} {known}; choose one with --schema. Known: {', '.join(spec.labels) or 'none'}."
         )
     if len(best) > 1:
-        some = ", ".join(list(matches[best[0]].values())[:3])
-        return None, {}, [f"votes: columns such as {some} fit {' and '.join(best)}; pass --schema to take them"]
+        some = ", ".join(list(best[0].columns.values())[:3])
+        return None, [f"votes: columns such as {some} fit {' and '.join(names)}; pass --schema to take them"]
     if not best:
-        return None, {}, _near_misses(columns, spec)
-    _check_all_used(settings, matches[best[0]], spec.labels[best[0]])
-    return spec.labels[best[0]], matches[best[0]], [f"votes: {most} columns of schema {best[0]!r}"]
+        return None, _near_misses(every, spec, max(found, key=_rank, default=None))
+    _check_all_used(settings, best[0])
+    return best[0], [*_alike(best[0], fitting), *_left_out(best[0])]
 
 
-def _near_misses(columns: Sequence[str], spec: DomainSpec) -> list[str]:
+def _alike(best: VoteColumns, fitting: Sequence[VoteColumns]) -> list[str]:
+    """A sentence on schemas that fit as many columns by other names."""
+    names = [v.schema.name for v in fitting if len(v.columns) == len(best.columns) > v.by_name and v is not best]
+    return [f"votes: the same columns, without their campaign, fit {', '.join(names)}; --schema takes one"] \
+        if names else []
+
+
+def _rank(votes: VoteColumns) -> tuple[int, int, int]:
+    return len(votes.columns), votes.by_name, -len(votes.schema.columns)
+
+
+def _said(votes: VoteColumns) -> list[str]:
+    schema, parts = votes.schema, ""
+    if votes.form == "weights":
+        parts += ", weights of volunteers"
+    if votes.form == "fractions":
+        totals = list(dict.fromkeys(votes.totals.values()))
+        more = f" and {len(totals) - 2} more" if len(totals) > 2 else ""
+        parts += f", fractions times how many answered ({', '.join(totals[:2])}{more})"
+    absent = [question.name for question in schema.questions if question not in votes.questions]
+    if absent:
+        listed = ", ".join(absent) if len(absent) < 4 else f"{len(absent)} of its {len(schema.questions)} questions"
+        parts += f"; without {listed}"
+    return [f"votes: {len(votes.columns)} columns of schema {schema.name!r}{parts}"]
+
+
+def _left_out(votes: VoteColumns) -> list[str]:
+    """Sentences on what a guess does not take; a schema that is named has errors instead."""
+    said = []
+    if votes.missing:
+        said.append(f"votes: questions that are only partly there are left out; missing are {', '.join(votes.missing)}")
+    if votes.twice:
+        ours, names = next(iter(votes.twice.items()))
+        said.append(f"votes: {' and '.join(names)} are both {ours}; the first is taken, --votes names another")
+    return said
+
+
+def _near_misses(columns: Sequence[str], spec: DomainSpec, nearest: VoteColumns | None) -> list[str]:
     """A sentence on columns that are named like answers to a question that some schema asks, but fit none."""
+    if nearest is not None and nearest.columns:
+        some = ", ".join(list(nearest.columns.values())[:3])
+        return [
+            f"votes: none taken: columns such as {some} are fractions, and no column, such as "
+            f"{nearest.total_name(nearest.untold[0])}, says of how many"
+        ]
     stems = {q.name.rpartition("-")[0] or q.name for schema in spec.labels.values() for q in schema.questions}
     near = [name for name in columns if any(name.startswith((f"{stem}-", f"{stem}_")) for stem in stems)]
     if not near:
@@ -121,57 +144,28 @@ def _near_misses(columns: Sequence[str], spec: DomainSpec) -> list[str]:
 
 def _named_schema(
     catalogue: Catalogue, columns: Sequence[str], spec: DomainSpec, settings: PrepareSettings
-) -> tuple[LabelSchema, dict[str, str], list[str]]:
+) -> VoteColumns:
     if settings.schema not in spec.labels:
         raise ConfigError(f"--schema: {unknown_name('label schema', settings.schema, spec.labels)}")
     schema = spec.labels[settings.schema]
-    votes = match_columns(schema, columns)
-    if not votes:
+    votes = match_columns(schema, columns, settings.votes_from, catalogue.data.column_names)
+    _check_all_used(settings, votes)
+    check_matched(votes, f"--schema {settings.schema}: {catalogue.described}", columns)
+    if not votes.columns:
         missing = ", ".join(schema.questions[0].columns)
         raise ConfigError(
             f"--schema {settings.schema}: {catalogue.described} has no whole question of it, not even the "
             f"first ({missing}).{did_you_mean(schema.columns[0], columns)} Columns: {', '.join(columns)}."
         )
-    _check_all_used(settings, votes, schema)
-    said = [] if settings.votes else [f"votes: {len(votes)} columns of schema {schema.name!r}"]
-    return schema, votes, said
+    return votes
 
 
-def _check_all_used(settings: PrepareSettings, votes: dict[str, str], schema: LabelSchema) -> None:
-    unused = [name for name in settings.votes if name not in votes.values()]
+def _check_all_used(settings: PrepareSettings, votes: VoteColumns) -> None:
+    unused = [name for name in settings.votes if name not in votes.columns.values()]
     if unused:
+        schema = votes.schema
         raise ConfigError(
             f"--votes {unused[0]}: no whole question of schema {schema.name!r} has this column."
             f"{did_you_mean(unused[0], [*schema.columns, *schema.aliases])} Give all answers of a question; columns: "
             f"{', '.join(schema.columns)}."
-        )
-
-
-def _counts(catalogue: Catalogue, column: str, ids: Sequence[str]) -> np.ndarray:
-    """(N,) float32 counts of one column; empty cells are 0: the question was not asked."""
-    data = catalogue.data[column]
-    try:
-        values = pc.fill_null(data.cast(pa.float64()), 0.0).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"catalogue {catalogue.where}, vote column {column!r}: expected numbers, got text ({error})."
-        ) from error
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-    if bad.size:
-        raise DataError(
-            f"catalogue {catalogue.where}, vote column {column!r}: {bad.size} value(s) are negative or not finite, the "
-            f"first {values[bad[0]]:g} at id {ids[int(bad[0])]!r}. Votes are counts from 0; leave a cell empty where "
-            "the question was not asked."
-        )
-    return np.asarray(values, dtype=np.float32)
-
-
-def _check_fractions(counts: dict[str, np.ndarray], catalogue: Catalogue) -> None:
-    whole = all(np.array_equal(values, np.floor(values)) for values in counts.values())
-    if not whole and all(values.max(initial=0.0) <= 1 for values in counts.values()):
-        first = next(iter(counts))
-        raise DataError(
-            f"catalogue {catalogue.where}: the votes of {first!r} and the others lie between 0 and 1, so they are "
-            "fractions where counts are needed. Name the count columns, or multiply each question's fractions by the "
-            "number of volunteers who answered it."
         )

@@ -160,7 +160,7 @@ def _weighted(weights: Any, planes: Planes, full: Float64, scale: Float64) -> Pl
 def _bits(touching: Any, mask: np.ndarray) -> np.ndarray:
     """Every bit that an old pixel with weight has."""
     held, bit = int(np.bitwise_or.reduce(mask, axis=None)) if mask.size else 0, 1
-    new = touching(mask & 0).astype(mask.dtype)  # of the new shape, without a bit
+    new: np.ndarray = touching(mask & 0).astype(mask.dtype)  # of the new shape, without a bit
     while bit <= held:
         if held & bit:
             new |= np.where(touching((mask & bit) != 0) > 0.5, mask.dtype.type(bit), mask.dtype.type(0))
@@ -176,18 +176,20 @@ def _joined(parts: Sequence[Planes]) -> Planes:
     return Planes(flux, good, ivar, mask)
 
 
-def north_up(ra: npt.ArrayLike, dec: npt.ArrayLike, scale_arcsec_px: float, side: int) -> dict[str, Float64]:
+def north_up(
+    ra: npt.ArrayLike, dec: npt.ArrayLike, scale_arcsec_px: npt.ArrayLike, side: int
+) -> dict[str, Float64]:
     """The TAN WCS of stamps centred on sources, north up and east left: columns as of `sky_wcs.affine_wcs`.
 
     Args:
         ra: (N,) degrees, ICRS.
         dec: (N,) degrees, ICRS.
-        scale_arcsec_px: Side of a pixel at the centre.
+        scale_arcsec_px: Side of a pixel at the centre, one number or (N,).
         side: Pixels of a stamp's side.
     """
     ra, dec = (np.ravel(np.asarray(values, dtype=np.float64)) for values in (ra, dec))
     same = np.ones(len(ra))
-    middle, scale = (side + 1) / 2 * same, scale_arcsec_px / 3600 * same
+    middle, scale = (side + 1) / 2 * same, np.asarray(scale_arcsec_px) / 3600 * same
     return {
         "wcs_crval1": ra, "wcs_crval2": dec, "wcs_crpix1": middle, "wcs_crpix2": middle,
         "wcs_cd1_1": -scale, "wcs_cd1_2": 0 * same, "wcs_cd2_1": 0 * same, "wcs_cd2_2": scale,
@@ -261,7 +263,8 @@ class _Unit:
     def fine(self, places: Float64, points: int) -> Float64:
         """(side * points, side * points, 2): x, y of a grid of points in each pixel."""
         basis = self._basis((np.arange(self.side * points) + 0.5) / points - 0.5)
-        return np.einsum("ai,bj,ijk->abk", basis, basis, places, optimize=True)
+        grid: Float64 = np.einsum("ai,bj,ijk->abk", basis, basis, places, optimize=True)
+        return grid
 
     def area(self, places: Float64) -> Float64:
         """(side, side): old pixels that each new one covers."""
@@ -269,7 +272,8 @@ class _Unit:
         low, high, at = self._basis(pixels - 0.5), self._basis(pixels + 0.5), self._basis(pixels)
         by_x = np.einsum("ai,bj,ijk->kab", at, high - low, places, optimize=True)
         by_y = np.einsum("ai,bj,ijk->kab", high - low, at, places, optimize=True)
-        return np.abs(by_x[0] * by_y[1] - by_x[1] * by_y[0])
+        pixels_each: Float64 = np.abs(by_x[0] * by_y[1] - by_x[1] * by_y[0])
+        return pixels_each
 
 
 @dataclass(frozen=True, slots=True)

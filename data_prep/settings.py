@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sciencessl.data_prep.vote_columns import FORMS
 from sciencessl.errors import ConfigError
 
 ENGINES = ("local", "slurm", "ray")
@@ -20,6 +21,8 @@ class PrepareSettings:
         file: Column with file paths, relative to the catalogue's folder.
         label: Columns with classes.
         votes: Columns with vote counts; each must be a column of the schema, or an alias of one.
+        votes_from: Take votes from `counts`, `weights` of volunteers, or `fractions` times how many answered. Empty
+            takes the first of them that is there.
         group: Column whose values never straddle splits (patient, source tile).
         split: Column with given splits; without one, splits are drawn by a keyed hash of the group.
         schema: Name of a label schema of the domain, or a schema file.
@@ -52,6 +55,7 @@ class PrepareSettings:
     file: str = ""
     label: tuple[str, ...] = ()
     votes: tuple[str, ...] = ()
+    votes_from: str = ""
     group: str = ""
     split: str = ""
     schema: str = ""
@@ -82,6 +86,8 @@ class PrepareSettings:
         _require("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
         _require("min_px", self.min_px, self.min_px >= 1, "1 or more")
         _require("engine", repr(self.engine), self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
+        known = self.votes_from in ("", *FORMS)
+        _require("votes_from", repr(self.votes_from), known, f"one of {', '.join(FORMS)}, or empty")
         _require("slurm_tasks", self.slurm_tasks, self.slurm_tasks is None or self.slurm_tasks >= 1, "1 or more")
         one_line = not self.slurm_options or (self.slurm_options.startswith("-") and self.slurm_options.isprintable())
         _require("slurm_options", repr(self.slurm_options), one_line, "options in one line, the first starting with -")

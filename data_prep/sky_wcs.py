@@ -172,4 +172,5 @@ def tangent_sky(centre: Float64, east_deg: Float64, north_deg: Float64) -> Float
     ahead, east, north = (axis[:, None] for axis in _tangent_axes(centre))
     plane = np.radians(np.stack([east_deg, north_deg]))[..., None]
     x, y, z = np.moveaxis(ahead + plane[0] * east + plane[1] * north, -1, 0)
-    return np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], axis=-1))
+    sky: Float64 = np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], axis=-1))
+    return sky

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from sciencessl.data_prep.catalogue import find_catalogue
+from sciencessl.data_prep.columns import FILE_NAMES, first_name
 from sciencessl.data_prep.fits_tiles import find_tiles
 from sciencessl.data_prep.ingest import images
 from sciencessl.data_prep.listing import FITS_SUFFIXES, Listing, Reader, has_suffix, list_sources
 from sciencessl.data_prep.manifest import sample_splits, split_settings
-from sciencessl.data_prep.columns import FILE_NAMES, first_name
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import SkyTile
 from sciencessl.data_prep.source import Input, Source
@@ -109,8 +109,8 @@ def _check_settings(settings: PrepareSettings) -> None:
         raise ConfigError("prepare setting resize_px shrinks image files; --size-px and --scale-arcsec-px decide the "
                           "size of a survey's stamps.")
     if settings.append_to:
-        raise ConfigError("prepare setting append_to adds image files; a survey's stamps cannot be appended yet. Prepare "
-                          "a store of its own and give both stores to --data.")
+        raise ConfigError("prepare setting append_to adds image files; a survey's stamps cannot be appended yet. "
+                          "Prepare a store of its own and give both stores to --data.")
 
 
 def _tile_files(listing: Listing, catalogue: str) -> dict[str, Any]:
@@ -212,7 +212,8 @@ def _chunk(
 
 
 def _chunk_input(chunk: Chunk, part: int, bytes_each: int) -> Input:
-    files = {name: stamp for tile in (chunk.owner, *(s.tile for s in chunk.others)) for name, stamp in tile.files.items()}
+    tiles = (chunk.owner, *(shown.tile for shown in chunk.others))
+    files = {name: stamp for tile in tiles for name, stamp in tile.files.items()}
     told = digest(canonical_json([chunk.ids, chunk.splits, chunk.x, chunk.y, chunk.field_px, chunk.columns,
                                   [[s.tile.id, s.rows] for s in chunk.others]]))
     changed = int(digest(canonical_json(files))[:15], 16)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from sciencessl.data_prep import resample
 from sciencessl.data_prep.cutouts import cut_stamps, origins
 from sciencessl.data_prep.fits_planes import Planes
+from sciencessl.data_prep.resample import north_up, reproject_stamps, resample_stamps
 from sciencessl.data_prep.sky_tiles import Band, SkyTile, own_bits
 from sciencessl.data_prep.sky_wcs import affine_wcs, pixel_scale_deg
 from sciencessl.data_prep.survey_settings import SurveySettings
 
-SAME_FIELD_PX = 0.01
-"""Fields that differ from the stored side by less than this many pixels are cut as they are."""
+MARGIN_PX = 4
+"""Pixels of the tile around a field that resampling needs."""
+SIZE_STEP = 8
+"""Windows for resampling have sides of a multiple of this, so that few sizes are read."""
 SURVEY_BITS = (1 << 29) - 1
 """Bits of a mask that may be the survey's own; above them are ours."""
 
@@ -61,27 +66,17 @@ class Frame:
         arrays = {name: getattr(self, name)[rows] for name in ("first", "x", "y", "ra", "dec", "field_px")}
         return replace(self, **arrays)
 
-    @property
-    def is_resampled(self) -> np.ndarray:
-        """(n,) bool: whether stored pixels are not the tile's own."""
-        if self.survey.reproject:
-            return np.ones(len(self.x), dtype=bool)
-        if self.survey.fit == "pad":
-            return np.zeros(len(self.x), dtype=bool)
-        return np.abs(self.field_px - self.survey.size_px) > SAME_FIELD_PX
-
     def columns(self) -> dict[str, list[Any]]:
         """What tells where stored pixels are: the first pixel in the tile, and the affine WCS where there is one."""
         side, n = self.survey.size_px, len(self.x)
-        resampled = self.is_resampled
-        corner = np.where(resampled[:, None], np.stack([self.x, self.y], 1) - (self.field_px[:, None] - 1) / 2,
-                          self.first)
+        corner, sides = self.first.astype(np.float64), np.full(n, float(side))
+        if self.survey.resamples:
+            corner, sides = np.stack([self.x, self.y], 1) - (self.field_px[:, None] - 1) / 2, self.field_px
         columns: dict[str, list[Any]] = {"origin_x": corner[:, 0].tolist(), "origin_y": corner[:, 1].tolist()}
         wcs = self.owner.wcs
         if wcs is None:
             return columns
         columns |= {"ra": self.ra.tolist(), "dec": self.dec.tolist()}
-        sides = np.where(resampled, self.field_px, side)
         ratio = sides / side
         found = affine_wcs(wcs, corner, sides)
         scale = 3600 * pixel_scale_deg(wcs) * ratio
@@ -90,9 +85,8 @@ class Frame:
                 found[name] = values * ratio
             elif name.startswith("wcs_crpix"):
                 found[name] = np.where(np.isfinite(values), (side + 1) / 2, np.nan)
-        if self.survey.reproject:  # north is up and east is left
-            size = scale / 3600
-            found |= {"wcs_cd1_1": -size, "wcs_cd1_2": np.zeros(n), "wcs_cd2_1": np.zeros(n), "wcs_cd2_2": size}
+        if self.survey.reproject:
+            found = north_up(self.ra, self.dec, scale, side)
         return {**columns, "scale_arcsec_px": scale.tolist(), **{name: v.tolist() for name, v in found.items()}}
 
 
@@ -117,11 +111,8 @@ def read_band(
     Raises:
         Refused: As the files say.
     """
-    resampled = frame.is_resampled
-    if resampled.any():
-        from sciencessl.data_prep.survey_resampling import resampled_band
-
-        return resampled_band(planes, tile, name, frame, x, y, mask_dtype, ivar)
+    if frame.survey.resamples:
+        return _resampled(planes, tile, name, frame, x, y, mask_dtype, ivar)
     # Another tile on the same grid is shifted by whole pixels: its positions say by how many.
     shift = np.rint(np.stack([x - frame.x, y - frame.y], axis=1)).astype(np.int64)
     piece = cut_band(planes, tile.bands[name], tile.shape, frame.first + shift, frame.survey.size_px, mask_dtype, ivar,
@@ -168,6 +159,50 @@ def cut_band(
     if ivar and weight is None:
         weight = np.zeros(image.shape, np.float32)
     return image, mask, weight if ivar else None
+
+
+def _resampled(
+    planes: Planes, tile: SkyTile, name: str, frame: Frame, x: np.ndarray, y: np.ndarray, mask_dtype: str, ivar: bool
+) -> Piece:
+    """The band on the stored grid, with windows of one size at a time."""
+    wide = frame.field_px
+    if frame.survey.reproject:
+        wide = frame.field_px * pixel_scale_deg(frame.owner.wcs) / pixel_scale_deg(tile.wcs) * np.sqrt(2)
+    sides = SIZE_STEP * np.ceil((wide + 2 * MARGIN_PX) / SIZE_STEP).astype(np.int64)
+    side, shape = frame.survey.size_px, (len(x), frame.survey.size_px, frame.survey.size_px)
+    off, broken = own_bits(mask_dtype)
+    image, mask = np.full(shape, np.nan, np.float32), np.full(shape, off, mask_dtype)
+    weight = np.zeros(shape, np.float32) if ivar else None
+    for size in np.unique(sides).tolist():
+        rows = np.flatnonzero(sides == size)
+        first = origins(x[rows], y[rows], size)
+        flux, bits, native = cut_band(planes, tile.bands[name], tile.shape, first, size, mask_dtype, ivar, frame.survey)
+        good = (bits & (off | broken)) == 0
+        has_weight = native is not None and tile.bands[name].weight is not None
+        window = resample.Planes(flux[:, None], good[:, None], native[:, None] if has_weight else None,
+                                 (bits & ~np.array(off | broken, bits.dtype))[:, None])
+        new = _on_stored_grid(window, tile, name, frame.only(rows), first, np.stack([x[rows], y[rows]], 1), side)
+        image[rows] = np.where(new.good, new.flux, np.nan)[:, 0]
+        mask[rows] = np.where(new.good, new.mask, off)[:, 0]
+        if weight is not None and new.ivar is not None:
+            weight[rows] = np.where(new.good, new.ivar, 0)[:, 0]
+    return image, mask, weight
+
+
+def _on_stored_grid(
+    window: resample.Planes, tile: SkyTile, name: str, frame: Frame, first: np.ndarray, xy: np.ndarray, side: int
+) -> resample.Planes:
+    per_pixel = not is_per_area(tile.bands[name].unit)
+    if not frame.survey.reproject:
+        return resample_stamps(window, xy - first, frame.field_px / side, side, flux_per_pixel=per_pixel)
+    scale = 3600 * pixel_scale_deg(frame.owner.wcs) * frame.field_px / side
+    target = north_up(frame.ra, frame.dec, scale, side)
+    return reproject_stamps(window, tile.wcs, first, target, side, flux_per_pixel=per_pixel)
+
+
+def is_per_area(unit: str) -> bool:
+    """Whether a unit is a surface brightness, such as MJy/sr: values then stay as pixels change size, not sums."""
+    return bool(re.search(r"(/|\bper\b)\s*\(?\s*(sr|arcsec|deg)|(sr|arcsec|deg)\s*(\*\*|\^)?\s*\(?-", unit.lower()))
 
 
 def _counted(survey: SurveySettings) -> int:

@@ -231,7 +231,7 @@ def grid_objects(tiles: Sequence[SkyTile], survey: SurveySettings) -> Objects:
         radius = GRID_PATCH * survey.grid_px * float(np.median(scales))
         kept = keep_one_per_patch(objects.ra, objects.dec, np.ones(len(ids)), number, radius)
     said = f"grid: {len(ids):,} stamps, {survey.grid_px} px apart, over {len(tiles)} tiles"
-    dropped = f"; {int((~kept).sum()):,} left out, since a neighbouring tile shows the same sky" if not kept.all() else ""
+    dropped = "" if kept.all() else f"; {int((~kept).sum()):,} left out: a neighbouring tile shows the same sky"
     rows = np.flatnonzero(kept)
     return replace(
         objects, ids=[ids[row] for row in rows], tile=[names[row] for row in rows], ra=objects.ra[rows],

@@ -104,7 +104,9 @@ class Stamps:
         off, broken = own_bits(self.mask.dtype)
         return np.asarray((self.mask[rows, channel] & (off | broken)) != 0).any(axis=(1, 2))
 
-    def take(self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None) -> None:
+    def take(
+        self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None
+    ) -> None:
         """Take pixels of a band that are known there and were not before."""
         off, broken = own_bits(self.mask.dtype)
         before = self.mask[rows, channel]
@@ -210,7 +212,9 @@ class SurveyReader:
         frame = Frame.of(owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),
-            "tile_y": chunk.y.tolist(), "size_px": chunk.field_px.tolist(), "width": [self.survey.size_px] * len(chunk),
+            # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
+            "size_px": np.where(frame.is_resampled, self.survey.size_px, chunk.field_px).tolist(),
+            "tile_y": chunk.y.tolist(), "width": [self.survey.size_px] * len(chunk),
             "height": [self.survey.size_px] * len(chunk), "unit": [_unit(chunk)] * len(chunk),
             "coverage": np.where(known > 0, known, np.inf).min(axis=1).tolist(),
         }

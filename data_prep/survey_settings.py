@@ -27,8 +27,8 @@ class SurveySettings:
         pixel_origin: 0 where the first pixel's centre is 0, 1 where it is 1 as in FITS and SExtractor; when not given,
             1 for columns named like X_IMAGE and 0 else.
         tile: Column that names the tile of pixel positions; needed when there are several.
-        size_px: Side of stored stamps in pixels.
-        size_arcsec: Side of the field of each stamp in arcsec; by default it is `size_px` pixels of the tile.
+        size_px: Side of stored stamps in pixels. Where no other size is given they are pixels of the tile, as they are.
+        size_arcsec: Side of the field of each stamp in arcsec.
         size_column: Column with the side of each source's own field: in arcsec, or in pixels of the tile where the
             column's name ends in px or pix.
         size_factor: The column's value is multiplied by this: 6 with half-light radii shows six of them.
@@ -42,7 +42,7 @@ class SurveySettings:
             tell them in any case.
         min_coverage: Sources with a smaller share of known pixels in a band that is there are refused, 0 to 1.
         mask_bits: Numbers of the mask's bits that make a pixel bad; empty means every bit.
-        subtract_sky: Subtract the local sky of each band; its level is stored either way.
+        subtract_sky: Subtract the local sky of each band; the level that was measured is stored either way.
         grid_px: Without a catalogue: cut whole tiles into stamps this many pixels apart; 0 asks for a catalogue.
         group_by: What must not straddle splits: sources that show each other (`overlap`: closer than half a stamp), one
             `object` (closer than `match_arcsec`), or all of a `tile`. A group column of the catalogue comes first.
@@ -76,6 +76,12 @@ class SurveySettings:
     group_by: str = "overlap"
     match_arcsec: float = 1.5
 
+    @property
+    def resamples(self) -> bool:
+        """Whether stored pixels are not those of the tiles."""
+        sized = bool(self.size_arcsec or self.size_column or self.scale_arcsec_px)
+        return self.reproject or (sized and self.fit == "resample")
+
     def __post_init__(self) -> None:
         for name, allowed in (("fill", FILLS), ("fit", FITS), ("group_by", GROUPINGS)):
             _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
@@ -94,6 +100,8 @@ class SurveySettings:
     def _check_together(self) -> None:
         sizes = [name for name in ("size_arcsec", "size_column", "scale_arcsec_px") if getattr(self, name)]
         _require(" and ".join(sizes), "given together", len(sizes) <= 1, "only one of them: each decides the field")
+        whole = self.fit != "pad" or not (self.reproject or self.scale_arcsec_px)
+        _require("fit", "pad", whole, "resample with --reproject or --scale-arcsec-px, which give stamps new pixels")
         _require("tile_pattern", repr(self.tile_pattern), not self.tile_pattern or "{tile}" in self.tile_pattern,
                  "a file name with {tile} in it")
         _require_pair(self, ("ra", "dec"))

@@ -29,6 +29,7 @@ PREPARER = "sciencessl.data_prep.engine:prepare"
 PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
 LABEL_READER = "sciencessl.data_prep.label_table:read_label_table"
 SKY_LABEL_READER = "sciencessl.data_prep.label_table:read_sky_table"
+EXPORT_READER = "sciencessl.data_prep.zooniverse:read_vote_table"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
 DEMO_DOMAIN = "galaxy"
@@ -200,6 +201,12 @@ def label_reader() -> Callable[..., Any]:
 def sky_label_reader() -> Callable[..., Any]:
     """The same for a table that is matched by positions on the sky."""
     function: Callable[..., Any] = resolve(SKY_LABEL_READER)
+    return function
+
+
+def export_reader() -> Callable[..., Any]:
+    """The function that reads votes from an export of a volunteers' project."""
+    function: Callable[..., Any] = resolve(EXPORT_READER)
     return function
 
 

@@ -251,7 +251,7 @@ class InputStats:
         mean: Per channel, after scaling and stretching.
         std: Per channel, after scaling and stretching; positive.
         scale: Per channel divisor before the stretch: 255 for uint8, a noise level in flux units for float bands.
-        stretch: `linear` or `asinh`.
+        stretch: `linear`, `asinh` or `log`.
 
     Raises:
         ConfigError: For lengths that differ or a value that is not finite and positive where it must be.
@@ -260,7 +260,7 @@ class InputStats:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: tuple[float, ...]
-    stretch: Literal["linear", "asinh"] = "linear"
+    stretch: Literal["linear", "asinh", "log"] = "linear"
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.scale):
@@ -298,7 +298,7 @@ class DomainSpec:
         train_options: Frozen dataclass of the domain's training settings (the argument of `views`).
         prepare_options: Frozen dataclass of the domain's preparation settings.
         after_prepare: (sealed store folder, prepare options) -> None: tables a domain adds beside the pixels.
-        stretch: How float fields are stretched on the way to the model.
+        stretch: How float fields are stretched on the way to the model, where `train_options` has no `stretch`.
         api: Version of this contract.
     """
 
@@ -322,7 +322,7 @@ class DomainSpec:
     identity: tuple[str, ...] = ()
     places: str = ""
     after_prepare: Callable[[Path, Any], None] | None = None
-    stretch: Literal["linear", "asinh"] = "asinh"
+    stretch: Literal["linear", "asinh", "log"] = "asinh"
     api: int = API
 
     def __post_init__(self) -> None:

@@ -319,7 +319,7 @@ def test_another_store_at_the_output(catalogue: Catalogue, store: Path) -> None:
 
 def test_simulated_votes_from_a_wrong_column_or_schema(catalogue: Catalogue, tmp_path: Path) -> None:
     folder, out = catalogue(), tmp_path / "s"
-    refused(2, ["no label schema named 'gzd9'", "Did you mean 'gzd5'?"], "prepare", "galaxy", folder, "--out", out,
+    refused(2, ["no label schema named 'gzd9'", "Did you mean 'gzd8'?"], "prepare", "galaxy", folder, "--out", out,
             "--simulate-votes-from", "class", "--simulate-schema", "gzd9")
     assert not out.exists()
     refused(2, ["--simulate-votes-from clas:", "Did you mean 'class'?", "store itself is complete"], "prepare",

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sciencessl.domains.galaxy.schema import load_schema, schema_names
+from sciencessl.domains.galaxy.schema import SCHEMAS
+from sciencessl.domains.galaxy.schema import load_schema as load_schema  # found here by name, for --schema FILE
 from sciencessl.domains.galaxy.sources import GalaxyPrepare, add_simulated_votes
 from sciencessl.domains.galaxy.tasks import TASKS
 from sciencessl.domains.galaxy.views import FIELD, GalaxyViews, galaxy_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
-from sciencessl.views.pair import display_rgb
+from sciencessl.views.display import display_rgb
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -29,9 +30,9 @@ SPEC = DomainSpec(
         ColumnSpec("dec", "float64", "position", "deg", "declination, ICRS"),
         ColumnSpec("class", "str", "label", description="morphological class"),
     ),
-    labels={name: load_schema(name) for name in schema_names()},
+    labels=dict(SCHEMAS),
     views=galaxy_views,
-    display=display_rgb(FIELD),
+    display=display_rgb(FIELD, rows_up=True),
     synthetic=_synthetic,
     sources={
         "auto": "sciencessl.data_prep.survey:images_or_survey", "images": "sciencessl.data_prep.ingest:images",

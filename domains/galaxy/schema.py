@@ -16,38 +16,43 @@ One file is one campaign::
       ring: {t12_ring: {a40_yes: "yes", a41_no: "no"}}            # t12_ring_a40_yes_count -> ring_yes, and so on
 
 `after` is null for a question that everybody is asked, else one answer column or a list of them, any of which leads to
-the question. `after` and `aliases` name columns as `question_answer`, without the campaign. Loading adds the name
-without campaign of every column as one more alias, because releases often drop it.
+the question. `after` and `aliases` name columns as `question_answer`, without the campaign. Names without the campaign
+need no alias: releases often drop it, and catalogues are searched for them too.
+
+A campaign that is mostly another one takes its questions from there, and nothing else (no aliases, no suffix)::
+
+    name: euclid
+    suffix: -euclid
+    base: cosmic-dawn              # a shipped schema, or a file beside this one
+    replace: {bar: {answers: [strong, weak, "no"], after: disk-edge-on_no}}     # in the place of the base's question
+    add: {ring: {answers: ["yes", "no"], after: null}}                          # behind the base's questions
+
+Several campaigns make one schema, whose columns are those of all, so that one model learns from all of them::
+
+    name: all
+    campaigns: [gz2, gzd5, mine.yaml]
+
+Their questions must have different names, so each needs a suffix of its own. An alias that two of them read differently
+is left out.
 
 Shipped: the files in `schemas/`, each saying in `source` where its tree differs from galaxy-datasets and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from sciencessl.domains.galaxy.schema_file import Entry, read_yaml
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
 from sciencessl.spec import LabelSchema, Question
 
-_KEYS = ("name", "title", "suffix", "source", "questions", "aliases")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice: plain YAML keeps the last and loses a question in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            word = str(key.value)
-            if word in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {word!r} is given twice", key.start_mark)
-            seen.add(word)
-        return super().construct_mapping(node, deep=deep)
+_KINDS = ("questions", "base", "campaigns")
+_KEYS = ("name", "title", "suffix", "source", *_KINDS, "replace", "add", "aliases")
 
 
 def schema_names() -> tuple[str, ...]:
@@ -62,149 +67,163 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
         name_or_path: A name of `schema_names`, or the path of a `.yaml` or `.yml` file in the format above.
 
     Returns:
-        The schema, its questions carrying the campaign suffix, its aliases including names without it.
+        The schema, its questions carrying the campaign suffix.
 
     Raises:
         ConfigError: For a name that does not exist, a missing or unreadable file, an unknown key, an answer that YAML
-            did not read as text, or a tree that `LabelSchema` refuses.
+            did not read as text, a base that leads back to itself, campaigns that share a question, or a tree that
+            `LabelSchema` refuses. What stands in a file is named with its line.
     """
-    name = str(name_or_path)
-    if isinstance(name_or_path, str) and name in schema_names():
-        return _parse((_folder() / f"{name}.yaml").read_bytes(), f"schema {name!r}")
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{unknown_name('label schema', name, schema_names())} A file of yours must end in .yaml.")
-    if not path.is_file():
-        raise ConfigError(f"label schema {name!r}: no such file. Shipped schemas: {', '.join(schema_names())}.")
-    return _parse(path.read_bytes(), f"schema file {name!r}")
+    return _parse(_open(name_or_path, Path(), ()))
 
 
-def match_columns(schema: LabelSchema, catalogue_columns: Sequence[str], allow_partial: bool = False) -> dict[str, str]:
-    """Find the columns of a schema in a catalogue: by name first, then by alias.
+@dataclass(frozen=True)
+class _File:
+    """A schema file: its entries, where files beside it lie, and the files that lead to it, itself last."""
 
-    Args:
-        schema: As `load_schema` returns it.
-        catalogue_columns: Column names of the catalogue.
-        allow_partial: Leave out questions of which the catalogue has no column at all, instead of refusing.
+    entries: Mapping[str, Entry]
+    folder: Path
+    chain: tuple[str, ...]
 
-    Returns:
-        Our column -> catalogue column, in schema order; whole questions only.
 
-    Raises:
-        ConfigError: When columns are missing (with `allow_partial`: when a question has some of its columns but not
-            all, or no question is there), or when two columns of the catalogue spell the same column of ours.
-    """
-    present = set(catalogue_columns)
-    found = {column: _spelling(schema, column, present) for column in schema.columns}
-    matched = {column: name for column, name in found.items() if name is not None}
-    asked = {schema.question_of[column] for column in matched}
-    missing = [c for c in schema.columns if c not in matched and (not allow_partial or schema.question_of[c] in asked)]
-    if missing or not matched:
-        _raise_missing(schema, missing or list(schema.columns), catalogue_columns, allow_partial)
-    return matched
+@dataclass(frozen=True)
+class _Asked:
+    """A question without its campaign."""
+
+    answers: tuple[str, ...]
+    after: tuple[Entry, ...]
 
 
 def _folder() -> Any:
     return resources.files("sciencessl.domains.galaxy") / "schemas"
 
 
-def _spelling(schema: LabelSchema, column: str, present: set[str]) -> str | None:
-    if column in present:
-        return column
-    spellings = [name for name, ours in schema.aliases.items() if ours == column and name in present]
-    if len(spellings) > 1:
-        raise ConfigError(
-            f"schema {schema.name!r}: the catalogue spells column {column!r} more than once: {', '.join(spellings)}. "
-            f"Drop all but one, or rename the right one to {column!r}."
-        )
-    return spellings[0] if spellings else None
+@cache
+def _shipped(name: str) -> Entry:
+    return read_yaml((_folder() / f"{name}.yaml").read_bytes(), f"schema {name!r}")
 
 
-def _raise_missing(schema: LabelSchema, missing: list[str], given: Sequence[str], allow_partial: bool) -> None:
-    first = missing[0]
-    also = sorted(name for name, ours in schema.aliases.items() if ours == first)
-    spelled = f" {first!r} may also be called {', '.join(also)}." if also else ""
-    partly = "Questions that are only partly there cannot be used" if allow_partial else "All questions are needed"
-    raise ConfigError(
-        f"schema {schema.name!r} has {len(missing)} column(s) that the catalogue lacks: {', '.join(missing)}."
-        f"{did_you_mean(first, given)}{spelled} {partly}: add the columns, choose another schema, or allow partial "
-        f"matches by whole questions. The catalogue has: {', '.join(given)}."
-    )
+def _open(name_or_path: str | Path, folder: Path, chain: tuple[str, ...]) -> _File:
+    name, path = str(name_or_path), folder / name_or_path
+    if isinstance(name_or_path, str) and name in schema_names():
+        return _checked(_shipped(name), folder, chain, name)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{unknown_name('label schema', name, schema_names())} A file of yours must end in .yaml.")
+    if not path.is_file():
+        raise ConfigError(f"label schema {str(path)!r}: no such file. Shipped schemas: {', '.join(schema_names())}.")
+    file = read_yaml(path.read_bytes(), f"schema file {str(path)!r}")
+    return _checked(file, path.parent, chain, str(path.resolve()))
 
 
-def _parse(text: bytes, where: str) -> LabelSchema:
+def _checked(file: Entry, folder: Path, chain: tuple[str, ...], name: str) -> _File:
+    entries = file.entries(_KEYS)
+    kinds = [kind for kind in _KINDS if kind in entries]
+    if "name" not in entries or len(kinds) != 1:
+        raise file.error(f"a schema needs `name` and one of {', '.join(_KINDS)}; got {', '.join(entries)}.")
+    allowed = {"questions": ("suffix",), "base": ("suffix", "replace", "add"), "campaigns": ()}[kinds[0]]
+    for key in set(_KEYS) - {"name", "title", "source", "aliases", *kinds, *allowed}:
+        if key in entries:
+            raise entries[key].error(f"does not go with `{kinds[0]}`.")
+    return _File(entries, folder, (*chain, name))
+
+
+def _other(entry: Entry, file: _File) -> _File:
+    """The schema that another one names."""
     try:
-        # A subclass of SafeLoader, so nothing from a stranger's file is constructed but plain values.
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not readable as YAML ({error}). See sciencessl.domains.galaxy.schema.") from error
-    entries = _mapping(values, where)
-    for key in entries:
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, _KEYS)} Known: {', '.join(_KEYS)}.")
-    suffix = _text(entries.get("suffix", ""), f"{where}, suffix")
-    tables = _mapping(entries.get("questions"), f"{where}, questions")
-    answers = {name: _answers(table, f"{where}, question {name!r}") for name, table in tables.items()}
-    full = {f"{q}_{a}": f"{q}{suffix}_{a}" for q, listed in answers.items() for a in listed}
-    questions = tuple(
-        Question(f"{q}{suffix}", answers[q], _parents(tables[q].get("after"), full, f"{where}, question {q!r}, after"))
-        for q in tables
-    )
-    aliases = dict(_aliases(_mapping(entries.get("aliases", {}), f"{where}, aliases"), full, f"{where}, aliases"))
-    bare = {short: column for short, column in full.items() if short != column and short not in aliases}
-    name = _text(entries.get("name"), f"{where}, name")
-    title, source = (_text(entries.get(key, ""), f"{where}, {key}") for key in ("title", "source"))
-    return LabelSchema(name, questions, {**aliases, **bare}, title, source)
+        other = _open(entry.text(), file.folder, file.chain)
+    except ConfigError as error:
+        raise entry.error(str(error)) from error
+    if other.chain[-1] in file.chain:
+        raise entry.error(f"leads back to itself: {' -> '.join(other.chain)}.")
+    return other
 
 
-def _text(value: Any, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        word = "yes" if value else "no"
-        raise ConfigError(f'{where}: YAML reads an unquoted {word} as a boolean; write it in quotes: "{word}".')
-    if isinstance(value, int | float):
-        raise ConfigError(f'{where}: YAML reads {value} as a number; write it in quotes: "{value}".')
-    raise ConfigError(f"{where}: expected text, got {value!r}; write it in quotes if it is meant as text.")
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected `name: value` entries, got {value!r}.")
-    return {_text(key, f"{where}, key"): entry for key, entry in value.items()}
-
-
-def _answers(table: Any, where: str) -> tuple[str, ...]:
-    entries = _mapping(table, where)
-    unknown = sorted(set(entries) - {"answers", "after"})
-    if unknown or not isinstance(entries.get("answers"), list):
-        raise ConfigError(f"{where}: expected `answers`, a list, and `after`, got {', '.join(entries)}.")
-    return tuple(_text(answer, f"{where}, answers") for answer in entries["answers"])
-
-
-def _parents(after: Any, full: Mapping[str, str], where: str) -> tuple[str, ...]:
-    listed = [] if after is None else after if isinstance(after, list) else [after]
-    return tuple(_column(_text(parent, where), full, where) for parent in listed)
-
-
-def _column(short: str, full: Mapping[str, str], where: str) -> str:
-    if short not in full:
-        raise ConfigError(
-            f"{where}: no answer column {short!r}; columns are written question_answer, without the campaign."
-            f"{did_you_mean(short, full)} Known: {', '.join(full)}."
+def _parse(file: _File) -> LabelSchema:
+    name = file.entries["name"].text()
+    title, source = (file.entries[key].text() if key in file.entries else "" for key in ("title", "source"))
+    if "campaigns" in file.entries:
+        questions, aliases = _merged(file)
+        full = {column: column for question in questions for column in question.columns}
+    else:
+        suffix_entry = file.entries.get("suffix")
+        suffix, asked, aliases = "" if suffix_entry is None else suffix_entry.text(), _asked(file), {}
+        full = {f"{q}_{a}": f"{q}{suffix}_{a}" for q, table in asked.items() for a in table.answers}
+        questions = tuple(
+            Question(f"{q}{suffix}", table.answers, tuple(_column(parent, full) for parent in table.after))
+            for q, table in asked.items()
         )
-    return full[short]
+    if "aliases" in file.entries:
+        aliases = {**aliases, **dict(_aliases(file.entries["aliases"], full))}
+    return LabelSchema(name, questions, aliases, title, source)
 
 
-def _aliases(table: Mapping[str, Any], full: Mapping[str, str], where: str) -> Iterator[tuple[str, str]]:
-    for key, value in table.items():
-        if isinstance(value, str):
-            yield key, _column(value, full, where)
+def _merged(file: _File) -> tuple[tuple[Question, ...], dict[str, str]]:
+    """All campaigns' questions, and those aliases that no two of them read differently."""
+    asked_by: dict[str, str] = {}
+    read: dict[str, set[str]] = {}
+    questions: list[Question] = []
+    for entry in file.entries["campaigns"].texts():
+        schema = _parse(_other(entry, file))
+        for question in schema.questions:
+            if question.name in asked_by:
+                raise entry.error(
+                    f"campaigns {asked_by[question.name]!r} and {schema.name!r} both ask {question.name!r}; columns "
+                    "would mix. Give each campaign a suffix of its own."
+                )
+            asked_by[question.name] = schema.name
+        questions += schema.questions
+        for alias, column in schema.aliases.items():
+            read.setdefault(alias, set()).add(column)
+    return tuple(questions), {alias: min(columns) for alias, columns in read.items() if len(columns) == 1}
+
+
+def _asked(file: _File) -> dict[str, _Asked]:
+    """The questions of one campaign, without its suffix."""
+    if "campaigns" in file.entries:
+        raise file.entries["campaigns"].error("a base must be one campaign.")
+    if "questions" in file.entries:
+        return {name: _question(table) for name, table in file.entries["questions"].entries().items()}
+    base = _asked(_other(file.entries["base"], file))
+    found = dict(base)
+    for key, replaces in (("replace", True), ("add", False)):
+        for name, table in file.entries[key].entries().items() if key in file.entries else ():
+            if (name in base) != replaces:
+                said = "no such question of the base." if replaces else "the base has this question; use `replace`."
+                raise table.error(f"{said}{did_you_mean(name, base) if replaces else ''} It has: {', '.join(base)}.")
+            found[name] = _question(table)
+    return found
+
+
+def _question(table: Entry) -> _Asked:
+    entries = table.entries(("answers", "after"))
+    if "answers" not in entries or "after" not in entries:
+        raise table.error(f"needs `answers`, a list, and `after`; got {', '.join(entries) or 'nothing'}.")
+    after = entries["after"]
+    answers = tuple(answer.text() for answer in entries["answers"].texts())
+    if len(answers) < 2 or len(set(answers)) < len(answers):
+        raise entries["answers"].error(f"needs two or more different answers, got {', '.join(answers)}.")
+    return _Asked(answers, () if after.empty else tuple(after.texts()))
+
+
+def _column(short: Entry, full: Mapping[str, str]) -> str:
+    name = short.text()
+    if name not in full:
+        raise short.error(
+            f"no answer column {name!r}; columns are written question_answer, without the campaign."
+            f"{did_you_mean(name, full)} Known: {', '.join(full)}."
+        )
+    return full[name]
+
+
+def _aliases(table: Entry, full: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key, value in table.entries().items():
+        if value.is_text:
+            yield key, _column(value, full)
             continue
-        for stem, spelled in _mapping(value, f"{where}, {key!r}").items():
-            for part, answer in _mapping(spelled, f"{where}, {stem!r}").items():
-                yield f"{stem}_{part}_count", _column(f"{key}_{_text(answer, f'{where}, {stem!r}')}", full, where)
+        for stem, spelled in value.entries().items():
+            for part, answer in spelled.entries().items():
+                yield f"{stem}_{part}_count", _column(answer.renamed(f"{key}_{answer.text()}"), full)
 
 
 SCHEMAS: Mapping[str, LabelSchema] = {_name: load_schema(_name) for _name in schema_names()}
-"""Name -> schema for the shipped campaigns: gz2, gzd5, gzd12 and hubble."""
+"""Name -> schema, for all that are shipped."""

@@ -15,6 +15,7 @@ from sciencessl.domains.galaxy.morphology import BANDS, BOX, CLASSES, Galaxies, 
 from sciencessl.domains.galaxy.schema import load_schema
 from sciencessl.domains.galaxy.votes import simulate_votes
 from sciencessl.errors import ConfigError
+from sciencessl.views.stretch import legacy_stretch
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -31,10 +32,6 @@ _PER_TILE = 400
 _PSF_FWHM = {"g": 1.25, "r": 1.15, "z": 1.05}
 _SKY_SIGMA = {"g": 0.006, "r": 0.010, "z": 0.018}
 _GAIN = 400.0  # photo-electrons a nanomaggy
-# Scales, softening and offset of the Legacy Surveys viewer.
-_RGB_SCALE = np.array([2.2, 3.4, 6.0])
-_RGB_Q = 20.0
-_RGB_OFFSET = 0.03
 
 
 def synthetic_survey(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -88,11 +85,9 @@ def rgb(bands: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8: z is red, r green, g blue.
     """
-    scaled = bands[::-1] * _RGB_SCALE[:, None, None] + _RGB_OFFSET
-    intensity = np.maximum(np.maximum(scaled, 0).mean(axis=0), 1e-6)
-    stretched = scaled * np.arcsinh(_RGB_Q * intensity) / math.sqrt(_RGB_Q) / intensity
-    image: np.ndarray = np.moveaxis(np.clip(stretched, 0, 1) * 255 + 0.5, 0, -1)
-    return image.astype(np.uint8)
+    stretched = legacy_stretch(BANDS[::-1]).apply(np.moveaxis(bands[::-1], 0, -1))
+    image: np.ndarray = (stretched * 255 + 0.5).astype(np.uint8)
+    return image
 
 
 def _deal(n: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from sciencessl.domains.pathology.tasks import TASKS
 from sciencessl.domains.pathology.views import FIELD, PathologyViews, pathology_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
-from sciencessl.views.pair import display_rgb
+from sciencessl.views.display import display_rgb
 
 
 @dataclass(frozen=True)

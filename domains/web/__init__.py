@@ -10,7 +10,7 @@ import numpy as np
 from sciencessl.domains.web.tasks import TASKS
 from sciencessl.domains.web.views import FIELD, WebViews, web_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
-from sciencessl.views.pair import display_rgb
+from sciencessl.views.display import display_rgb
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def _input_words(card: ModelCard, domain: DomainSpec) -> str:
     if domain.to_input != STANDARD_INPUT:
         return f"2. `{domain.to_input}` with the statistics in `sciencessl.json`. Not timm's own transform."
     stats = card.stats
-    stretch = "    x = torch.asinh(x)\n" if stats.stretch == "asinh" else ""
+    words = {"asinh": "torch.asinh(x)", "log": "torch.sign(x) * torch.log1p(torch.abs(x))"}
+    stretch = f"    x = {words[stats.stretch]}\n" if stats.stretch in words else ""
     numbers = "".join(
         f"{name} = torch.tensor({list(getattr(stats, name))}).view(-1, 1, 1)\n" for name in ("scale", "mean", "std")
     )

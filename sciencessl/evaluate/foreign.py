@@ -18,7 +18,7 @@ from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.train.folder import ModelCard
-from sciencessl.train.plan import input_stats
+from sciencessl.train.inputs import input_stats
 
 
 def find_encoder(run: str | Path, store: Store) -> Encoder:

@@ -19,6 +19,7 @@ from sciencessl.evaluate.tasks import find_task
 from sciencessl.monitor.throughput import Progress
 from sciencessl.samples import Sample
 from sciencessl.spec import DomainSpec
+from sciencessl.store.display import Display, fit_display
 from sciencessl.store.reader import Store
 from sciencessl.views.pictures import Picture, pixel_picture, save_pixels, tile_picture
 from sciencessl.views.sheet import contact_sheet
@@ -104,9 +105,10 @@ def view_strips(
     index = split.to_store(np.sort(positions))
     make = domain.views(domain.train_options(**_typed(settings)))[0]
     strips, sheet, captions = [], [], []
+    display = fit_display(store)
     for sample, key in zip(Decoder(store, domain.decode)(index, make), store.keys(index), strict=True):
         views = apply_view(make, sample, ViewRandomness(seed, 0, int.from_bytes(key.tobytes(), "little")))
-        images = [domain.display(shown) for shown in (sample, *views)]
+        images = [display(shown) for shown in (sample, *views)]
         name = store.ids[sample.index]
         what = " and ".join(f"view {number}" for number in range(1, len(images)))
         strips.append(ViewStrip(name, tile_picture(images, TILE, f"{name}: original, {what}")))
@@ -169,7 +171,7 @@ def embedding_section(
     features[order] = found
     column, names = class_names(store, domain, task)
     labels = names[index]
-    looks = _Looks(store, domain, index, labels, column)
+    looks = _Looks(store, domain, fit_display(store), index, labels, column)
     rows, agreement, chance = _neighbours(looks, features, len(test), folder)
     return EmbeddingSection(
         *_maps(looks, embedding_map(features), folder), rows=rows, test=len(test), train=len(train),
@@ -187,6 +189,7 @@ class _Looks:
 
     store: Store
     domain: DomainSpec
+    display: Display
     index: np.ndarray
     labels: np.ndarray
     column: str
@@ -196,7 +199,7 @@ class _Looks:
         wanted = np.unique(positions)
         wanted = wanted[np.argsort(self.index[wanted])]
         samples: list[Sample] = decoder(self.index[wanted])
-        return {int(at): self.domain.display(sample) for at, sample in zip(wanted, samples, strict=True)}
+        return {int(at): self.display(sample) for at, sample in zip(wanted, samples, strict=True)}
 
     def id(self, position: int) -> str:
         return self.store.ids[int(self.index[position])]

@@ -39,7 +39,7 @@ def mark_encoder(
     """
     tested = store if test_store is None else test_store
     cards, complete = ancestry(encoder.card)
-    overlaps = [_train_holds_test(card, (tested, store), data) for card in cards]
+    overlaps = [train_holds(card, (tested, store), Side(tested, data.test, "test")) for card in cards]
     derived: dict[str, Sequence[str]] = {**tested.derived_from(), **store.derived_from()}
     labels: dict[str, int] = {}
     for card in cards:
@@ -110,18 +110,17 @@ def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
     return merged
 
 
-def _train_holds_test(card: ModelCard, near: tuple[Store, Store], data: TaskData) -> bool | None:
+def train_holds(card: ModelCard, near: Sequence[Store], test: Side) -> bool | None:
     """Whether a test sample, or its double, was in the run's split=train; None where a store of it is out of reach.
 
     It is the same sample by its key, by the contents that preparation recorded of both, or because an audit says so.
 
     Args:
         card: Of the run.
-        near: The store that is tested on, and the one of the label pool: either may be the run's own.
-        data: The task.
+        near: Stores that are open, such as the one that is tested on: any may be the run's own.
+        test: The test samples.
     """
     trained = [_reached(record, near) for record in card.stores]
-    test = Side(near[0], data.test, "test")
     if any(store is not None and _holds(_learned_from(store, record), test)
            for store, record in zip(trained, card.stores, strict=True)):
         return True

@@ -150,7 +150,7 @@ def predict(
     shards = ShardFolder(local_path(out), "predictions", "model, store, split or --keep", store,
                          chosen_samples(store, split, "predict"), SHARD)
     own = ("id", "split", *classifier.columns, *(("predicted", "confidence") if _has_one(classifier) else ()))
-    kept = _kept(store, keep, own)
+    kept = kept_columns(store, keep, own)
     columns, card = (*own, *kept), _card(classifier, shards, split, list(kept))
     if dry_run:
         held = shards.holds(card, overwrite)
@@ -174,8 +174,18 @@ def _has_one(classifier: SavedClassifier) -> bool:
     return classifier.card.kind == "class"
 
 
-def _kept(store: Store, keep: Sequence[str], own: Sequence[str]) -> dict[str, pa.Array]:
-    """Name -> all N values: of one type, whichever of them a shard holds."""
+def kept_columns(store: Store, keep: Sequence[str], own: Sequence[str]) -> dict[str, pa.Array]:
+    """Columns to carry over: name -> all N values, of one type, whichever of them a shard holds.
+
+    Args:
+        store: Of the samples.
+        keep: Names; `all` for every one.
+        own: Columns of the predictions themselves.
+
+    Raises:
+        ConfigError: When a name is among `own`.
+        StoreError: When the store has no such column.
+    """
     known = store.columns()
     names = [name for name in known if name not in ("id", "split")] if tuple(keep) == (ALL,) else dict.fromkeys(keep)
     taken = [name for name in names if name in own]

@@ -172,7 +172,7 @@ class TransferResult:
         marks: Encoder -> sentence on what its pretraining saw.
         rows: The table.
         cost: Encoder -> its `cost.json`.
-        dropped: Class values that the task leaves out -> samples.
+        dropped: Class values that the task leaves out, and what chose samples that were not drawn at random -> samples.
         seconds: Wall time of this call.
         fits: Fits done by this call; the others were cached.
         endpoints: Areas under the curves, the primary one first; empty where the arms make no pair.

@@ -105,7 +105,7 @@ def wrapped(lines: Sequence[str]) -> list[str]:
 
 def _dropped(result: TransferResult) -> list[str]:
     left = ", ".join(f"{count} {value}" for value, count in result.dropped.items())
-    return [f"left out by the task's mapping: {left}"] if left else []
+    return [f"left out of the task: {left}"] if left else []
 
 
 def _cells(row: Row) -> tuple[str, ...]:

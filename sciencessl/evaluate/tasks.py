@@ -13,6 +13,7 @@ from sciencessl.evaluate.subsets import label_digest
 from sciencessl.evaluate.task_files import SUFFIXES, read_task
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
+from sciencessl.store.sampled import chosen_by
 from sciencessl.store.sides import Side, value_text
 
 OBJECT = "object"
@@ -38,7 +39,7 @@ class TaskData:
         test_units: (m,) unit names.
         digest: Digest of the pool's labels: with task and seed it fixes every subset.
         dropped: Value of the column -> samples left out because the task does not map it, or because its class has no
-            label in the pool.
+            label in the pool; and what chose samples that were not drawn at random -> such samples.
         train_targets: (n, K) votes, or 1, 0 and NaN for unknown, for kinds with several columns; else None.
         test_targets: (m, K), likewise.
         train_ids: (n,) ids of the samples.
@@ -101,7 +102,8 @@ def load_sides(task: TransferTask, pool: Side, test: Side) -> TaskData:
     """Read a task's labels and units.
 
     Classes are those of the pool: what no label shows can be neither learned nor tested. Of kinds with several columns,
-    samples without any vote or without any known label are unlabelled.
+    samples without any vote or without any known label are unlabelled. Labels of samples that a score chose
+    (`store.sampled`) are left out on both sides and counted in `dropped`: curves are of random draws.
 
     Args:
         task: Its unit is resolved to a column, or to `object` where it says `group` and the stores record none.
@@ -180,17 +182,19 @@ class _Labels:
 def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
     """A class for each sample."""
     raw = [np.where(_wanted(task, side), side.texts(task.column), "") for side in sides]
+    chosen = [_leave_out_chosen(task, side, texts != "") for side, texts in zip(sides, raw, strict=True)]
+    raw = [np.where(kept, texts, "") for texts, (kept, _) in zip(raw, chosen, strict=True)]
     mapping = dict(task.classes) or {value: value for texts in raw for value in texts}
     names = [np.array([mapping.get(value, "") if value else "" for value in texts], dtype=object) for texts in raw]
     classes = tuple(sorted({*names[0]} - {""}))
     number = {name: i for i, name in enumerate(classes)}
     found = []
-    for side, texts, named in zip(sides, raw, names, strict=True):
+    for side, texts, named, (_, left) in zip(sides, raw, names, chosen, strict=True):
         label = np.array([number.get(name, -1) for name in named], np.int64)
         rows = label >= 0
         dropped = Counter(f"{name} (no label in {sides[0].name})" if name else str(value)
                           for value, name, kept in zip(texts, named, rows, strict=True) if value and not kept)
-        found.append(_Labels(side, side.index[rows], label[rows], dropped=dropped))
+        found.append(_Labels(side, side.index[rows], label[rows], dropped=dropped + left))
     return classes, found
 
 
@@ -202,10 +206,10 @@ def _several(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...]
         if task.kind == "counts":
             values = np.nan_to_num(values, nan=0.0)
         known = values > 0 if task.kind == "counts" else np.isfinite(values)
-        rows = _wanted(task, side) & known.any(axis=1)
+        rows, left = _leave_out_chosen(task, side, _wanted(task, side) & known.any(axis=1))
         values = values[rows]
         number = label_strata(task.kind, values, found[0].targets if found else values)
-        found.append(_Labels(side, side.index[rows], number, values))
+        found.append(_Labels(side, side.index[rows], number, values, left))
     return task.columns, found
 
 
@@ -234,6 +238,13 @@ def _wanted(task: TransferTask, side: Side) -> np.ndarray:
     return wanted
 
 
+def _leave_out_chosen(task: TransferTask, side: Side, labelled: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
+    """Which of the labelled samples were drawn at random, and how many were chosen, by what chose them."""
+    word = chosen_by(side.store, task.label_columns, side.index)
+    left = Counter(f"chosen by {word}, not at random" for word in word[labelled].tolist() if word)
+    return labelled & (word == ""), left
+
+
 def _numbers(task: TransferTask, side: Side, column: str) -> np.ndarray:
     try:
         values = np.array([np.nan if value_text(value) == "" else float(value) for value in side.values(column)])
@@ -252,16 +263,17 @@ def _numbers(task: TransferTask, side: Side, column: str) -> np.ndarray:
 
 def _check(task: TransferTask, classes: tuple[str, ...], labels: _Labels, dropped: dict[str, int]) -> None:
     """Refuse a side whose labels do not differ."""
-    targets, left_out = labels.targets, ""
+    targets = labels.targets
+    counted = ", ".join(f"{n} {value}" for value, n in dropped.items())
+    left_out = f" (left out: {counted})" if counted else ""
     if targets is None:
         present = [classes[c] for c in np.unique(labels.number)]
         enough = len(present) >= 2
-        left_out = ", ".join(f"{n} {value}" for value, n in dropped.items())
         lack = (f" of {len(present)} classes{f' ({present[0]})' if present else ''} in column {task.column!r}; two "
-                f"classes are needed{f' (left out by the task: {left_out})' if left_out else ''}")
+                f"classes are needed{left_out}")
     elif task.kind == "counts":
         enough = bool((targets > 0).any(axis=0).sum() >= 2)
-        lack = f", lacks votes for two answers in columns {', '.join(task.columns)}"
+        lack = f", lacks votes for two answers in columns {', '.join(task.columns)}{left_out}"
     else:
         silent = [name for name, known in zip(classes, np.isfinite(targets).any(axis=0), strict=True) if not known]
         if silent and len(targets):
@@ -270,7 +282,7 @@ def _check(task: TransferTask, classes: tuple[str, ...], labels: _Labels, droppe
                 "absent; leave such columns out of the task's `columns`, or label samples there."
             )
         enough = bool(((targets > 0).any(axis=0) & (targets == 0).any(axis=0)).any())
-        lack = f", lacks a label that is both present and absent in columns {', '.join(task.columns)}"
+        lack = f", lacks a label that is both present and absent in columns {', '.join(task.columns)}{left_out}"
     if not enough:
         raise DataError(
             f"task {task.name!r}: {labels.side} has {len(labels.index)} labelled samples{lack}. Label more samples "

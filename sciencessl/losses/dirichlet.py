@@ -50,14 +50,42 @@ def dirichlet_multinomial_nll(counts: Tensor, concentrations: Tensor, groups: Gr
     check_counts(counts)
     columns = _Columns.of(groups, concentrations)
     counts, concentrations = full_precision(counts, concentrations)
+    # On the CPU the gammas are all the work, and to read where votes are makes nobody wait.
+    readable = counts.device.type == "cpu" and holds_values(counts)
+    return (_nll_where_voted if readable else _nll_everywhere)(counts, concentrations, columns)
+
+
+def _nll_where_voted(counts: Tensor, concentrations: Tensor, columns: _Columns) -> Tensor:
+    """The gammas of answers with votes and of questions that were asked; all others cancel to 0."""
+    row, column = counts.nonzero(as_tuple=True)
+    answer = row * columns.answers + column
+    question = row * columns.questions + columns.owner.index_select(0, column)
+    voted = counts.flatten().index_select(0, answer)
+    alpha = concentrations.flatten().index_select(0, answer)
+    votes = columns.total(counts).flatten()
+    asked = votes.nonzero().flatten()
+    votes, strength = votes.index_select(0, asked), columns.total(concentrations).flatten().index_select(0, asked)
+    zero = concentrations.new_zeros(len(counts) * columns.questions)
+    nll = zero.index_add(0, question, _of_answers(voted, alpha), alpha=-1)
+    return nll.index_add(0, asked, _of_all(votes, strength), alpha=-1).view(len(counts), columns.questions)
+
+
+def _nll_everywhere(counts: Tensor, concentrations: Tensor, columns: _Columns) -> Tensor:
+    """The gammas of all answers: no shape depends on the votes, so that the host reads nothing from a device."""
     votes = columns.total(counts)
     asked = votes > 0
     # Masked before the logarithms as well as after: 0 * inf in the backward pass would be NaN.
     alpha = torch.where(columns.spread(asked), concentrations, 1.0)
-    strength = columns.total(alpha)
-    answers = (counts + alpha).lgamma() - alpha.lgamma() - (counts + 1).lgamma()
-    log_probability = strength.lgamma() - (votes + strength).lgamma() + (votes + 1).lgamma() + columns.total(answers)
+    log_probability = _of_all(votes, columns.total(alpha)) + columns.total(_of_answers(counts, alpha))
     return torch.where(asked, -log_probability, 0.0)
+
+
+def _of_answers(votes: Tensor, alpha: Tensor) -> Tensor:
+    return (votes + alpha).lgamma() - alpha.lgamma() - (votes + 1).lgamma()
+
+
+def _of_all(votes: Tensor, strength: Tensor) -> Tensor:
+    return strength.lgamma() - (votes + strength).lgamma() + (votes + 1).lgamma()
 
 
 def expected_fractions(concentrations: Tensor, groups: Groups) -> Tensor:
@@ -145,7 +173,7 @@ class _Columns:
         # A cached tensor made inside inference_mode could not be saved for a later backward pass.
         with torch.inference_mode(False):
             self._table = torch.tensor(table, device=device).flatten()
-            self._owner = torch.tensor(owner, device=device)
+            self.owner = torch.tensor(owner, device=device)
 
     @classmethod
     def of(cls, groups: Groups, like: Tensor) -> _Columns:
@@ -166,7 +194,7 @@ class _Columns:
 
     def spread(self, values: Tensor) -> Tensor:
         """(B, Q) -> (B, A): the question's value at each of its answers."""
-        return values.index_select(1, self._owner)
+        return values.index_select(1, self.owner)
 
 
 @lru_cache(maxsize=64)

@@ -234,6 +234,7 @@ def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray]
 
 def _pictures(store: Store) -> Callable[[int], np.ndarray]:
     """Index -> (H, W, 3) uint8 as the domain displays it."""
+    # Flux is stretched stamp by stamp here: contents are compared, and faint ones need contrast too.
     domain = load_domain(store.header.domain)
     decoder = Decoder(store, domain.decode)
     return lambda index: domain.display(decoder(np.array([index]))[0])

@@ -27,6 +27,7 @@ from sciencessl.store.audit_record import (
     Pair,
 )
 from sciencessl.store.copies import FALSE_CONFIRMED
+from sciencessl.store.display import Display, fit_display
 from sciencessl.store.files import write_atomic
 from sciencessl.store.reader import Store
 from sciencessl.views.pictures import Picture, save_pixels, tile_picture
@@ -156,7 +157,9 @@ def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if not found.evidence:
         return
-    shown = [[(pair, _pictures(pair, stores)) for pair in pairs] for pairs in shown_pairs(found.evidence)]
+    pool, test = (_Shown(store, fit_display(store)) for store in stores)
+    shown = [[(pair, (test(pair.test_index), pool(pair.pool_index))) for pair in pairs]
+             for pairs in shown_pairs(found.evidence)]
     _write_sheet([items for items in shown if items], folder)
     _write_page(found, shown, folder)
     ids = dict.fromkeys(name for entry in found.confirmed for name in entry.ids)
@@ -222,14 +225,15 @@ def _captions(pair: Pair) -> tuple[str, str]:
     return f"{pair.test}\n{said}", f"{pair.pool}\n{_moved(pair) or ' '}"
 
 
-def _pictures(pair: Pair, stores: Sequence[Store]) -> tuple[np.ndarray, np.ndarray]:
-    return _picture(stores[1], pair.test_index), _picture(stores[0], pair.pool_index)
+@dataclass(frozen=True)
+class _Shown:
+    """Index -> (H, W, 3) uint8; grey where the pixels cannot be read."""
 
+    store: Store
+    display: Display
 
-def _picture(store: Store, index: int) -> np.ndarray:
-    """(H, W, 3) uint8; grey where the pixels cannot be read."""
-    domain = load_domain(store.header.domain)
-    try:
-        return domain.display(Decoder(store, domain.decode)(np.array([index]))[0])
-    except StoreError:
-        return np.full((TILE, TILE, 3), 128, np.uint8)
+    def __call__(self, index: int) -> np.ndarray:
+        try:
+            return self.display(Decoder(self.store, load_domain(self.store.header.domain).decode)(np.array([index]))[0])
+        except StoreError:
+            return np.full((TILE, TILE, 3), 128, np.uint8)

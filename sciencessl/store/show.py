@@ -10,6 +10,7 @@ import numpy as np
 from sciencessl.data.loader import Decoder
 from sciencessl.errors import ConfigError, StoreError
 from sciencessl.registry import load_domain
+from sciencessl.store.display import fit_display
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.views.pictures import save_pixels
@@ -19,7 +20,8 @@ TILE = 128
 
 
 def show(
-    store: str | Path, out: str | Path, n: int = 36, split: str | None = None, column: str | None = None, seed: int = 0
+    store: str | Path, out: str | Path, n: int = 36, split: str | None = None, column: str | None = None, seed: int = 0,
+    stretch: str = "asinh",
 ) -> Path:
     """Write a PNG contact sheet of random samples, each with its id, and the value of a column where one is named.
 
@@ -30,12 +32,13 @@ def show(
         split: `train`, `val` or `test`; None for all.
         column: A column of the rows or of a table; a missing value shows as `-`.
         seed: Other samples for another seed.
+        stretch: How flux is shown, by one rule for all samples; a kind as `fit_display` has them.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: When n is below 1.
+        ConfigError: When n is below 1, or for a stretch as `fit_display`.
         StoreError: When the store is missing, unsealed or without samples, or the column or split does not exist.
     """
     opened = Store(store)
@@ -46,7 +49,8 @@ def show(
         raise StoreError(f"{store} has no samples{f' in split={split}' if split else ''}: there is nothing to show.")
     chosen = np.sort(np.random.default_rng(seed).choice(pool, min(n, len(pool)), replace=False))
     domain = load_domain(opened.header.domain)
-    images = [domain.display(sample) for sample in Decoder(opened, domain.decode)(chosen)]
+    shown = fit_display(opened, stretch)
+    images = [shown(sample) for sample in Decoder(opened, domain.decode)(chosen)]
     columns = math.ceil(math.sqrt(len(chosen)))
     sheet = contact_sheet(images, _captions(opened, chosen, column), columns, TILE)
     path = local_path(out)

@@ -12,6 +12,7 @@ from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.spec import UNLABELLED, LabelSchema, Question
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
+from sciencessl.store.sampled import sampling_note
 from sciencessl.store.tables import Table
 
 PROBES = "--probes"
@@ -195,8 +196,9 @@ def _check_alike(name: str, tables: Sequence[Table | None], store: JoinedStores,
 
 
 def joined_notes(tables: Iterable[Table]) -> str:
-    """The notes of tables, each once."""
-    return "; ".join(dict.fromkeys(table.note for table in tables if table.note))
+    """How many of their rows were chosen and not drawn at random, and the notes of tables, each once."""
+    known = list(tables)
+    return "; ".join(dict.fromkeys(filter(None, (sampling_note(known), *(table.note for table in known)))))
 
 
 def tables_of(store: JoinedStores, column: str) -> list[list[Table]]:

@@ -16,7 +16,7 @@ from torch import nn
 from sciencessl.backbones.norms import start_from_data
 from sciencessl.config import FullConfig, RunConfig
 from sciencessl.data.decode import WORTH_PIXELS
-from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness, apply_view
+from sciencessl.data.loader import BatchStream, Decoder
 from sciencessl.data.order import SampleOrder, derive_key
 from sciencessl.data.phases import Phases, make_phases, read_phases
 from sciencessl.machine import keep_freed_memory
@@ -33,17 +33,15 @@ from sciencessl.store.reader import Store
 from sciencessl.store.tables import REMOVALS
 from sciencessl.train import folder
 from sciencessl.train.initial import InitialWeights, find_initial
+from sciencessl.train.inputs import input_stats
 from sciencessl.train.labels import LabelSet, find_labels, find_probes
 from sciencessl.train.parallel import device_of, wrap
 from sciencessl.train.ranks import ALONE, Ranks
 from sciencessl.train.sampling import Sampling, check_stores, make_sampling
 from sciencessl.train.sampling_words import sampling_words
 from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, step_randomness
-from sciencessl.views.to_input import fit_stats
 
 WITH_VALUES = nullcontext()
-STATS_SAMPLES = 512
-"""Samples whose pixels set the input statistics: their mean and spread are then known to a few percent."""
 
 
 @dataclass
@@ -168,29 +166,6 @@ def _start_from_data(plan: Plan) -> None:
     with step_randomness(run.seed, 0, plan.device):
         start_from_data(method, lambda: (method.online(views), method.target(views)))
     method.to("cpu")
-
-
-def input_stats(store: Store | JoinedStores, domain: DomainSpec, settings: Any) -> InputStats:
-    """Statistics of evaluation views of split=train, whose keyed-hash order makes any spread of samples a random one.
-
-    Of views, not of stored images: a galaxy in the middle window is far brighter than the sky around it.
-
-    Args:
-        store: With samples in split=train.
-        domain: Of the store.
-        settings: The domain's view settings.
-
-    Raises:
-        DataError: When a channel has no finite pixel.
-    """
-    name = store.primary
-    spec = store.header.fields[name]
-    split = store.split("train")
-    positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATS_SAMPLES)).astype(np.int64))
-    decoder, view = Decoder(store, domain.decode), domain.views(settings)[1]
-    samples = (sample for i in split.to_store(positions) for sample in decoder(np.array([i]), view))
-    images = (apply_view(view, sample, ViewRandomness(0, 0, sample.index))[0].fields[name] for sample in samples)
-    return fit_stats(images, len(spec.channels), domain.stretch, spec.dtype)
 
 
 def make_recipe(plan: Plan) -> Recipe:

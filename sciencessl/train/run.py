@@ -44,6 +44,7 @@ from sciencessl.train.parallel import full_state, joined, shared_slots
 from sciencessl.train.plan import Plan, build, make_card, make_identity, make_plan, make_state
 from sciencessl.train.ranks import Ranks, others_needed
 from sciencessl.train.sampling_words import sampling_words, tell_sampling
+from sciencessl.train.vote_head import joint_head, write_vote_head
 
 DEFAULT_METHOD = "byol"
 DEFAULT_SCALE = "laptop"
@@ -353,8 +354,10 @@ def _ranks_words(plan: Plan) -> list[str]:
 
 
 def _export(run: Path, plan: Plan) -> None:
-    """Write the encoder of a finished run, also where it ended between its last checkpoint and this."""
-    state = full_state(plan.method.encoder)
+    """Write encoder and vote head of a finished run, also where it ended between its last checkpoint and this."""
+    state, head = full_state(plan.method.encoder), joint_head(plan)
+    if head is not None:
+        plan.ranks.from_first(lambda: write_vote_head(run, head))
     plan.ranks.from_first(lambda: folder.write_model(run, make_card(plan, plan.config.run.steps), state))
 
 

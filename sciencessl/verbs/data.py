@@ -81,13 +81,17 @@ def _fill_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: NAME.png beside the store)")
     parser.add_argument("--column", default="", help="column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="number of images (default: 36)")
+    parser.add_argument("--stretch", default="asinh", metavar="KIND",
+                        help="how flux is shown, by one rule for all: asinh (default), linear, log, percentile, lupton "
+                        "or legacy; or per-stamp")
 
 
 def _show(args: argparse.Namespace) -> int:
     from sciencessl.store.remote import beside
     from sciencessl.store.show import show
 
-    path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None)
+    path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None,
+                stretch=args.stretch)
     emit({"path": path}, args.json, f"contact sheet: {path}")
     return DONE
 
@@ -121,7 +125,13 @@ def _audit(args: argparse.Namespace) -> int:
 
 def _fill_label(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="CSV, Parquet, FITS or VOTable file whose rows name samples")
-    parser.add_argument("--name", default="labels", help="of the table in the store (default: labels)")
+    parser.add_argument("--from", dest="origin", default="", choices=("", "zooniverse"), metavar="zooniverse",
+                        help="TABLE is a Zooniverse export: its classifications, or reductions, are counted as votes")
+    parser.add_argument("--questions", default="", metavar="FILE",
+                        help="YAML that maps an export's tasks and answers to those of a label schema")
+    parser.add_argument("--subjects", default="", metavar="FILE",
+                        help="subjects.csv of the project, for exports of reductions")
+    parser.add_argument("--name", default="", help="of the table in the store (default: labels; votes with --from)")
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
     parser.add_argument("--match-sky", type=float, default=None, metavar="ARCSEC",
                         help="join by RA and Dec instead of ids, one to one, at most so far apart")
@@ -135,18 +145,37 @@ def _fill_label(parser: argparse.ArgumentParser) -> None:
 
 
 def _label(args: argparse.Namespace) -> int:
-    from sciencessl.store.label import label, label_text
+    from sciencessl.store.label import DEFAULT_NAME, label, label_text
 
+    if args.origin:
+        return _label_votes(args)
+    if args.questions or args.subjects:
+        raise ConfigError("--questions and --subjects read an export of a volunteers' project: add --from zooniverse.")
     parents = {}
     for word in args.derived_from:
         column, _, names = word.rpartition("=")
         if not column or not names:
             raise ConfigError(f"--derived-from {word}: expected COLUMN=PARENT or COLUMN=PARENT,PARENT.")
         parents[column] = names.split(",")
-    found = label(args.store, args.table, args.name, args.id, args.schema, parents, args.note, args.columns,
-                  args.overwrite, args.match_sky)
+    found = label(args.store, args.table, args.name or DEFAULT_NAME, args.id, args.schema, parents, args.note,
+                  args.columns, args.overwrite, args.match_sky)
     emit(found, args.json, label_text(found))
     return DONE
+
+
+def _label_votes(args: argparse.Namespace) -> int:
+    from sciencessl.store.volunteers import DEFAULT_NAME, label_votes, votes_text
+
+    if not args.questions:
+        raise ConfigError("--from zooniverse needs --questions FILE.yaml, which maps the project's tasks and answers "
+                          "to those of a label schema; docs/how-to/volunteers.md shows one.")
+    if args.derived_from or args.columns or args.match_sky is not None:
+        raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of "
+                          "its questions, and names its subjects.")
+    found = label_votes(args.store, args.table, args.questions, args.name or DEFAULT_NAME, args.schema, args.id,
+                        args.subjects, args.note, args.overwrite)
+    emit(found, args.json, votes_text(found))
+    return REFUSED if found.refused else DONE
 
 
 def _fill_remove(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
-"""What a run is worth, and what leaves it: `embed transfer predict compare report average export`."""
+"""What a run is worth, and what leaves it: `embed transfer predict select compare report average export`."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from sciencessl.verbs.output import DONE, add_accept_leak, add_json, emit, teller
 
@@ -94,28 +95,109 @@ def run_transfer(args: argparse.Namespace) -> int:
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
     """Arguments of `predict`."""
-    parser.add_argument("model", metavar="MODEL", help="a model that transfer saved: a folder in its models/")
+    parser.add_argument("models", nargs="+", metavar="MODEL",
+                        help="a model that transfer saved (a folder in its models/), or finished runs that learned "
+                        "from votes on the same questions: together they are one posterior")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store, with labels or without")
     parser.add_argument("--out", required=True, metavar="DIR",
                         help="folder for Parquet shards with id, split, p_CLASS for each class, predicted and "
-                        "confidence (votes: fraction_ANSWER; several labels: p_LABEL)")
+                        "confidence (votes: fraction_ANSWER; several labels: p_LABEL); of runs, "
+                        "QUESTION_proportion-asked, QUESTION_ANSWER_fraction, _90pc-lower and _90pc-upper")
     parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
                         help="samples to predict (default: all)")
     parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN",
                         help="columns of the store to carry over; all for every one")
+    parser.add_argument("--level", type=float, default=0.9, metavar="P",
+                        help="of runs: probability that an answer's interval holds (default: 0.9)")
+    parser.add_argument("--dropout-passes", type=int, default=0, metavar="P",
+                        help="of runs: passes with the dropout of the label head, each a member (default: one without)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of these passes (default: 0)")
+    parser.add_argument("--concentrations", action="store_true",
+                        help="of runs: also write the Dirichlet concentrations of all members, a list an answer")
+    parser.add_argument("--friendly", action="store_true",
+                        help="of runs: leave answers empty (NaN) where the question is more likely not asked")
     parser.add_argument("--dry-run", action="store_true", help="count samples, time one batch; write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace predictions of something else in --out")
     add_json(parser)
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """A store through a saved model."""
+    """A store through a saved model, or through runs that learned from votes."""
     from sciencessl.evaluate.predict import PredictEstimate, estimate_text, predict, predict_text
+    from sciencessl.evaluate.predict_votes import posteriors_text, predict_votes
 
-    result = predict(args.model, args.data, args.out, split=args.split, keep=args.keep, dry_run=args.dry_run,
-                     overwrite=args.overwrite)
+    chosen = {"split": args.split, "keep": args.keep, "dry_run": args.dry_run, "overwrite": args.overwrite}
+    settings = _posterior_settings(args)
+    if settings is not None:
+        found = predict_votes(args.models, args.data, args.out, settings=settings, **chosen)
+        emit(found, args.json,
+             estimate_text(found) if isinstance(found, PredictEstimate) else posteriors_text(found))
+        return DONE
+    result = predict(args.models[0], args.data, args.out, **chosen)
     emit(result, args.json,
          estimate_text(result) if isinstance(result, PredictEstimate) else predict_text(result))
+    return DONE
+
+
+def _posterior_settings(args: argparse.Namespace) -> Any:
+    """Where runs are to predict votes, what their columns hold; None for a model that `transfer` saved."""
+    from sciencessl.errors import ConfigError
+    from sciencessl.evaluate.posterior_columns import PosteriorSettings
+    from sciencessl.store.remote import local_path
+    from sciencessl.train.folder import HEAD, MODEL
+
+    names = ("level", "dropout_passes", "seed", "concentrations", "friendly")
+    settings = PosteriorSettings(**{name: getattr(args, name) for name in names})
+    folders = [local_path(model, "MODEL") for model in args.models]
+    if len(folders) > 1 or ((folders[0] / MODEL).is_file() and not (folders[0] / HEAD).is_file()):
+        saved = [str(folder) for folder in folders if (folder / HEAD).is_file()]
+        if saved:
+            raise ConfigError(f"predict: {saved[0]} is a model that transfer saved; such models are predicted with one "
+                              "by one. Runs that learned from votes may be several.")
+        return settings
+    given = [name for name in names if getattr(settings, name) != getattr(PosteriorSettings(), name)]
+    if given:
+        raise ConfigError(f"--{given[0].replace('_', '-')} is for runs that learned from votes; {folders[0]} is none. "
+                          "Leave it out.")
+    return None
+
+
+def fill_select(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `select`."""
+    parser.add_argument("runs", nargs="*", metavar="RUN",
+                        help="finished runs that learned from votes on the same questions; none with --score random")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="folder for selection.json, subjects/manifest.csv and a PNG for each subject")
+    parser.add_argument("--n", type=int, default=500, help="subjects (default: 500)")
+    parser.add_argument("--score", default="bald", choices=("bald", "entropy", "random"),
+                        help="bald: where votes would settle most between members; entropy: where volunteers differ; "
+                        "random (default: bald)")
+    parser.add_argument("--volunteers", type=int, default=40, metavar="N",
+                        help="votes that are expected on each question (default: 40)")
+    parser.add_argument("--dropout-passes", type=int, default=5, metavar="N",
+                        help="members of each run, by dropout of its head; 0: one without (default: 5)")
+    parser.add_argument("--random-share", type=float, default=0.2, metavar="SHARE",
+                        help="part of the subjects drawn at random, which alone may be measured with (default: 0.2)")
+    parser.add_argument("--split", default="train", choices=("train", "val", "test"),
+                        help="samples to choose from; of test, at random only (default: train)")
+    parser.add_argument("--enough-votes", type=int, default=1, metavar="N",
+                        help="leave out samples with so many votes on a question (default: 1)")
+    parser.add_argument("--png-px", type=int, default=424, metavar="PX", help="side of the pictures (default: 424)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random draw and of dropout (default: 0)")
+    parser.add_argument("--dry-run", action="store_true", help="count candidates; write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace another selection in --out")
+    add_json(parser)
+
+
+def run_select(args: argparse.Namespace) -> int:
+    """What to label next."""
+    from sciencessl.evaluate.selection import Choice, select, selection_text
+
+    choice = Choice(args.n, args.score, args.volunteers, args.dropout_passes, args.random_share, args.split,
+                    args.enough_votes, args.png_px, args.seed)
+    result = select(args.runs, args.data, args.out, choice, dry_run=args.dry_run, overwrite=args.overwrite)
+    emit(result, args.json, selection_text(result))
     return DONE
 
 

@@ -44,7 +44,10 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the window of this image."""
         height, width = params["shape"][:2]
-        rng = self.random_generator
+        return self.draw(height, width, self.random_generator)
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The window of an image of this shape as arguments of `apply`; the mirrors are drawn last."""
         side = math.sqrt(rng.uniform(*self.area) * height * width)
         ratio = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
         window = (side * math.sqrt(ratio), side / math.sqrt(ratio))

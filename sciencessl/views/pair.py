@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
 
-ImageView = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+ImageView = Callable[[Any, np.random.Generator], np.ndarray]
+"""What `TrainViews.given` gives, an image by default, and a generator -> a view."""
 Pair = tuple[float, float]
 
 
@@ -31,11 +31,15 @@ class TrainViews:
     pipelines: tuple[ImageView, ...]
     least_px: Mapping[str, float]
 
+    def given(self, sample: Sample) -> Any:
+        """What the pipelines are called with: the field, unless a domain needs more of a sample."""
+        return sample.fields[self.field]
+
     def __call__(self, sample: Sample, random: ViewRandom) -> list[Sample]:
         """The views of a sample."""
-        image = sample.fields[self.field]
+        given = self.given(sample)
         return [
-            Sample({self.field: pipeline(image, random(number))}, sample.meta, sample.id, sample.index)
+            Sample({self.field: pipeline(given, random(number))}, sample.meta, sample.id, sample.index)
             for number, pipeline in enumerate(self.pipelines)
         ]
 
@@ -50,12 +54,16 @@ class EvaluationView:
     """One view without randomness; attributes as in `TrainViews`."""
 
     field: str
-    pipeline: Callable[[np.ndarray], np.ndarray]
+    pipeline: Callable[[Any], np.ndarray]
     least_px: Mapping[str, float]
+
+    def given(self, sample: Sample) -> Any:
+        """What the pipeline is called with: the field, unless a domain needs more of a sample."""
+        return sample.fields[self.field]
 
     def __call__(self, sample: Sample, random: ViewRandom) -> list[Sample]:
         """The view of a sample."""
-        return [Sample({self.field: self.pipeline(sample.fields[self.field])}, sample.meta, sample.id, sample.index)]
+        return [Sample({self.field: self.pipeline(self.given(sample))}, sample.meta, sample.id, sample.index)]
 
 
 def train_views(field: str, pipelines: Sequence[ImageView], least_px: float = math.inf) -> TrainViews:
@@ -135,31 +143,3 @@ def crop_least_px(size: int, area: Pair, aspect: Pair = (1.0, 1.0)) -> float:
     """
     longest = max(aspect[1], 1 / aspect[0])
     return size / min(math.sqrt(area[0] / longest), 1 / longest)
-
-
-def display_rgb(field: str) -> Callable[[Sample], np.ndarray]:
-    """Sample -> (H, W, 3) uint8, as a function that travels to other processes. Float fields are shown through asinh
-    between their 1st and 99.5th percentile, per channel; more than three channels show the first three, in reverse so
-    that red is the longest wavelength."""
-    return partial(_show, field)
-
-
-def _show(field: str, sample: Sample) -> np.ndarray:
-    image = sample.fields[field]
-    if image.dtype != np.uint8:
-        image = _stretched(image[..., ::-1] if image.shape[2] > 1 else image)
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    if image.shape[2] == 2:
-        image = np.stack([image[..., 0], image.mean(axis=2).astype(np.uint8), image[..., 1]], axis=2)
-    return np.ascontiguousarray(image[..., :3] if image.shape[2] <= 3 else image[..., -3:])
-
-
-def _stretched(image: np.ndarray) -> np.ndarray:
-    known = np.isfinite(image)
-    # A band without any value is black, which zeros are.
-    finite = np.where(known, image, np.where(known.any(axis=(0, 1)), np.nan, 0.0))
-    low, high = np.nanpercentile(finite, (1.0, 99.5), axis=(0, 1))
-    scaled = np.nan_to_num((finite - low) / np.maximum(high - low, 1e-12), nan=0.0).clip(0.0, 1.0)
-    shown: np.ndarray = (255 * np.arcsinh(10 * scaled) / np.arcsinh(10.0)).round().astype(np.uint8)
-    return shown

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sciencessl.errors import DataError
+from sciencessl.errors import ConfigError, DataError, unknown_name
 from sciencessl.spec import InputStats
+from sciencessl.views.stretch import NOISE_SCALE, noise_level
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-NOISE_SCALE = 3.0
-"""Float bands are divided by this many noise levels before asinh: linear in the noise, logarithmic in the light."""
-
-MAD_TO_SIGMA = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
+StretchKind = Literal["linear", "asinh", "log"]
+STRETCHES = ("linear", "asinh", "log")
+"""Of scaled float pixels x on the way to the model: x, asinh(x), or sign(x) log(1 + |x|)."""
 
 _MOST_PIXELS = 2**24
 
@@ -39,6 +38,44 @@ def standardise(x: Tensor, stats: InputStats) -> Tensor:
     """
     import torch
 
+    scale, mean, std = _fitting_constants(x, stats)
+    y = x.to(torch.float32) / scale
+    if stats.stretch == "asinh":
+        y = torch.asinh(y)
+    elif stats.stretch == "log":
+        y = torch.sign(y) * torch.log1p(torch.abs(y))
+    y = (y - mean) / std
+    if x.is_floating_point():
+        y = torch.where(torch.isfinite(y), y, torch.zeros((), dtype=y.dtype, device=y.device))
+    return y
+
+
+def unstandardise(y: Tensor, stats: InputStats) -> Tensor:
+    """Model input -> stored values, such as flux: undoes `standardise`, except for pixels that were not finite, which
+    come back as the flux whose input is 0.
+
+    Args:
+        y: (B, C, H, W) float, on any device; never changed.
+        stats: Of C channels.
+
+    Returns:
+        (B, C, H, W) float32, of 8-bit images 0 to 255 and not rounded.
+
+    Raises:
+        DataError: When the channels of y and of the statistics differ.
+    """
+    import torch
+
+    scale, mean, std = _fitting_constants(y, stats)
+    x = y.to(torch.float32) * std + mean
+    if stats.stretch == "asinh":
+        x = torch.sinh(x)
+    elif stats.stretch == "log":
+        x = torch.sign(x) * torch.expm1(torch.abs(x))
+    return x * scale
+
+
+def _fitting_constants(x: Tensor, stats: InputStats) -> tuple[Tensor, Tensor, Tensor]:
     from sciencessl.losses.checks import holds_values
 
     if x.ndim != 4 or x.shape[1] != len(stats.mean):
@@ -48,14 +85,7 @@ def standardise(x: Tensor, stats: InputStats) -> Tensor:
         )
     # Tensors made for a fake or traced one must not be kept for the real ones that follow.
     constants = _constants if holds_values(x) else _constants.__wrapped__
-    scale, mean, std = constants(stats, x.device)
-    y = x.to(torch.float32) / scale
-    if stats.stretch == "asinh":
-        y = torch.asinh(y)
-    y = (y - mean) / std
-    if x.is_floating_point():
-        y = torch.where(torch.isfinite(y), y, torch.zeros((), dtype=y.dtype, device=y.device))
-    return y
+    return constants(stats, x.device)
 
 
 @lru_cache(maxsize=32)
@@ -72,25 +102,28 @@ def _constants(stats: InputStats, device: torch.device) -> tuple[Tensor, Tensor,
 
 
 def fit_stats(
-    images: Iterable[np.ndarray], channels: int, stretch: Literal["linear", "asinh"] = "asinh", dtype: str = "uint8"
+    images: Iterable[np.ndarray], channels: int, stretch: StretchKind = "asinh", dtype: str = "uint8"
 ) -> InputStats:
     """Scale, mean and standard deviation of each channel over images of split=train.
 
-    uint8: scale 255, always linear, in one pass. Other dtypes: scale = 3 * 1.4826 * median absolute deviation of the
-    finite pixels, a noise level where most pixels are background; where more than half of them are equal (padding),
-    of those that differ from the median; 1 for a constant channel. Such images are held in memory: a few thousand do.
+    uint8: scale 255, always linear, in one pass. Other dtypes: scale = 3 `noise_level`s of the finite pixels, so that
+    asinh and log are linear in the noise and logarithmic in the light; 1 for a constant channel. Such images are held
+    in memory: a few thousand do.
     Means and variances are added up in float64 over finite pixels; a constant channel gets std 1, which maps it to 0
     instead of dividing by 0. Source: ours.
 
     Args:
-        images: (H, W, C) arrays of one dtype; sizes may differ.
+        images: (H, W, C) arrays of one dtype; sizes may differ. Missing and masked pixels are NaN.
         channels: C.
-        stretch: Of float images.
+        stretch: Of float images, one of `STRETCHES`.
         dtype: NumPy name of the stored dtype.
 
     Raises:
+        ConfigError: For an unknown stretch.
         DataError: For no image, an image of other channels, or a channel without a finite pixel.
     """
+    if stretch not in STRETCHES:
+        raise ConfigError(unknown_name("stretch", stretch, STRETCHES))
     if np.dtype(dtype) == np.uint8:
         return _finish(_Moments(channels).over(images, np.full(channels, 255.0), "linear"), "linear")
     held = [_checked(image, channels) for image in images]
@@ -109,13 +142,7 @@ def _noise_scale(images: list[np.ndarray], channel: int) -> float:
     stride = 1 + sum(image.shape[0] * image.shape[1] for image in images) // _MOST_PIXELS
     pixels = [image[..., channel].reshape(-1)[::stride] for image in images]
     values = np.concatenate([np.empty(0), *(p[np.isfinite(p)] for p in pixels)])
-    if not values.size:
-        return 1.0
-    deviation = np.abs(values - np.median(values))
-    mad = float(np.median(deviation))
-    if mad == 0 and deviation.any():
-        mad = float(np.median(deviation[deviation > 0]))
-    return NOISE_SCALE * MAD_TO_SIGMA * mad or 1.0
+    return NOISE_SCALE * noise_level(values) or 1.0
 
 
 class _Moments:
@@ -137,7 +164,9 @@ class _Moments:
         self.scale = scale
         for image in images:
             x = _checked(image, len(scale)).reshape(-1, len(scale)).astype(np.float64) / scale
-            self._add(np.arcsinh(x) if stretch == "asinh" else x)
+            if stretch != "linear":
+                x = np.arcsinh(x) if stretch == "asinh" else np.sign(x) * np.log1p(np.abs(x))
+            self._add(x)
         return self
 
     def _add(self, x: np.ndarray) -> None:
@@ -154,7 +183,7 @@ class _Moments:
         self.high = np.maximum(self.high, np.where(known, x, -np.inf).max(axis=0, initial=-np.inf))
 
 
-def _finish(moments: _Moments, stretch: Literal["linear", "asinh"]) -> InputStats:
+def _finish(moments: _Moments, stretch: StretchKind) -> InputStats:
     empty = np.flatnonzero(moments.count == 0).tolist()
     if empty:
         raise DataError(

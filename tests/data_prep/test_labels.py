@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sciencessl.data_prep.catalogue import Catalogue
-from sciencessl.data_prep.labels import choose_votes, make_labels, match_columns
+from sciencessl.data_prep.labels import choose_votes, make_labels
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.spec import DomainSpec, LabelSchema, Question
@@ -29,14 +29,6 @@ def labels(
     table = catalogue(columns)
     ids = [f"id{i}" for i in range(table.data.num_rows)]
     return make_labels(table, ids, classes, spec, PrepareSettings(**settings))[0]
-
-
-def test_matches_by_name_alias_and_name_without_campaign(make_spec: Make) -> None:
-    schema = make_spec().labels["rings"]
-    assert match_columns(schema, [*SHAPE, "x"]) == dict(zip(SHAPE, SHAPE, strict=True))
-    assert match_columns(schema, ["t01_disc", "t01_smooth"]) == {SHAPE[0]: "t01_smooth", SHAPE[1]: "t01_disc"}
-    assert match_columns(schema, ["ring_yes", "ring_no"]) == {"ring-r1_yes": "ring_yes", "ring-r1_no": "ring_no"}
-    assert match_columns(schema, ["ring_yes", SHAPE[0]]) == {}
 
 
 def test_table_of_classes_and_votes(make_spec: Make) -> None:
@@ -91,21 +83,87 @@ def test_named_votes_and_schemas(make_spec: Make) -> None:
 
 def test_columns_that_are_nearly_votes_are_named_not_dropped_in_silence(make_spec: Make) -> None:
     table = catalogue({"shape-gz9_smooth": [1], "shape-gz9_disk": [2], "mag": [1.0], "shapely": [3]})
-    schema, votes, said = choose_votes(table, make_spec(), PrepareSettings())
-    assert (schema, votes) == (None, {})
+    votes, said = choose_votes(table, make_spec(), PrepareSettings())
+    assert votes is None
     assert len(said) == 1
     assert said[0].startswith("votes: none taken: columns such as shape-gz9_smooth, shape-gz9_disk look like answers")
     assert "--schema names one" in said[0]
-    assert choose_votes(catalogue({"mag": [1.0]}), make_spec(), PrepareSettings()) == (None, {}, [])
+    assert choose_votes(catalogue({"mag": [1.0]}), make_spec(), PrepareSettings()) == (None, [])
 
 
 def test_columns_that_fit_two_schemas_are_left_until_one_is_named(make_spec: Make) -> None:
     twins = {name: LabelSchema(name, (Question("shape", ("a", "b")),)) for name in ("one", "two")}
     spec = make_spec(labels=twins)
     table = catalogue({"shape_a": [1], "shape_b": [2]})
-    schema, votes, said = choose_votes(table, spec, PrepareSettings())
-    assert (schema, votes) == (None, {})
+    votes, said = choose_votes(table, spec, PrepareSettings())
+    assert votes is None
     assert said == ["votes: columns such as shape_a, shape_b fit one and two; pass --schema to take them"]
-    assert choose_votes(table, spec, PrepareSettings(schema="two"))[0] is twins["two"]
+    chosen, _ = choose_votes(table, spec, PrepareSettings(schema="two"))
+    assert chosen is not None
+    assert chosen.schema is twins["two"]
     with pytest.raises(ConfigError, match="fit the schemas one, two equally well"):
         choose_votes(table, spec, PrepareSettings(votes=("shape_a", "shape_b")))
+
+
+def test_a_named_schema_with_a_part_of_a_question_is_refused_and_a_guess_says_so(make_spec: Make) -> None:
+    columns = {SHAPE[0]: [1], SHAPE[1]: [2], "ring-r1_yes": [1], "mag": [1.0]}
+    with pytest.raises(ConfigError, match=r"--schema rings: catalogue cat.csv lacks 1 column\(s\) of schema"):
+        labels(columns, make_spec(), schema="rings")
+    table = catalogue(columns)
+    made, _, said = make_labels(table, ["a"], (), make_spec(), PrepareSettings())
+    assert made is not None
+    assert made.data.column_names == ["id", *SHAPE]
+    assert said == [
+        "votes: questions that are only partly there are left out; missing are ring-r1_no",
+        "votes: 2 columns of schema 'rings'; without ring-r1",
+    ]
+
+
+def test_of_schemas_that_fit_alike_the_one_by_name_is_taken_then_the_smallest(make_spec: Make) -> None:
+    names = ("shape", ("a", "b"))
+    spec = make_spec(labels={
+        "bare": LabelSchema("bare", (Question(*names),)),
+        "one": LabelSchema("one", (Question("shape-one", names[1]),)),
+        "both": LabelSchema("both", (Question("shape-one", names[1]), Question("shape-two", names[1]))),
+    })
+    made, _, said = make_labels(catalogue({"shape_a": [1], "shape_b": [2]}), ["x"], (), spec, PrepareSettings())
+    assert made is not None
+    assert made.data.column_names == ["id", "shape_a", "shape_b"]
+    assert said[0] == "votes: the same columns, without their campaign, fit one; --schema takes one"
+    own = make_labels(catalogue({"shape-one_a": [1], "shape-one_b": [2]}), ["x"], (), spec, PrepareSettings())
+    assert own[0] is not None
+    assert own[0].schema is spec.labels["one"]
+    assert own[2] == ["votes: 2 columns of schema 'one'"]
+
+
+def test_campaigns_in_one_table_are_one_schema_and_unasked_cells_are_zeros(make_spec: Make) -> None:
+    both = LabelSchema("both", (Question("bar-one", ("a", "b")), Question("bar-two", ("a", "b"))))
+    spec = make_spec(labels={q.name: LabelSchema(q.name, (q,)) for q in both.questions} | {"both": both})
+    columns = {"bar-one_a": ["3", None], "bar-one_b": ["1", None], "bar-two_a": [None, "2"], "bar-two_b": [None, "7"]}
+    made = labels(columns, spec)
+    assert made.schema is both
+    assert [list(row.values())[1:] for row in made.data.to_pylist()] == [[3, 1, 0, 0], [0, 0, 2, 7]]
+
+
+def test_fractions_are_taken_with_a_sentence_and_without_totals_left_with_one(make_spec: Make) -> None:
+    columns: dict[str, Sequence[Any]] = {f"{SHAPE[0]}_fraction": [0.75], f"{SHAPE[1]}_fraction": [0.25]}
+    told = make_labels(catalogue({**columns, "shape-r1_total-votes": [8]}), ["x"], (), make_spec(), PrepareSettings())
+    assert told[0] is not None
+    assert told[0].data.to_pylist() == [{"id": "x", SHAPE[0]: 6.0, SHAPE[1]: 2.0}]
+    assert told[1] == list(columns)
+    assert told[2] == [
+        "votes: 2 columns of schema 'rings', fractions times how many answered (shape-r1_total-votes); without ring-r1"
+    ]
+    untold = make_labels(catalogue(columns), ["x"], (), make_spec(), PrepareSettings())
+    assert untold[0] is None
+    assert untold[2][0].endswith("are fractions, and no column, such as shape-r1_total-votes, says of how many")
+    with pytest.raises(ConfigError, match="no column says how many answered shape-r1"):
+        labels(columns, make_spec(), schema="rings")
+
+
+def test_the_form_of_votes_can_be_chosen(make_spec: Make) -> None:
+    columns = {"t01_smooth": [3], "t01_disc": [5], "t01_smooth_weight": [2.5], "t01_disc_weight": [4.75]}
+    assert labels(columns, make_spec()).data.to_pylist()[0][SHAPE[1]] == 5
+    assert labels(columns, make_spec(), votes_from="weights").data.to_pylist()[0][SHAPE[1]] == 4.75
+    with pytest.raises(ConfigError, match="votes_from is 'share'; it must be one of counts, weights, fractions"):
+        labels(columns, make_spec(), votes_from="share")

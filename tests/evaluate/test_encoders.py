@@ -38,7 +38,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.writer import PreparedSample, create_store, write_row
 from sciencessl.train.folder import MODEL, WEIGHTS, read_model
-from sciencessl.train.plan import input_stats
+from sciencessl.train.inputs import input_stats
 from sciencessl.views.to_input import fit_stats, standardise
 
 

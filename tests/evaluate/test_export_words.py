@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -49,8 +49,11 @@ def test_the_code_in_the_readme_gives_the_features_of_embed(
     np.testing.assert_allclose(found, compute_embeddings(run_encoder(run), survey, index, workers=0), atol=1e-5)
 
 
-def test_the_code_stretches_flux_and_mends_what_is_not_finite(card: ModelCard) -> None:
-    stats = InputStats((0.1, 0.3), (0.5, 2.0), (0.02, 3.0), "asinh")
+@pytest.mark.parametrize("stretch", ["linear", "asinh", "log"])
+def test_the_code_stretches_flux_and_mends_what_is_not_finite(
+    card: ModelCard, stretch: Literal["linear", "asinh", "log"]
+) -> None:
+    stats = InputStats((0.1, 0.3), (0.5, 2.0), (0.02, 3.0), stretch)
     text = readme(replace(card, channels=("g", "r"), stats=stats), load_domain("galaxy"), "timm", "x")
     assert "do not use timm's own transform" in text
     names: dict[str, Any] = {}

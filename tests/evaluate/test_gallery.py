@@ -17,6 +17,7 @@ from sciencessl.evaluate.gallery import UNLABELLED, class_names, draw_samples, e
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
 from sciencessl.spec import FieldSpec, InputStats
+from sciencessl.store.display import fit_display
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
@@ -78,11 +79,11 @@ def test_the_views_are_those_that_training_made(
         ["image"],
     )
     batch = stream.batch(0)
-    shown = dict(seen)
+    shown, display = dict(seen), fit_display(store)
     for slot, index in enumerate(batch.index):
         for number in range(2):
             view = batch.views[number]["image"][slot].numpy().transpose(1, 2, 0)
-            expected = GALAXY.display(Sample({"image": np.ascontiguousarray(view)}))
+            expected = display(Sample({"image": np.ascontiguousarray(view)}))
             np.testing.assert_array_equal(shown[store.ids[index]][number + 1], expected)
     assert (tmp_path / "views.png").is_file()
 

@@ -276,3 +276,10 @@ def test_probes_are_told_but_are_no_labels(tmp_path: Path, store: Store, make_ru
     assert later.probed
     other = _mark(make_run(tmp_path / "other", store, probe_columns=("magnitude",)), store)
     assert (other.sentence, other.shown) == (plain.sentence, plain.level)
+
+
+def test_labels_that_a_score_chose_are_named_in_the_mark(tmp_path: Path, store: Store, make_run: Any) -> None:
+    note = "labels, 15 of 20 of samples that bald chose, not a random draw; simulated votes on real images: {seed: 0}"
+    mark = _mark(make_run(tmp_path / "run", store, **{**VOTED, "label_note": note}), store)
+    assert mark.sentence.endswith("They are labels, 15 of 20 of samples that bald chose, not a random draw; "
+                                  "simulated votes on real images.")

@@ -79,7 +79,7 @@ def test_the_text_says_what_is_not_resolved_and_what_was_seen(result: TransferRe
     assert "...  knn" in lines[6]
     assert "random (5 encoders)" in lines[7]
     assert "transductive" in lines[6]
-    for part in ("left out by the task's mapping: 74 merger", "100/class: class 'spiral' has only 57 labels",
+    for part in ("left out of the task: 74 merger", "100/class: class 'spiral' has only 57 labels",
                  "random: logistic regression on 5 encoders", "byol: Neither test samples", "this checkpoint only",
                  "difference excludes zero, not adjusted for the number of rows"):
         assert part in " ".join(text.split())

@@ -90,8 +90,8 @@ def test_an_empty_test_split(tmp_path: Path, make_store: Any) -> None:
 def test_one_class_only(tmp_path: Path, make_store: Any) -> None:
     classes = {name: ("spiral", "merger")[i % 2] for i, name in enumerate(NAMES)}
     store = make_store(tmp_path / "s", NAMES, classes=classes)
-    with pytest.raises(DataError, match=r"1 classes \(spiral\) in column 'class'; two classes are needed \(left out by "
-                                        r"the task: 18 merger\)"):
+    with pytest.raises(DataError, match=r"1 classes \(spiral\) in column 'class'; two classes are needed \(left out: "
+                                        r"18 merger\)"):
         load_task(store, MORPHOLOGY)
 
 
@@ -217,3 +217,35 @@ def test_retrieval_reads_classes(survey: Store) -> None:
     assert task.metric == "mean_average_precision"
     data = load_task(survey, task)
     assert (data.classes, data.train_targets) == (("edge-on", "elliptical", "spiral"), None)
+
+
+def test_labels_of_samples_that_a_score_chose_are_in_no_curve(tmp_path: Path, make_store: Any) -> None:
+    kept = [i for i in range(36) if i % 4]
+    how = ["bald" if i % 4 == 0 else "random" for i in range(36)]
+    store = _with_table(tmp_path / "s", make_store, ring=["yes", "no"] * 18, sampled_by=how)
+    data = load_task(store, TransferTask("ring", "ring"))
+    assert {store.ids[i] for i in [*data.train, *data.test]} == {NAMES[i] for i in kept}
+    assert data.dropped == {"chosen by bald, not at random": 9}
+    # Labels of another table, which does not say, are as before; and so is a table that was drawn at random throughout.
+    write_table(store.path, "labels", pa.table({"id": NAMES, "class": [KINDS[i % 3] for i in range(36)]}))
+    assert len(load_task(Store(store.path), MORPHOLOGY).train) == 24
+    whole = _with_table(tmp_path / "r", make_store, ring=["yes", "no"] * 18, sampled_by=["random"] * 36)
+    assert load_task(whole, TransferTask("ring", "ring")).dropped == {}
+
+
+def test_votes_of_samples_that_a_score_chose_are_left_out_on_both_sides(tmp_path: Path, make_store: Any) -> None:
+    counts = {"bar_yes": [i % 5 for i in range(36)], "bar_no": [1] * 36}
+    store = _with_table(tmp_path / "s", make_store, **counts, sampled_by=["random", "random", "bald", None] * 9)
+    data = load_task(store, VOTES)
+    assert {int(store.ids[i][1:]) % 4 for i in [*data.train, *data.test]} == {0, 1}
+    assert data.dropped == {"chosen by bald, not at random": 9, "chosen by nobody knows what, not at random": 9}
+    none = _with_table(tmp_path / "n", make_store, **counts, sampled_by=["bald"] * 36)
+    with pytest.raises(DataError, match=r"0 labelled samples, lacks votes for two answers in columns bar_yes, bar_no "
+                                        r"\(left out: 36 chosen by bald, not at random\)"):
+        load_task(none, VOTES)
+
+
+def test_a_mark_in_the_rows_holds_for_labels_that_have_none_of_their_own(tmp_path: Path, make_store: Any) -> None:
+    rows = {name: {"sampled_by": ("random", "entropy")[i % 2]} for i, name in enumerate(NAMES)}
+    data = load_task(make_store(tmp_path / "s", NAMES, columns=rows), MORPHOLOGY)
+    assert data.dropped == {"chosen by entropy, not at random": 18}

@@ -15,6 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.losses.dirichlet import (
     DirichletHead,
+    _Columns,
+    _nll_everywhere,
+    _nll_where_voted,
     dirichlet_multinomial_nll,
     expected_fractions,
     scaled_sigmoid,
@@ -75,10 +78,86 @@ def test_large_concentrations_approach_the_multinomial() -> None:
     assert value == pytest.approx(-2.4645160, abs=2e-5)
 
 
+# A defect elsewhere: the tests that compared a vote loss with other forms of it were commented out. The next four run.
 def test_agrees_with_scipy() -> None:
     assert one_question((8, 2, 0), (5, 3, 1)) == pytest.approx(
         float(stats.dirichlet_multinomial.logpmf([8, 2, 0], [5, 3, 1], 10)), abs=1e-12
     )
+    counts, concentrations = sample(seed=5)
+    result = dirichlet_multinomial_nll(counts, concentrations, GROUPS).numpy()
+    for row, (k, a) in enumerate(zip(counts.numpy().astype(int), concentrations.numpy(), strict=True)):
+        scipys = [-stats.dirichlet_multinomial.logpmf(k[lo:hi], a[lo:hi], k[lo:hi].sum()) for lo, hi in GROUPS]
+        np.testing.assert_allclose(result[row], scipys, rtol=1e-11, atol=1e-11)
+
+
+def test_two_answers_agree_with_the_beta_binomial() -> None:
+    for votes, concentrations in (((3, 1), (2, 5)), ((0, 7), (1.5, 90)), ((12, 0), (40, 3))):
+        scipys = stats.betabinom.logpmf(votes[0], sum(votes), *concentrations)
+        assert one_question(votes, concentrations) == pytest.approx(float(scipys), abs=1e-11)
+
+
+def test_agrees_with_torch_distributions() -> None:
+    """P(k) = multinomial coefficient * B(k + a) / B(a), from the normalisers of two Dirichlets."""
+    counts, concentrations = sample(seed=6)
+    result = dirichlet_multinomial_nll(counts, concentrations, GROUPS)
+    for question, (start, stop) in enumerate(GROUPS):
+        k, a = counts[:, start:stop], concentrations[:, start:stop]
+        uniform = torch.full_like(a, 1 / (stop - start))
+        prior, posterior = (torch.distributions.Dirichlet(c) for c in (a, a + k))
+        evidence = prior.log_prob(uniform) - posterior.log_prob(uniform) + (k * uniform.log()).sum(1)
+        coefficient = (k.sum(1) + 1).lgamma() - (k + 1).lgamma().sum(1)
+        torch.testing.assert_close(result[:, question], -(evidence + coefficient), rtol=0, atol=1e-10)
+
+
+def test_answers_without_votes_and_all_answers_give_the_same() -> None:
+    """What the CPU computes, gammas of voted answers only, and what a GPU does, gammas of all."""
+    counts, concentrations = sample(64, seed=7)
+    counts[torch.rand(counts.shape, generator=torch.Generator().manual_seed(0)) < 0.6] = 0.0
+    counts[:8] /= 7
+    counts[8:16] = 0.0
+    found = []
+    for function in (_nll_where_voted, _nll_everywhere):
+        alpha = concentrations.clone().requires_grad_()
+        nll = function(counts, alpha, _Columns.of(GROUPS, alpha))
+        nll.sum().backward()
+        assert alpha.grad is not None
+        found.append((nll.detach(), alpha.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+    assert not torch.signbit(found[0][0]).any()
+    assert torch.autograd.gradcheck(
+        lambda a: _nll_everywhere(counts[:4], a, _Columns.of(GROUPS, a)), concentrations[:4].clone().requires_grad_()
+    )
+
+
+def test_weights_of_volunteers_scale_a_count_smoothly() -> None:
+    """A vote of weight w costs what the gamma functions say between whole votes, and whole weights are votes."""
+    assert one_question((2.0, 0.0), (2, 5)) == one_question((2, 0), (2, 5))
+    # lnG(2.5) and so on by hand: k = [0.5, 0], a = [1, 1] has probability G(1.5) G(2) / G(2.5) = 1 / 1.5.
+    assert one_question((0.5, 0.0), (1, 1)) == pytest.approx(math.log(1 / 1.5), abs=1e-12)
+    costs = [-one_question((w, 1.0), (3, 4)) for w in np.linspace(0, 3, 31)]
+    assert np.abs(np.diff(costs)).max() < 0.2
+
+
+def test_campaigns_that_did_not_ask_cost_nothing() -> None:
+    """Rows of two campaigns in one batch: each row's loss is that of its own campaign's columns alone."""
+    counts, concentrations = sample(8, seed=8)
+    first, second = (GROUPS[:2], slice(0, 5)), (((0, 5),), slice(5, 10))
+    counts[:4, 5:] = 0.0
+    counts[4:, :5] = 0.0
+    concentrations.requires_grad_()
+    nll = dirichlet_multinomial_nll(counts, concentrations, GROUPS)
+    nll.sum().backward()
+    assert concentrations.grad is not None
+    for rows, (groups, own), questions in ((slice(0, 4), first, [0, 1]), (slice(4, 8), second, [2])):
+        alone = concentrations.detach()[rows, own].clone().requires_grad_()
+        expected = dirichlet_multinomial_nll(counts[rows, own], alone, groups)
+        expected.sum().backward()
+        torch.testing.assert_close(nll[rows][:, questions], expected, rtol=0, atol=1e-13)
+        torch.testing.assert_close(concentrations.grad[rows, own], alone.grad, rtol=0, atol=1e-13)
+        others = [q for q in range(3) if q not in questions]
+        assert torch.equal(nll[rows][:, others], torch.zeros(4, len(others), dtype=torch.float64))
+        columns = [c for c in range(10) if not own.start <= c < own.stop]
+        assert torch.equal(concentrations.grad[rows][:, columns], torch.zeros(4, 5, dtype=torch.float64))
 
 
 def test_probabilities_of_all_votes_sum_to_one() -> None:

@@ -155,3 +155,15 @@ def test_withdrawn_samples_teach_nothing(tiny_store: Path, tmp_path: Path) -> No
     later = find_labels(JoinedStores([Store(copy)]), ["smooth", "class"])
     assert [labels.labelled for labels in later] == [votes.labelled - 1, classes.labelled - 1]
     assert later[1].values[labelled] == -1
+
+
+def test_labels_that_a_score_chose_carry_it_in_their_note(tmp_path: Path, make_store: Any) -> None:
+    store = Store(make_store(tmp_path / "s.zarr"))
+    names = [store.ids[i] for i in store.split("train").all()[:20]]
+    schema = LabelSchema("rings", (Question("ring", ("yes", "no")), Question("bar", ("yes", "no"))))
+    votes = {column: [1.0] * 20 for column in schema.columns}
+    how = ["bald"] * 15 + ["random"] * 5
+    write_table(store.path, "votes", pa.table({"id": names, **votes, "sampled_by": how}), schema, note="by volunteers")
+    (found,) = find_labels(JoinedStores([Store(store.path)]), ["ring", "bar"])
+    # Before any colon, and once however many questions: what marks, reports and exports say of the run.
+    assert found.note == "labels, 15 of 20 of samples that bald chose, not a random draw; by volunteers"

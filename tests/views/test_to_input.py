@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sciencessl.errors import DataError
+from sciencessl.errors import ConfigError, DataError
 from sciencessl.spec import InputStats
-from sciencessl.views.to_input import fit_stats, standardise
+from sciencessl.views.to_input import fit_stats, standardise, unstandardise
 
 
 def test_standardise_uint8_by_hand() -> None:
@@ -25,7 +25,35 @@ def test_standardise_float_by_hand() -> None:
     assert np.allclose(standardise(x, stats).numpy().ravel(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("stretch", ["linear", "asinh"])
+def test_the_logarithm_is_that_of_one_more_than_the_scaled_flux_on_both_sides_of_0() -> None:
+    stats = InputStats(mean=(0.1,), std=(2.0,), scale=(4.0,), stretch="log")
+    expected = (np.array([0.0, np.log(2), -np.log(11)]) - 0.1) / 2
+    got = standardise(torch.tensor([[[[0.0, 4.0, -40.0]]]]), stats)
+    assert np.allclose(got.numpy().ravel(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("stretch", ["linear", "asinh", "log"])
+def test_model_input_becomes_flux_again(stretch: str) -> None:
+    rng = np.random.default_rng(5)
+    flux = rng.standard_t(1.5, (2, 3, 16, 16)) * np.array([0.01, 1.0, 300.0])[:, None, None]
+    x = torch.from_numpy(flux.astype(np.float32))
+    stats = fit_stats(list(x.permute(0, 2, 3, 1).numpy()), 3, stretch, "float32")  # type: ignore[arg-type]
+    back = unstandardise(standardise(x, stats), stats)
+    assert back.dtype == torch.float32
+    unit = torch.tensor(stats.scale).view(-1, 1, 1)
+    assert ((back - x).abs() / torch.maximum(x.abs(), unit)).max() < 1e-5
+    assert x.abs().max() / unit.min() > 1e3
+
+
+def test_model_input_of_stamps_becomes_levels_again_and_other_channels_are_refused() -> None:
+    stats = InputStats(mean=(0.5, 0.2), std=(0.25, 0.1), scale=(255.0, 255.0))
+    x = torch.randint(0, 256, (1, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(unstandardise(standardise(x, stats), stats).round().to(torch.uint8), x)
+    with pytest.raises(DataError, match="2 channels"):
+        unstandardise(torch.zeros(1, 3, 4, 4), stats)
+
+
+@pytest.mark.parametrize("stretch", ["linear", "asinh", "log"])
 def test_missing_pixels_become_the_mean_and_the_input_is_kept(stretch: str) -> None:
     stats = InputStats(mean=(5.0, 1.0), std=(2.0, 1.0), scale=(1.0, 1.0), stretch=stretch)
     x = torch.full((1, 2, 2, 2), 3.0)
@@ -74,7 +102,7 @@ def test_fit_uint8_equals_numpy() -> None:
     assert np.allclose(stats.std, pixels.std(axis=0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("stretch", ["linear", "asinh"])
+@pytest.mark.parametrize("stretch", ["linear", "asinh", "log"])
 def test_fit_float_equals_numpy_with_missing_pixels(stretch: str) -> None:
     rng = np.random.default_rng(1)
     images = [rng.normal([0, 10], [1, 0.1], (20, 21, 2)).astype(np.float32) for _ in range(7)]
@@ -86,7 +114,8 @@ def test_fit_float_equals_numpy_with_missing_pixels(stretch: str) -> None:
         values = np.concatenate([i[..., c].ravel() for i in images]).astype(np.float64)
         values = values[np.isfinite(values)]
         scale = 3 * 1.4826 * np.median(np.abs(values - np.median(values)))
-        y = np.arcsinh(values / scale) if stretch == "asinh" else values / scale
+        x = values / scale
+        y = {"linear": x, "asinh": np.arcsinh(x), "log": np.copysign(np.log(1 + abs(x)), x)}[stretch]
         assert stats.scale[c] == pytest.approx(scale, rel=1e-6)
         assert stats.mean[c] == pytest.approx(y.mean(), abs=1e-6)
         assert stats.std[c] == pytest.approx(y.std(), rel=1e-6)
@@ -140,3 +169,8 @@ def test_channels_without_a_finite_pixel_are_named() -> None:
             fit_stats([], 2, "asinh", dtype)
         with pytest.raises(DataError, match=r"\(H, W, 2\)"):
             fit_stats([np.zeros((4, 4, 3), dtype)], 2, "asinh", dtype)
+
+
+def test_an_unknown_stretch_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no stretch named 'arcsinh'\. Did you mean 'asinh'\?"):
+        fit_stats([np.zeros((2, 2, 1), np.float32)], 1, "arcsinh", "float32")  # type: ignore[arg-type]

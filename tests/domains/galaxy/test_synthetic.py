@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sciencessl.domains.galaxy.schema import SCHEMAS, match_columns
+from sciencessl.data_prep.vote_columns import match_columns
+from sciencessl.domains.galaxy.schema import SCHEMAS
 from sciencessl.domains.galaxy.synthetic import PIXEL_SCALE, STAMP, rgb, synthetic_survey
 from sciencessl.errors import ConfigError
 
@@ -67,7 +68,7 @@ def test_classes_are_balanced(rows: list[dict[str, str]]) -> None:
 
 def test_votes_fit_the_schema(rows: list[dict[str, str]]) -> None:
     schema = SCHEMAS["gzd5"]
-    assert match_columns(schema, list(rows[0])) == {column: column for column in schema.columns}
+    assert match_columns(schema, list(rows[0])).columns == {column: column for column in schema.columns}
     votes = np.array([[int(row[column]) for column in schema.columns] for row in rows])
     totals = votes[:, :3].sum(axis=1)
     assert totals.min() >= 20
