@@ -178,12 +178,12 @@ def _resampled(
         first = origins(x[rows], y[rows], size)
         flux, bits, native = cut_band(planes, tile.bands[name], tile.shape, first, size, mask_dtype, ivar, frame.survey)
         good = (bits & (off | broken)) == 0
-        has_weight = native is not None and tile.bands[name].weight is not None
-        window = resample.Planes(flux[:, None], good[:, None], native[:, None] if has_weight else None,
+        has_weight = tile.bands[name].weight is not None
+        window = resample.Planes(flux[:, None], good[:, None], native[:, None] if native is not None and has_weight else None,
                                  (bits & ~np.array(off | broken, bits.dtype))[:, None])
         new = _on_stored_grid(window, tile, name, frame.only(rows), first, np.stack([x[rows], y[rows]], 1), side)
         image[rows] = np.where(new.good, new.flux, np.nan)[:, 0]
-        mask[rows] = np.where(new.good, new.mask, off)[:, 0]
+        mask[rows] = np.where(new.good, np.asarray(new.mask), off)[:, 0]
         if weight is not None and new.ivar is not None:
             weight[rows] = np.where(new.good, new.ivar, 0)[:, 0]
     return image, mask, weight

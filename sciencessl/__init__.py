@@ -1,10 +1,11 @@
 """From survey tiles, slides or an uncurated crawl to a self-supervised model, with honest few-label curves.
 
 Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
-`predict`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or looks into a store has
-a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
+`predict`, `select`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or looks into a
+store has a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules:
+`list_domains`,
 `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
-`store_audit`, `store_label`, `store_remove`,
+`store_audit`, `store_label`, `store_label_votes`, `store_remove`,
 `store_compact`, `store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.
 Importing this package imports nothing heavy.
 """
@@ -28,6 +29,7 @@ _PUBLIC = {
     "embed": "sciencessl.evaluate.embed:embed",
     "transfer": "sciencessl.evaluate.transfer:transfer",
     "predict": "sciencessl.evaluate.predict:predict",
+    "select": "sciencessl.evaluate.selection:select",
     "predict_votes": "sciencessl.evaluate.predict_votes:predict_votes",
     "compare": "sciencessl.evaluate.compare:compare",
     "report": "sciencessl.evaluate.report:report",
@@ -43,6 +45,7 @@ _PUBLIC = {
     "store_audit": "sciencessl.store.audit:audit",
     "store_info": "sciencessl.store.info:info",
     "store_label": "sciencessl.store.label:label",
+    "store_label_votes": "sciencessl.store.volunteers:label_votes",
     "store_remove": "sciencessl.store.removals:remove",
     "store_compact": "sciencessl.store.compact:compact",
     "store_shuffle": "sciencessl.store.shuffle:shuffle",

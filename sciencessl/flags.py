@@ -15,7 +15,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.registry import domains, load_domain
 
 MISSING = dataclasses.MISSING
-EMPTY = ("", (), None, False, MISSING)
+EMPTY: tuple[Any, ...] = ("", (), {}, None, False, MISSING)
 """Defaults that mean "nothing", which the words of a setting explain where that matters."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.views.affine import RotatedCrop, centre_window
 from sciencessl.views.pair import EvaluationView, TrainViews
-from sciencessl.views.to_input import MAD_TO_SIGMA
+from sciencessl.views.stretch import MAD_TO_SIGMA
 
 if TYPE_CHECKING:
     from sciencessl.domains.galaxy.views import GalaxyViews
@@ -59,12 +59,12 @@ class Flux:
 
     @cached_property
     def sigma(self) -> np.ndarray:
-        """Standard deviation of the noise, (H, W, C) float32: 1 / sqrt(ivar), and 0 where that is not known. A band
+        """Standard deviation of the noise, (H, W, C) float32: 1 / sqrt(ivar), and NaN where that is not known. A band
         without any inverse variance has its `noise_level` everywhere."""
         if self.ivar is None:
             return np.broadcast_to(noise_level(self.image), self.image.shape)
         known = (self.ivar > 0) & (self.ivar < np.inf)
-        sigma = np.where(known, 1 / np.sqrt(np.where(known, self.ivar, np.float32(1))), np.float32(0))
+        sigma: np.ndarray = 1 / np.sqrt(np.where(known, self.ivar, np.float32(np.nan)))
         bare = ~known.any(axis=(0, 1))
         if bare.any():
             sigma[..., bare] = noise_level(self.image[..., bare])
@@ -137,7 +137,7 @@ def over_known(linear: Callable[[np.ndarray], np.ndarray], image: np.ndarray) ->
     if known.all():
         return linear(image)
     weights = linear(known.astype(np.float32))
-    out = linear(np.where(known, image, np.float32(0))) / np.maximum(weights, np.float32(LEAST_WEIGHT))
+    out: np.ndarray = linear(np.where(known, image, np.float32(0))) / np.maximum(weights, np.float32(LEAST_WEIGHT))
     out[weights < LEAST_WEIGHT] = np.nan
     return out
 
@@ -179,7 +179,8 @@ def _quantiles() -> np.ndarray:
     from scipy.special import ndtri
 
     values = ndtri((np.arange(2**16) + 0.5) / 2**16)
-    return (values / values.std()).astype(np.float32)
+    table: np.ndarray = (values / values.std()).astype(np.float32)
+    return table
 
 
 def reddening_factors(
@@ -308,10 +309,11 @@ class FluxPipeline:
         return view if drawn.dropped is None else without_band(view, drawn.dropped)
 
     def _added_sigma(self, flux: Flux, drawn: FluxDraw, factors: np.ndarray | None) -> np.ndarray | None:
-        """Standard deviation of the noise that is added, (H, W, C), or None where none is."""
+        """Standard deviation of the noise that is added, (H, W, C), 0 where that of the stored one is not known; None
+        where none is."""
         ranges = self.settings.noise_to
         if not ranges:
-            return flux.sigma * np.float32(drawn.noise) if drawn.noise > 0 else None
+            return _known_or_0(flux.sigma * np.float32(drawn.noise)) if drawn.noise > 0 else None
         unknown = [band for band in ranges if band not in flux.bands]
         if unknown:
             raise ConfigError(
@@ -320,8 +322,14 @@ class FluxPipeline:
         shares = zip(flux.bands, drawn.levels.tolist(), strict=True)
         new = np.array([_between(ranges.get(band, (0.0, 0.0)), share) for band, share in shares], np.float32)
         old = flux.sigma if factors is None else flux.sigma * factors
-        added: np.ndarray = np.sqrt(np.maximum(np.square(new) - np.square(old), 0))
+        added: np.ndarray = np.sqrt(_known_or_0(np.square(new) - np.square(old)))
         return added
+
+
+def _known_or_0(x: np.ndarray) -> np.ndarray:
+    """The larger of a number and 0; NaN becomes 0."""
+    found: np.ndarray = np.fmax(x, 0)
+    return found
 
 
 def _between(ends: Sequence[float], share: float) -> float:

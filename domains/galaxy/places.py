@@ -14,6 +14,8 @@ from sciencessl.store.sides import Nearness, Side
 
 RA, DEC, SIZE, SCALE = "ra", "dec", "size_px", "scale_arcsec_px"
 """Columns of positions in degrees, of the side of a stamp in pixels, and of its pixel scale in arcsec."""
+SURVEY, RADIUS = "survey", "match_arcsec"
+"""Where the source `survey` records below which separation its sources are one object."""
 SAME, OVERLAP = "sky position", "overlap on the sky"
 """What pairs share."""
 
@@ -31,7 +33,9 @@ class _Placed:
 
 
 def near_on_sky(pool: Side, test: Side) -> Iterator[Nearness]:
-    """Sources within 1.5 arcsec of each other are one object; stamps overlap where one shows the other's centre.
+    """Near sources are one object; stamps overlap where one shows the other's centre.
+
+    Near is within the `match_arcsec` that a store was prepared with, the larger of two, or else 1.5 arcsec.
 
     A stamp shows what lies within half its side: `size_px` times `scale_arcsec_px`, where both are recorded. Who is one
     object with a sample of the pool is not told again as overlapping.
@@ -47,7 +51,8 @@ def near_on_sky(pool: Side, test: Side) -> Iterator[Nearness]:
         return
     first, second = _placed(test), _placed(pool)
     match, separation = np.full(len(test.index), -1), np.full(len(test.index), np.nan)
-    row, apart = nearest_within(first.ra, first.dec, SAME_OBJECT_ARCSEC, second.ra, second.dec, SAME_OBJECT_ARCSEC)
+    radii = [side.store.header.settings.get(SURVEY, {}).get(RADIUS, SAME_OBJECT_ARCSEC) for side in (test, pool)]
+    row, apart = nearest_within(first.ra, first.dec, radii[0], second.ra, second.dec, radii[1])
     match[first.rows], separation[first.rows] = np.where(row >= 0, np.append(second.rows, -1)[row], -1), apart
     unplaced = first.unplaced + second.unplaced
     yield Nearness(SAME, True, match, separation, "arcsec", unplaced)

@@ -112,7 +112,10 @@ def read_yaml(text: bytes, file: str) -> Entry:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not readable as YAML ({error}).") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{file}{place}: not readable as YAML ({problem}).") from error
     if node is None:
         raise ConfigError(f"{file}: the file is empty.")
     return Entry(node, file)

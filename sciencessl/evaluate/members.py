@@ -160,8 +160,8 @@ def _features(
         values = embed_together([members[number].encoder for number in numbers], store, index, workers,
                                 progress if turn == len(inputs) - 1 else None)
         found.update(zip(numbers, values, strict=True))
-    for number, values in found.items():
-        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    for number, features in found.items():
+        broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if broken.size:
             raise DataError(
                 f"features of {broken.size} of {len(index)} samples of {store.path} are not finite, the first of id "

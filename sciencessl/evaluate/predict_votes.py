@@ -183,7 +183,7 @@ def predict_votes(
 
 
 def _of_split(store: Store, index: np.ndarray, split: str) -> np.ndarray:
-    return index[store.split_codes()[index] == SPLITS.index(split)]
+    return np.asarray(index[store.split_codes()[index] == SPLITS.index(split)])
 
 
 def _card(work: _Work, split: str) -> dict[str, Any]:

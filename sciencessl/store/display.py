@@ -75,9 +75,11 @@ def _stamps(store: Store) -> Iterator[np.ndarray]:
     every = split if len(split) else store.present
     places = np.unique(np.linspace(0, len(every) - 1, min(len(every), SAMPLES)).astype(np.int64))
     decoder, name = Decoder(store, load_domain(store.header.domain).decode), store.primary
+    needed = [field for field in (name, f"{name}.mask") if field in store.header.fields]
     for position in every.to_store(places):
+        where = np.array([position])
         try:
-            (sample,) = decoder(np.array([position]))
+            (sample,) = decoder.decode(where, {field: store.payloads(field, where) for field in needed})
         except StoreError:
             continue  # whoever shows it will be told
         yield with_missing(sample.fields[name], sample.fields.get(f"{name}.mask"))

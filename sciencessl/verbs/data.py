@@ -169,8 +169,9 @@ def _label_votes(args: argparse.Namespace) -> int:
     if not args.questions:
         raise ConfigError("--from zooniverse needs --questions FILE.yaml, which maps the project's tasks and answers "
                           "to those of a label schema; docs/how-to/volunteers.md shows one.")
-    if args.derived_from or args.columns:
-        raise ConfigError("--derived-from and --columns are for tables; an export gives the columns of its questions.")
+    if args.derived_from or args.columns or args.match_sky is not None:
+        raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of "
+                          "its questions, and names its subjects.")
     found = label_votes(args.store, args.table, args.questions, args.name or DEFAULT_NAME, args.schema, args.id,
                         args.subjects, args.note, args.overwrite)
     emit(found, args.json, votes_text(found))

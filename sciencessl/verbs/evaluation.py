@@ -1,4 +1,4 @@
-"""What a run is worth, and what leaves it: `embed transfer predict compare report average export`."""
+"""What a run is worth, and what leaves it: `embed transfer predict select compare report average export`."""
 
 from __future__ import annotations
 
@@ -160,6 +160,45 @@ def _posterior_settings(args: argparse.Namespace) -> Any:
         raise ConfigError(f"--{given[0].replace('_', '-')} is for runs that learned from votes; {folders[0]} is none. "
                           "Leave it out.")
     return None
+
+
+def fill_select(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `select`."""
+    parser.add_argument("runs", nargs="*", metavar="RUN",
+                        help="finished runs that learned from votes on the same questions; none with --score random")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="folder for selection.json, subjects/manifest.csv and a PNG for each subject")
+    parser.add_argument("--n", type=int, default=500, help="subjects (default: 500)")
+    parser.add_argument("--score", default="bald", choices=("bald", "entropy", "random"),
+                        help="bald: where votes would settle most between members; entropy: where volunteers differ; "
+                        "random (default: bald)")
+    parser.add_argument("--volunteers", type=int, default=40, metavar="N",
+                        help="votes that are expected on each question (default: 40)")
+    parser.add_argument("--dropout-passes", type=int, default=5, metavar="N",
+                        help="members of each run, by dropout of its head; 0: one without (default: 5)")
+    parser.add_argument("--random-share", type=float, default=0.2, metavar="SHARE",
+                        help="part of the subjects drawn at random, which alone may be measured with (default: 0.2)")
+    parser.add_argument("--split", default="train", choices=("train", "val", "test"),
+                        help="samples to choose from; of test, at random only (default: train)")
+    parser.add_argument("--enough-votes", type=int, default=1, metavar="N",
+                        help="leave out samples with so many votes on a question (default: 1)")
+    parser.add_argument("--png-px", type=int, default=424, metavar="PX", help="side of the pictures (default: 424)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random draw and of dropout (default: 0)")
+    parser.add_argument("--dry-run", action="store_true", help="count candidates; write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace another selection in --out")
+    add_json(parser)
+
+
+def run_select(args: argparse.Namespace) -> int:
+    """What to label next."""
+    from sciencessl.evaluate.selection import Choice, select, selection_text
+
+    choice = Choice(args.n, args.score, args.volunteers, args.dropout_passes, args.random_share, args.split,
+                    args.enough_votes, args.png_px, args.seed)
+    result = select(args.runs, args.data, args.out, choice, dry_run=args.dry_run, overwrite=args.overwrite)
+    emit(result, args.json, selection_text(result))
+    return DONE
 
 
 def fill_compare(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ STRETCH = "stretch"
 CHANNELS = "channels"
 """Entry of `Sample.meta` with the names of the channels of each field."""
 
-MISSING = (56, 56, 84)
+MISSING = (44, 44, 68)
 """Red, green and blue of pixels that are masked or missing: a dark blue that no stretch of a grey sky gives."""
 
 BANDS = ("u", "g", "r", "i", "vis", "z", "y", "j", "h", "k", "ks")

@@ -35,6 +35,9 @@ NOISE_SCALE = 3.0
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
+LEAST_WHITE = 5.0
+"""Noise levels above the sky that white is at least, in stamps of little but sky."""
+
 ENDS = (1.0, 99.7)
 """Percentiles of the pixels of a band that become black (`percentile`) and white."""
 
@@ -160,7 +163,8 @@ class Stretch:
         Raises:
             ConfigError: As `Stretch`.
         """
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**plain)
 
     @property
     def _softening(self) -> np.ndarray:
@@ -199,7 +203,8 @@ def fit_stretch(
     Of each band, over the finite pixels of all stamps: the sky is the median, the noise 1.4826 times the median
     absolute deviation, the ends are percentiles. `zero` is the sky, for `asinh` and `log` less one noise level, so that
     what is fainter than the sky's noise is not cut, and for `percentile` the lower end. `scale` is what the upper end
-    has more than it, for `linear` the largest of these of all bands, so that colours stay. b is three noise levels, for
+    has more than it; but for `percentile` white is five noise levels above the sky or more, lest noise alone fill the
+    range, and for `linear` the scale is the largest of all bands, so that colours stay. b is three noise levels, for
     `lupton` of the intensity. A band that is constant has scale 1, and one without a finite pixel zero 0 too. No
     randomness; at most 16,384 pixels of a stamp are looked at, evenly spread.
 
@@ -219,10 +224,9 @@ def fit_stretch(
         raise ConfigError(f"the ends of a stretch are {ends}; expected two ascending percentiles from 0 to 100.")
     levels = [_Levels.of(values, ends) for values in _pooled(images, channels)]
     zero = [band.low if kind == "percentile" else band.sky - (kind in ("asinh", "log")) * band.noise for band in levels]
-    scale = [band.high - start if band.high > start else 1.0 for band, start in zip(levels, zero, strict=True)]
-    if kind == "linear":
-        seen = [width for width, band in zip(scale, levels, strict=True) if band.high > band.sky]
-        scale = [max(seen, default=1.0)] * channels
+    white = [band.high if kind == "percentile" else band.white for band in levels]
+    width = [end - start for start, end in zip(zero, white, strict=True)]
+    scale = [(max(width) if kind == "linear" else own) or 1.0 for own in width]
     noise = np.array([band.noise for band in levels]) / scale
     if kind in _COLOUR:
         noise = np.array([math.hypot(*noise.tolist()) / channels])
@@ -304,6 +308,10 @@ class _Levels:
             return cls(0.0, 0.0, 0.0, 0.0)
         low, sky, high = np.percentile(values, (ends[0], 50.0, ends[1])).tolist()
         return cls(sky, noise_level(values), low, high)
+
+    @property
+    def white(self) -> float:
+        return max(self.high, self.sky + LEAST_WHITE * self.noise)
 
 
 def _pooled(images: Iterable[np.ndarray], channels: int) -> list[np.ndarray]:

@@ -207,7 +207,8 @@ def test_sentences_and_note_say_what_was_counted(tmp_path: Path) -> None:
         read_vote_table(path, tmp_path / "map.yaml", lambda name: SCHEMA, KNOWN)
     found = read_vote_table(path, tmp_path / "map.yaml", lambda name: SCHEMA, KNOWN, "rings")
     assert found.said[:4] == (
-        "2 classifications of 2 subjects by 2 volunteers", "shape: 1 votes on 1 subjects", "ring: 1 votes on 1 subjects",
+        "2 classifications of 2 subjects by 2 volunteers", "shape: 1 votes on 1 subjects",
+        "ring: 1 votes on 1 subjects",
         "1 classifications of a subject that the volunteer had classified before are left out",
     )
     assert "does not say how its subjects were sampled" in found.said[4]

@@ -107,7 +107,7 @@ def test_a_band_that_was_not_observed_is_black_and_a_stamp_of_nothing_is_missing
     flux[..., 0] = np.nan
     shown = display_rgb("image")(sample(flux, stretch, "grz"))
     assert shown[..., 2].max() == 0
-    assert shown[..., :2].max() > 200
+    assert shown[..., :2].max() > 60
     flux[3, 3, 1] = np.nan
     assert display_rgb("image")(sample(flux, stretch, "grz"))[3, 3].tolist() == list(MISSING)
     for known in (stretch, None):

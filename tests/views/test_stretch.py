@@ -174,6 +174,15 @@ def test_a_fit_is_what_numpy_says_of_all_finite_pixels(kind: str) -> None:
     assert fit_stretch(images, 3, kind, ends=(2.0, 99.0)) == stretch  # type: ignore[arg-type]
 
 
+def test_noise_alone_does_not_fill_the_range() -> None:
+    sky = np.random.default_rng(0).normal(5, 2, (80, 80, 1))
+    noise = noise_level(sky.ravel())
+    for kind in ("linear", "asinh", "log", "lupton"):
+        stretch = fit_stretch([sky], 1, kind)  # type: ignore[arg-type]
+        assert stretch.zero[0] + stretch.scale[0] == pytest.approx(np.median(sky) + 5 * noise)
+        assert np.quantile(stretch.apply(sky), 0.999) < 0.8
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_empty_and_constant_bands_are_dark_and_harm_no_other(kind: str) -> None:

@@ -6,13 +6,17 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from sciencessl.data.order import augmentation_rng
+from sciencessl.data.loader import BatchStream, Decoder, EvaluationStream
+from sciencessl.data.order import Order, augmentation_rng
+from sciencessl.domains.galaxy import SPEC
 from sciencessl.domains.galaxy.flux_views import (
     EXTINCTION,
     Flux,
@@ -30,7 +34,12 @@ from sciencessl.domains.galaxy.flux_views import (
 from sciencessl.domains.galaxy.views import GalaxyViews, galaxy_views
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.samples import Sample
-from sciencessl.spec import InputStats
+from sciencessl.spec import FieldSpec, InputStats
+from sciencessl.store.format import StoreHeader
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import seal
+from sciencessl.store.writer import PreparedSample, create_store, write_row
+from sciencessl.train.plan import input_stats
 from sciencessl.views.affine import centre_window
 
 BANDS = ("g", "r", "z")
@@ -73,7 +82,7 @@ def nothing(size: int = 48, channels: int = 3, **drawn: Any) -> FluxDraw:
     """A draw that shows the whole stamp as it is, but for what is named."""
     window = {"window": (size, size), "centre": (size / 2, size / 2), "angle": 0.0, "mirror": (False, False)}
     plain = FluxDraw(window, 1.0, 0.0, 0.0, 0.0, np.zeros(channels), 5, None)
-    return dataclasses.replace(plain, **drawn)
+    return replace(plain, **drawn)
 
 
 def draws(count: int = DRAWS, **settings: Any) -> list[FluxDraw]:
@@ -118,7 +127,7 @@ def test_the_stored_noise_is_that_of_the_inverse_variance() -> None:
     ivar = np.full((48, 48, 3), 4.0, np.float32)
     ivar[0, :5, 0] = 0, -1, np.nan, np.inf, 1e-4
     sigma = Flux(scene(), BANDS, ivar).sigma
-    np.testing.assert_allclose(sigma[0, :5, 0], [0, 0, 0, 0, 100], rtol=1e-6)
+    np.testing.assert_allclose(sigma[0, :5, 0], [np.nan] * 4 + [100], rtol=1e-6)
     assert np.all(sigma[1:] == 0.5)
 
 
@@ -140,6 +149,17 @@ def test_the_noise_level_does_not_count_light_nor_unknown_pixels() -> None:
     image[::3, ::7] = np.nan
     np.testing.assert_allclose(noise_level(image.astype(np.float32)), [1.0, 5.0, 0.0], rtol=0.06)
     assert np.array_equal(noise_level(np.full((8, 8, 2), np.nan, np.float32)), [0.0, 0.0])
+
+
+def test_the_noise_of_a_real_field_is_found_under_its_galaxies(shared_data: Path) -> None:
+    """Stamps on the two brightest galaxies of an SDSS field, where the spread of all pixels is twice the field's."""
+    fits = pytest.importorskip("astropy.io.fits")
+    field = fits.getdata(shared_data / "galaxy" / "fits_sdss_gri" / "reprojected_sdss_r.fits.bz2").astype(np.float32)
+    sigma = stats.median_abs_deviation(field, axis=None, scale="normal")
+    for y, x in ((188, 278), (131, 163)):
+        stamp = field[y - 48 : y + 48, x - 48 : x + 48, None]
+        assert stats.median_abs_deviation(stamp, axis=None, scale="normal") > 1.8 * sigma
+        assert noise_level(stamp)[0] == pytest.approx(sigma, rel=0.08)
 
 
 # A defect elsewhere: NaN and bad pixels go through interpolation and blur, or become zeros that look like data.
@@ -209,9 +229,10 @@ def test_another_exposure_is_one_factor_and_leaves_the_sky_where_it_is() -> None
     assert np.array_equal(whole().apply(flux, nothing(exposure=1.3)), image * np.float32(1.3))
     star = np.zeros((48, 48, 3), np.float32)
     star[22:26, 22:26] = 1e4
-    for view in (view for number in range(20) for view in train(GalaxyViews(blur=0.0, shift=0.0), sample(star), number)):
-        assert view.max() > 5e3
-        assert view[0, 0].tolist() == [0.0] * 3
+    for number in range(20):
+        for view in train(GalaxyViews(blur=0.0, shift=0.0), sample(star), number):
+            assert view.max() > 5e3
+            assert view[0, 0].tolist() == [0.0] * 3
 
 
 def test_a_whole_window_is_the_stamp() -> None:
@@ -268,6 +289,18 @@ def test_noise_to_a_new_level_adds_what_is_missing_and_takes_nothing_away() -> N
     # Dust makes the old noise smaller: through 10^(-0.4 * 3.214 * 0.2) of it, more is added in g.
     dimmed = whole(96, noise_to={"g": (4.0, 4.0)}).apply(flux, nothing(96, ebv=0.2))
     np.testing.assert_allclose(dimmed.std(axis=(0, 1)), [math.sqrt(16 - 0.5533**2), 0, 0], rtol=0.03)
+
+
+def test_noiseless_flux_gets_a_new_level_but_not_where_its_weight_is_unknown() -> None:
+    image = np.zeros((48, 48, 3), np.float32)
+    pipeline = whole(noise_to=dict.fromkeys(BANDS, (2.0, 2.0)))
+    simulated = pipeline.apply(Flux(image, BANDS), nothing())
+    assert simulated.std() == pytest.approx(2.0, rel=0.03)
+    ivar = np.ones_like(image)
+    ivar[5, 5] = 0
+    weighted = pipeline.apply(Flux(image, BANDS, ivar), nothing())
+    assert np.all(weighted[5, 5] == 0)
+    assert weighted.std() == pytest.approx(math.sqrt(3), rel=0.03)
 
 
 def test_a_new_noise_level_of_an_unknown_band_is_refused() -> None:
@@ -385,7 +418,7 @@ def test_switching_one_operation_off_changes_the_draws_of_no_other(change: dict[
 def test_parity_safe_views_are_the_same_but_for_their_flips() -> None:
     for one, other in zip(draws(50), draws(50, parity_safe=True), strict=True):
         assert other.window["mirror"] == (False, False)
-        assert dataclasses.replace(one, window={}, levels=0) == dataclasses.replace(other, window={}, levels=0)
+        assert replace(one, window={}, levels=0) == replace(other, window={}, levels=0)
         assert {**one.window, "mirror": 0} == {**other.window, "mirror": 0}
 
 
@@ -495,3 +528,40 @@ def test_both_views_read_the_companions() -> None:
 def test_settings_are_checked(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"^views\.{said}.*; it must be "):
         GalaxyViews(**wrong)
+
+
+@pytest.fixture
+def flux_store(tmp_path: Path) -> Store:
+    """Four stamps of two bands with mask and inverse variance, as `prepare` stores a survey."""
+    spec = FieldSpec("array", ("g", "z"), "float32", shape=(40, 40))
+    fields = {"image": spec, "image.mask": replace(spec, dtype="int32", primary=False),
+              "image.ivar": replace(spec, primary=False)}  # fmt: skip
+    header = StoreHeader("galaxy", "survey", fields, 1, 4, {}, "plan", "config")
+    create_store(tmp_path / "flux.zarr", header, 200_000)
+    samples = []
+    for number in range(4):
+        image = scene(40, 40, 2).transpose(2, 0, 1).copy()
+        mask = np.zeros(image.shape, np.int32)
+        mask[0, 18:22, 18:22] = 1 << 30
+        image[mask > 0] = 1e6
+        given = {"image": image, "image.mask": mask, "image.ivar": np.ones_like(image)}
+        samples.append(PreparedSample(f"s{number}", "train", given, {}))
+    write_row(tmp_path / "flux.zarr", header, 0, samples, [], "inputs")
+    seal(tmp_path / "flux.zarr", header)
+    return Store(tmp_path / "flux.zarr")
+
+
+def test_training_and_evaluation_read_mask_and_weights_from_the_store(flux_store: Store) -> None:
+    decoder, settings = Decoder(flux_store, SPEC.decode), GalaxyViews(size=32, reddening=0.1)
+    arguments = (decoder, Order(4, 0, 4, slots=1), flux_store.split("train"), galaxy_views, settings, {}, ["image"])
+    batch = next(iter(BatchStream(*arguments)))
+    shown = next(iter(EvaluationStream(decoder, np.arange(4), galaxy_views, settings, ["image"])))
+    for view in (*batch.views, *shown.views):
+        assert set(view) == {"image"}
+        image = view["image"].numpy()
+        assert image.shape == (4, 2, 32, 32)
+        assert np.nanmax(image) < 1000
+        assert np.isnan(image[:, 0]).any(axis=(1, 2)).all()
+        assert np.isfinite(image[:, 1]).all()
+    stats = input_stats(flux_store, SPEC, settings)
+    assert max(stats.scale) < 50

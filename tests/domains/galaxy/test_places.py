@@ -9,7 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
 
+import sciencessl
 from sciencessl.domains.galaxy.places import OVERLAP, SAME
 from sciencessl.errors import LeakError
 from sciencessl.evaluate.tasks import load_task
@@ -19,7 +22,7 @@ from sciencessl.spec import FieldSpec, TransferTask
 from sciencessl.store import audit_record
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_report import audit_text
-from sciencessl.store.audited import check_audit
+from sciencessl.store.audited import check_audit, copied_ids
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.label import label
 from sciencessl.store.reader import Store
@@ -31,10 +34,13 @@ ARCSEC = 1 / 3600
 Entry = tuple[str, str, Mapping[str, Any]]
 
 
-def build(path: Path, entries: Sequence[Entry], domain: str = "galaxy") -> Store:
+def build(
+    path: Path, entries: Sequence[Entry], domain: str = "galaxy", settings: Mapping[str, Any] | None = None
+) -> Store:
     """A sealed store of images of noise, no two alike."""
     name = load_domain(domain).primary
-    header = StoreHeader(domain, "images", {name: FieldSpec("bytes", ("r", "g", "b"))}, 1, len(entries), {}, "p", "c")
+    field = FieldSpec("bytes", ("r", "g", "b"))
+    header = StoreHeader(domain, "images", {name: field}, 1, len(entries), dict(settings or {}), "p", "c")
     seed = int.from_bytes(str(path).encode(), "little")
     raws = [cv2.imencode(".png", np.random.default_rng([seed, k]).integers(0, 255, (24, 24, 3), np.uint8))[1].tobytes()
             for k in range(len(entries))]
@@ -79,6 +85,11 @@ def test_one_object_and_overlapping_stamps_are_told_apart(tmp_path: Path) -> Non
     assert (found[SAME].same, found[OVERLAP].same, found[SAME].unplaced) == (True, False, 0)
 
 
+def test_the_radius_of_preparation_is_that_of_the_comparison(tmp_path: Path) -> None:
+    store = build(tmp_path / "s.zarr", FIELD[:4], settings={"survey": {"match_arcsec": 10.0}})
+    assert named(store, rules(store)[SAME]) == {"same as a, across RA 0": ("a", 1.0), "shown by b": ("b", 9.0)}
+
+
 def test_without_sizes_only_one_object_is_told(tmp_path: Path) -> None:
     entries = [(own, split, {"ra": values["ra"], "dec": values["dec"]}) for own, split, values in FIELD]
     assert list(rules(build(tmp_path / "s.zarr", entries))) == [SAME]
@@ -119,6 +130,7 @@ def test_an_audit_finds_one_object_under_two_names(tmp_path: Path) -> None:
     assert "1 arcsec apart" in (tmp_path / "s.audit" / "report.html").read_text()
     with pytest.raises(LeakError, match=r"1 of 1 samples of split=test .*1 by sky position"):
         check_audit(store)
+    assert copied_ids(store, store) == frozenset()  # another image of an object is not the image that was learned from
 
 
 def test_overlaps_alone_warn_and_refuse_nothing(tmp_path: Path) -> None:
@@ -168,3 +180,34 @@ def test_positions_that_came_as_a_table_make_an_audit_out_of_date(tmp_path: Path
     again = Store(store.path)
     assert "is out of date" in check_audit(again).lines[0]
     assert audit(store.path, pixels=False).verdict == audit_record.LEAK
+
+
+@pytest.mark.parametrize("shape", [{"fit": "pad", "size_px": 48}, {"fit": "resample", "size_px": 16}])
+@pytest.mark.parametrize(("groups", "kinds"), [
+    ("", {audit_record.PLACE, audit_record.OVERLAP}), ("object", {audit_record.OVERLAP}), ("overlap", set()),
+])
+def test_a_prepared_survey_keeps_together_what_it_groups(
+    groups: str, kinds: set[str], shape: dict[str, Any], tmp_path: Path
+) -> None:
+    # Fields have 12 or 48 px of the tile: half a side is that of the field on the sky, not of the stored array.
+    rng = np.random.default_rng(5)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [0.0, 1.0], [100.5, 100.5]
+    wcs.wcs.cdelt = [-0.4 / 3600, 0.4 / 3600]
+    (tmp_path / "sky").mkdir()
+    for band in "gr":
+        plane = rng.normal(0, 1, (200, 200)).astype(np.float32)
+        fits.PrimaryHDU(plane, wcs.to_header()).writeto(tmp_path / "sky" / f"t0-{band}.fits")
+    x, y = rng.uniform(30, 170, (2, 60))
+    x[1::2], y[1::2] = x[::2] + np.tile([1.0, 15.0], 15), y[::2]  # pairs 0.4 and 6 arcsec apart
+    place, side = wcs.pixel_to_world(x, y), np.repeat(rng.choice([4.8, 19.2], 30), 2)
+    columns = zip(range(60), place.ra.deg.tolist(), place.dec.deg.tolist(), side.tolist(), strict=True)
+    lines = [f"s{k:02d},{ra!r},{dec!r},{arcsec}{'' if groups else f',own{k}'}" for k, ra, dec, arcsec in columns]
+    title = f"id,ra,dec,side_arcsec{'' if groups else ',group'}"
+    (tmp_path / "sky" / "catalogue.csv").write_text("\n".join([title, *lines]))
+    settings = {**shape, "size_column": "side_arcsec", "test_fraction": 0.5, "min_coverage": 0.0, "workers": 0}
+    settings |= {"group_by": groups} if groups else {}
+    store = Store(sciencessl.prepare("galaxy", [tmp_path / "sky"], tmp_path / "s.zarr", settings).out)
+    shown = np.asarray(store.column("size_px")) * np.asarray(store.column("scale_arcsec_px"))
+    np.testing.assert_allclose(shown[np.argsort(store.ids)], side, rtol=1e-3)
+    assert {entry.kind for entry in audit(store.path, pixels=False).evidence} == kinds
