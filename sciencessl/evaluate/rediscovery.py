@@ -137,8 +137,8 @@ def _task(store: Store, left: str, find: str) -> TransferTask:
     try:
         return find_store_task(store, left)
     except ConfigError as error:
-        raise ConfigError(f"--find {find}: {store.path} has no column {left!r}{did_you_mean(left, columns)}, and "
-                          f"{error}") from None
+        raise ConfigError(f"--find {find}: {store.path} has no column {left!r}.{did_you_mean(left, columns)} "
+                          f"As a task: {error}") from None
 
 
 def found_by(wanted: Wanted, scores: Mapping[str, Sequence[np.ndarray]], top: int, mark: str) -> Rediscovery:
