@@ -179,7 +179,8 @@ def _resampled(
         flux, bits, native = cut_band(planes, tile.bands[name], tile.shape, first, size, mask_dtype, ivar, frame.survey)
         good = (bits & (off | broken)) == 0
         has_weight = tile.bands[name].weight is not None
-        window = resample.Planes(flux[:, None], good[:, None], native[:, None] if native is not None and has_weight else None,
+        window = resample.Planes(flux[:, None], good[:, None],
+                                 native[:, None] if native is not None and has_weight else None,
                                  (bits & ~np.array(off | broken, bits.dtype))[:, None])
         new = _on_stored_grid(window, tile, name, frame.only(rows), first, np.stack([x[rows], y[rows]], 1), side)
         image[rows] = np.where(new.good, new.flux, np.nan)[:, 0]
