@@ -98,7 +98,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked_whole() -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.fits")
-    with pytest.raises(Refused, match="corrupt: .* is no regular file"):
+    with pytest.raises(Refused, match=r"corrupt: .* is no regular file"):
         open_regular(str(tmp_path / "pipe.fits"))
 
 
