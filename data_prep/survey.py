@@ -11,6 +11,8 @@ import numpy as np
 
 from sciencessl.data_prep.catalogue import find_catalogue
 from sciencessl.data_prep.columns import FILE_NAMES, first_name
+from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.fits_planes import Planes
 from sciencessl.data_prep.fits_tiles import find_tiles
 from sciencessl.data_prep.ingest import images
 from sciencessl.data_prep.listing import FITS_SUFFIXES, Listing, Reader, has_suffix, list_sources
@@ -19,6 +21,7 @@ from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import SkyTile
 from sciencessl.data_prep.source import Input, Source
 from sciencessl.data_prep.split import assign_split
+from sciencessl.data_prep.survey_bands import counted_bits
 from sciencessl.data_prep.survey_objects import Objects, catalogue_objects, has_positions
 from sciencessl.data_prep.survey_placing import Placed, grid_objects, groups_of, place, require_one_grid
 from sciencessl.data_prep.survey_reader import Chunk, Shown, SurveyReader
@@ -34,6 +37,8 @@ WAVELENGTHS = ("fuv", "nuv", "u", "g", "r", "i", "vis", "z", "y", "j", "h", "k",
 CHUNK_BYTES = 160 * 2**20
 """Payload of the sources of one tile that are read at a time: a tile with more is opened again."""
 REFUSED_AT_ONCE = 4096
+MASK_LOOK_PX, MOSTLY = 512, 0.5
+"""Side of the part of one mask that is looked at beforehand, and the share of bad pixels from which it is told."""
 
 
 def survey(
@@ -74,7 +79,7 @@ def survey(
     splits = _splits(placed.objects, groups, settings)
     fields = _fields(spec, tiles, bands, chosen)
     inputs = _inputs(placed, tiles, groups, splits, fields, found.refused)
-    words = [*found.said, *said, *objects.said, group_words]
+    words = [*found.said, *said, _mask_words(tiles, chosen), *objects.said, group_words]
     return Source(
         name=NAME, fields=fields, inputs=inputs, settings=_digested(objects, settings, chosen),
         read=SurveyReader(fields, spec.primary, chosen).read, fingerprint=_no_fingerprint, labels=objects.labels,
@@ -142,6 +147,28 @@ def _with_bands(
                                        ("weights", any(band.weight for band in some))) if there]
     with_extras = f" with {' and '.join(extras)}" if extras else ""
     return kept, bands, [f"tiles: {len(kept):,}, bands {' '.join(bands)}{with_extras}"]
+
+
+def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
+    """A sentence where most pixels of a tile would count as bad; empty where few do, or nothing can be read."""
+    plane = next((band.mask for tile in tiles for band in tile.bands.values() if band.mask is not None), None)
+    if plane is None:
+        return ""
+    try:
+        with Planes() as planes:
+            window = planes.windows(plane, 1, MASK_LOOK_PX)
+            height, width = (max((length - MASK_LOOK_PX) // 2, 0) for length in window.shape)
+            bits = np.asarray(window[height : height + MASK_LOOK_PX, width : width + MASK_LOOK_PX]).astype(np.int64)
+    except Refused:
+        return ""  # told of each source when it is cut
+    bad = (bits & counted_bits(chosen)) != 0
+    if bad.mean() < MOSTLY:
+        return ""
+    shares = {bit: ((bits >> bit) & 1).mean() for bit in range(29)}
+    often = ", ".join(f"bit {bit} in {share:.0%}" for bit, share in shares.items() if share > 0)
+    return (f"mask: {bad.mean():.0%} of the pixels in the middle of {Path(plane.path).name} are masked ({often}), and "
+            "views leave masked pixels out. If some bits mark no defects, such as DETECTED, name those that do with "
+            "--mask-bits")
 
 
 def _by_wavelength(name: str) -> tuple[int, str]:

@@ -19,6 +19,8 @@ from sciencessl.errors import ConfigError, DataError, did_you_mean
 OUTSIDE, NO_TILE, TOO_LARGE = "outside-every-tile", "no-such-tile", "too-large"
 SAME_GRID_PX = 0.05
 """Pixel grids of two tiles are one where they are shifted by whole pixels to within this."""
+SAME_SCALE = 1e-3
+"""Pixel scales that differ by a smaller share are one where only coverage depends on them."""
 GRID_PATCH = 0.5
 """Grid stamps of two tiles that are closer than this share of a step show the same patch of sky."""
 
@@ -62,9 +64,8 @@ def place(objects: Objects, tiles: Sequence[SkyTile], survey: SurveySettings) ->
             "CRVAL, CRPIX, CD). Give pixel positions with --x and --y, or tiles with a WCS."
         )
     with_wcs = np.flatnonzero(~np.isnan(scales))
-    on_sky = [tiles[number] for number in with_wcs]
-    sides = np.stack([np.ceil(_field_px(objects, np.full(len(objects), scale), survey)) for scale in scales[with_wcs]])
-    sides = np.nan_to_num(sides, nan=1).astype(np.int64)
+    on_sky = [tiles[number] for number in with_wcs.tolist()]
+    sides = _sides(objects, scales[with_wcs], survey)
     known = ~np.isin(np.arange(len(objects)), list(objects.bad))
     ra = np.where(known, objects.ra, np.nan)
     found = assign(on_sky, ra, objects.dec, sides)
@@ -76,6 +77,15 @@ def place(objects: Objects, tiles: Sequence[SkyTile], survey: SurveySettings) ->
     _refuse_too_large(objects, field_px, owner, refused, survey)
     others = _others(on_sky, ra, objects.dec, sides, with_wcs, owner, survey)
     return Placed(objects, owner, found.x, found.y, field_px, others, refused)
+
+
+def _sides(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> np.ndarray:
+    """Whole pixels of each field: (N,), or (tiles, N) where the tiles' scales differ by more than rounding."""
+    if scales.max() / scales.min() - 1 < SAME_SCALE:
+        scales = np.median(scales, keepdims=True)
+    rows = [np.ceil(_field_px(objects, np.full(len(objects), scale), survey)) for scale in scales]
+    sides = np.nan_to_num(np.stack(rows), nan=1).astype(np.int64)
+    return np.asarray(sides[0] if len(sides) == 1 else sides)
 
 
 def _refuse_too_large(
@@ -173,7 +183,7 @@ def _named_tiles(objects: Objects, tiles: Sequence[SkyTile]) -> tuple[np.ndarray
             f"tiles are called {', '.join(list(numbers)[:5])}.{did_you_mean(objects.tile[0], numbers)}"
         )
     return owner, {
-        int(row): (NO_TILE, f"there is no tile {objects.tile[row]!r}") for row in np.flatnonzero(owner < 0)
+        row: (NO_TILE, f"there is no tile {objects.tile[row]!r}") for row in np.flatnonzero(owner < 0).tolist()
     }
 
 
@@ -206,7 +216,7 @@ def _field_px(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> n
             "sizes in arcsec need tiles with a celestial WCS, and these have none. Leave out --size-arcsec, "
             "--scale-arcsec-px and columns in arcsec: --size-px counts pixels."
         )
-    return arcsec / scales
+    return np.asarray(arcsec / scales)
 
 
 def grid_objects(tiles: Sequence[SkyTile], survey: SurveySettings) -> Objects:
@@ -221,10 +231,10 @@ def grid_objects(tiles: Sequence[SkyTile], survey: SurveySettings) -> Objects:
     if not len(number):
         raise DataError(f"none of the {len(tiles)} tiles is as large as a stamp of {side} x {side} px.")
     x, y = np.concatenate(centres).T
-    ids = [f"{tiles[at].id}-{int(row):06d}-{int(column):06d}" for at, row, column in zip(number, y, x, strict=True)]
+    of = [tiles[at].id for at in number.tolist()]
+    ids = [f"{name}-{int(row):06d}-{int(column):06d}" for name, row, column in zip(of, y, x, strict=True)]
     nothing = np.full(len(ids), np.nan)
-    names = [tiles[at].id for at in number]
-    objects = _with_sky(Objects(ids, nothing, nothing, x, y, names, nothing), number, tiles)
+    objects = _with_sky(Objects(ids, nothing, nothing, x, y, of, nothing), number, tiles)
     kept = np.ones(len(ids), dtype=bool)
     scales = [_scale(tile) for tile in tiles]
     if len(tiles) > 1 and not np.isnan(scales).any():
@@ -234,7 +244,7 @@ def grid_objects(tiles: Sequence[SkyTile], survey: SurveySettings) -> Objects:
     dropped = "" if kept.all() else f"; {int((~kept).sum()):,} left out: a neighbouring tile shows the same sky"
     rows = np.flatnonzero(kept)
     return replace(
-        objects, ids=[ids[row] for row in rows], tile=[names[row] for row in rows], ra=objects.ra[rows],
+        objects, ids=[ids[row] for row in rows.tolist()], tile=[of[row] for row in rows.tolist()], ra=objects.ra[rows],
         dec=objects.dec[rows], x=x[rows], y=y[rows], size=nothing[rows], said=(said + dropped,),
     )
 
@@ -244,7 +254,8 @@ def groups_of(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySettings) 
     objects = placed.objects
     if objects.groups is not None:
         return list(objects.groups), ""
-    tile_ids = [tiles[number].id if number >= 0 else objects.ids[row] for row, number in enumerate(placed.owner)]
+    owners = placed.owner.tolist()
+    tile_ids = [tiles[number].id if number >= 0 else objects.ids[row] for row, number in enumerate(owners)]
     known = np.isfinite(objects.ra) & np.isfinite(objects.dec)
     if survey.group_by == "tile" or not known.any():
         why = "" if survey.group_by == "tile" else ": there are no positions on the sky to tell sources by"
@@ -253,7 +264,7 @@ def groups_of(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySettings) 
     radius = np.full(len(rows), survey.match_arcsec)
     if shows:
         radius = np.maximum(radius, np.nan_to_num(_half_field_arcsec(placed, tiles)[rows]))
-    found = sky_groups([objects.ids[row] for row in rows], objects.ra[rows], objects.dec[rows], radius)
+    found = sky_groups([objects.ids[row] for row in rows.tolist()], objects.ra[rows], objects.dec[rows], radius)
     groups = list(objects.ids)
     for row, group in zip(rows.tolist(), found, strict=True):
         groups[row] = group

@@ -97,12 +97,12 @@ class Stamps:
     def unknown(self) -> np.ndarray:
         """(n, C, S, S) bool: off every tile, or not finite there."""
         off, broken = own_bits(self.mask.dtype)
-        return np.asarray(self.mask & (off | broken)) != 0
+        return np.asarray((self.mask & (off | broken)) != 0)
 
     def incomplete(self, rows: np.ndarray, channel: int) -> np.ndarray:
         """(k,) bool: which of some stamps lack pixels of a band."""
         off, broken = own_bits(self.mask.dtype)
-        return np.asarray((self.mask[rows, channel] & (off | broken)) != 0).any(axis=(1, 2))
+        return np.asarray(((self.mask[rows, channel] & (off | broken)) != 0).any(axis=(1, 2)))
 
     def take(
         self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None
@@ -208,14 +208,15 @@ class SurveyReader:
         self, chunk: Chunk, stamps: Stamps, known: np.ndarray
     ) -> tuple[dict[str, Sequence[Any]], np.ndarray, np.ndarray]:
         """Column -> n values, and (n, C) sky and noise."""
-        bands, owner = self.fields[self.name].channels, chunk.owner
+        bands, owner, side = self.fields[self.name].channels, chunk.owner, self.survey.size_px
         frame = Frame.of(owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
+        # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),
             # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
-            "size_px": np.where(frame.is_resampled, self.survey.size_px, chunk.field_px).tolist(),
-            "tile_y": chunk.y.tolist(), "width": [self.survey.size_px] * len(chunk),
-            "height": [self.survey.size_px] * len(chunk), "unit": [_unit(chunk)] * len(chunk),
+            "size_px": (chunk.field_px if self.survey.fit == "pad" else np.full(len(chunk), float(side))).tolist(),
+            "tile_y": chunk.y.tolist(), "width": [side] * len(chunk), "height": [side] * len(chunk),
+            "unit": [_unit(chunk)] * len(chunk),
             "coverage": np.where(known > 0, known, np.inf).min(axis=1).tolist(),
         }
         off, broken = own_bits(stamps.mask.dtype)

@@ -258,8 +258,8 @@ def _flat(annotations: Sequence[Any]) -> Iterator[dict[str, Any]]:
             said = json.dumps(part)[:SHOWN_CHARACTERS]
             raise RefusedError("bad-json", f"annotations hold {said}, expected a task and its value")
         value = part.get("value")
-        inner = isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "task" in v for v in value)
-        yield from _flat(value) if inner else [part]
+        inner = value if isinstance(value, list) and all(isinstance(v, dict) and "task" in v for v in value) else []
+        yield from _flat(inner) if inner else [part]
 
 
 def _column(task: Task, answer: str, where: str) -> str | None:

@@ -2,7 +2,8 @@
 
 Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
 `predict`, `select`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or looks into a
-store has a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules: `list_domains`,
+store has a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules:
+`list_domains`,
 `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
 `store_audit`, `store_label`, `store_label_votes`, `store_remove`,
 `store_compact`, `store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.

@@ -436,13 +436,13 @@ def test_public_names_survive_the_import_of_packages_beside_them() -> None:
 
 def test_flags_and_arguments_of_the_functions_agree() -> None:
     """Names and defaults; settings of a run and of preparation travel in one argument."""
-    renamed = {"transfer": "transfers"}
+    renamed = {("report", "transfer"): "transfers", ("predict", "models"): "model"}
     gathered = {"prepare": prepare_settings(), "pretrain": RunConfig, "config": RunConfig, "predict": PosteriorSettings}
     options = {name for d in ("galaxy", "pathology", "web") for name in leaf_names(load_domain(d).prepare_options)}
     for verb, function in {**dict(zip(FUNCTIONS, FUNCTIONS, strict=True)), "config": "config_explain"}.items():
         parameters = inspect.signature(getattr(sciencessl, function)).parameters
         for action in cli._parsers([verb])[1][verb]._actions:
-            name = renamed.get(action.dest, action.dest) if verb == "report" else action.dest
+            name = renamed.get((verb, action.dest), action.dest)
             if name in ("help", "json", "action"):
                 continue
             if name not in parameters:

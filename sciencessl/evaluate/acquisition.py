@@ -57,7 +57,7 @@ def expected_information(
     """
     weight = asked(alpha, schema)
     found = [mutual_information(alpha[..., start:stop], volunteers, seed) for start, stop in schema.groups]
-    return weight * np.stack(found, axis=1)
+    return np.asarray(weight * np.stack(found, axis=1))
 
 
 def next_vote_entropy(alpha: np.ndarray, schema: LabelSchema) -> np.ndarray:
@@ -72,7 +72,7 @@ def next_vote_entropy(alpha: np.ndarray, schema: LabelSchema) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(fractions > 0, -fractions * np.log(fractions), 0.0)
     entropy: np.ndarray = np.add.reduceat(terms, [start for start, _ in schema.groups], axis=1)
-    return asked(alpha, schema) * entropy
+    return np.asarray(asked(alpha, schema) * entropy)
 
 
 def mutual_information(

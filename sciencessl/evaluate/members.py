@@ -144,8 +144,10 @@ def _masks(head: VoteHead, passes: int, seed: int) -> list[np.ndarray | None]:
     if not passes:
         return [None]
     width = head.weight.shape[1]
-    draws = (np.random.default_rng(derive_key("dropout pass", seed, number)).random(width) for number in range(passes))
-    return [draw[None, :] >= head.dropout[:, None] for draw in draws]
+    draws: list[np.ndarray] = [
+        np.random.default_rng(derive_key("dropout pass", seed, number)).random((width,)) for number in range(passes)
+    ]
+    return [draw >= head.dropout[:, None] for draw in draws]
 
 
 def _features(
@@ -160,8 +162,8 @@ def _features(
         values = embed_together([members[number].encoder for number in numbers], store, index, workers,
                                 progress if turn == len(inputs) - 1 else None)
         found.update(zip(numbers, values, strict=True))
-    for number, values in found.items():
-        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    for number, features in found.items():
+        broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if broken.size:
             raise DataError(
                 f"features of {broken.size} of {len(index)} samples of {store.path} are not finite, the first of id "

@@ -40,7 +40,7 @@ def file_names(ids: Sequence[str]) -> list[str]:
     """A PNG for each id: the id itself where any file system takes it, otherwise with a digest of it at its end.
 
     >>> file_names(["g1", "a/b c", "G1"])
-    ['g1.png', 'a_b_c-4e0f7a9c.png', 'G1-eb6e42b1.png']
+    ['g1.png', 'a_b_c-facd05e8.png', 'G1-b0d08a63.png']
     """
     taken: set[str] = set()
     names = []

@@ -91,7 +91,7 @@ def _table(store: Store, name: str) -> dict[str, Any]:
     return {
         "rows": table.data.num_rows,
         "columns": table.columns,
-        "questions": [question.name for question in table.schema.questions] if table.schema else [],
+        "questions": table.questions,
         "votes": [column for column in table.schema.columns if column in table.columns] if table.schema else [],
         "derived_from": {column: list(parents) for column, parents in table.derived_from.items()},
         "note": table.note,

@@ -46,6 +46,12 @@ class Table:
         """Column names without `id`."""
         return [name for name in self.data.column_names if name != "id"]
 
+    @property
+    def questions(self) -> list[str]:
+        """Names of the questions that it has a column of; the schema may know more."""
+        known = () if self.schema is None else self.schema.questions
+        return [question.name for question in known if not {*question.columns}.isdisjoint(self.data.column_names)]
+
     def aligned(self, column: str, ids: Sequence[str]) -> np.ndarray:
         """(N,) values in the order of `ids`; None or NaN where the table has no row."""
         return to_numpy(self._taken(ids)[column])

@@ -134,16 +134,17 @@ def _table_of(store: Store, question: str) -> Table | None:
     for table in map(store.table, store.tables):
         if table.schema is not None:
             try:
-                table.schema.question(question)
+                found = table.schema.question(question)
             except ConfigError:
                 continue
-            return table
+            if found.name in table.questions:
+                return table
     return None
 
 
 def _unknown(store: JoinedStores, name: str, asked: str) -> str:
     tables = [part.table(table) for part in store.stores for table in part.tables]
-    questions = list(dict.fromkeys(q.name for table in tables if table.schema for q in table.schema.questions))
+    questions = list(dict.fromkeys(question for table in tables for question in table.questions))
     columns = {column for part in store.stores for column in part.columns()}
     return (
         f"{asked} {name}: {store.name} has no such question or column.{did_you_mean(name, [*questions, *columns])} "

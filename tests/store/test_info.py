@@ -46,6 +46,14 @@ def test_tables(survey: Store) -> None:
     assert table["votes"] == table["questions"] == []
 
 
+def test_questions_of_a_schema_that_a_table_has_no_column_of_are_not_told(survey: Store) -> None:
+    schema = LabelSchema("two", (Question("bar-x1", ("yes", "no")), Question("bar-x2", ("yes", "no"))))
+    votes = {column: np.arange(7) for column in ("bar-x2_yes", "bar-x2_no")}
+    table = write_table(survey.path, "votes", pa.table({"id": survey.ids, **votes}), schema)
+    assert table.questions == ["bar-x2"]
+    assert info(survey.path)["tables"]["votes"]["questions"] == ["bar-x2"]
+
+
 def test_text(survey: Store) -> None:
     schema = LabelSchema("shapes", (Question("shape-x1", ("smooth", "disc")), Question("arms-x1", ("yes", "no"))))
     votes = {column: np.arange(7) for column in schema.columns}

@@ -94,6 +94,7 @@ def _sized(train: View, evaluate: View) -> tuple[View, View]:
         (lambda s: {"columns": (ColumnSpec("x", "complicated"),)}, "is no NumPy dtype"),
         (lambda s: {"train_options": Loose}, "train_options is no frozen dataclass"),
         (lambda s: {"decode": "sciencessl.data.decode:decod"}, "decode: cannot load"),
+        (lambda s: {"places": "sciencessl.store.sides:near"}, "places: cannot load"),
         (lambda s: {"sources": {}}, "sources is empty"),
         (lambda s: {"views": lambda settings: None}, "cannot be sent to loader workers"),
         (lambda s: {"tasks": (TransferTask("t", "class", budgets=("many",)),)}, r"budgets \['many'\]"),

@@ -167,3 +167,20 @@ def test_labels_that_a_score_chose_carry_it_in_their_note(tmp_path: Path, make_s
     (found,) = find_labels(JoinedStores([Store(store.path)]), ["ring", "bar"])
     # Before any colon, and once however many questions: what marks, reports and exports say of the run.
     assert found.note == "labels, 15 of 20 of samples that bald chose, not a random draw; by volunteers"
+
+
+def test_a_question_is_looked_for_where_its_columns_are(tmp_path: Path, tiny_store: Path) -> None:
+    """Two tables of campaigns: the schema of the first knows the second one's question, but has no column of it."""
+    shutil.copytree(tiny_store, tmp_path / "s.zarr")
+    store = Store(tmp_path / "s.zarr")
+    bars = [Question(f"bar-{campaign}", ("yes", "no")) for campaign in ("x1", "x2")]
+    both = LabelSchema("both", tuple(bars))
+    for name, question, schema in (("a", bars[0], both), ("b", bars[1], LabelSchema("two", (bars[1],)))):
+        counts = {column: np.arange(60) + place for place, column in enumerate(question.columns)}
+        write_table(store.path, name, pa.table({"id": store.ids, **counts}), schema)
+    joined = JoinedStores([Store(store.path)])
+    (found,) = find_labels(joined, ["bar-x2"])
+    assert found.tables == (("b",),)
+    assert found.labelled
+    with pytest.raises(ConfigError, match="no such question or column"):
+        find_labels(joined, ["bar-x3"])

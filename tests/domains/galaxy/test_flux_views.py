@@ -151,6 +151,17 @@ def test_the_noise_level_does_not_count_light_nor_unknown_pixels() -> None:
     assert np.array_equal(noise_level(np.full((8, 8, 2), np.nan, np.float32)), [0.0, 0.0])
 
 
+def test_the_noise_of_a_real_field_is_found_under_its_galaxies(shared_data: Path) -> None:
+    """Stamps on the two brightest galaxies of an SDSS field, where the spread of all pixels is twice the field's."""
+    fits = pytest.importorskip("astropy.io.fits")
+    field = fits.getdata(shared_data / "galaxy" / "fits_sdss_gri" / "reprojected_sdss_r.fits.bz2").astype(np.float32)
+    sigma = stats.median_abs_deviation(field, axis=None, scale="normal")
+    for y, x in ((188, 278), (131, 163)):
+        stamp = field[y - 48 : y + 48, x - 48 : x + 48, None]
+        assert stats.median_abs_deviation(stamp, axis=None, scale="normal") > 1.8 * sigma
+        assert noise_level(stamp)[0] == pytest.approx(sigma, rel=0.08)
+
+
 # A defect elsewhere: NaN and bad pixels go through interpolation and blur, or become zeros that look like data.
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -5000.0])
 def test_no_value_under_a_mask_reaches_a_view(bad: float) -> None:

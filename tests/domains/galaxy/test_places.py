@@ -22,7 +22,7 @@ from sciencessl.spec import FieldSpec, TransferTask
 from sciencessl.store import audit_record
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_report import audit_text
-from sciencessl.store.audited import check_audit
+from sciencessl.store.audited import check_audit, copied_ids
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.label import label
 from sciencessl.store.reader import Store
@@ -130,6 +130,7 @@ def test_an_audit_finds_one_object_under_two_names(tmp_path: Path) -> None:
     assert "1 arcsec apart" in (tmp_path / "s.audit" / "report.html").read_text()
     with pytest.raises(LeakError, match=r"1 of 1 samples of split=test .*1 by sky position"):
         check_audit(store)
+    assert copied_ids(store, store) == frozenset()  # another image of an object is not the image that was learned from
 
 
 def test_overlaps_alone_warn_and_refuse_nothing(tmp_path: Path) -> None:
@@ -181,11 +182,14 @@ def test_positions_that_came_as_a_table_make_an_audit_out_of_date(tmp_path: Path
     assert audit(store.path, pixels=False).verdict == audit_record.LEAK
 
 
+@pytest.mark.parametrize("shape", [{"fit": "pad", "size_px": 48}, {"fit": "resample", "size_px": 16}])
 @pytest.mark.parametrize(("groups", "kinds"), [
     ("", {audit_record.PLACE, audit_record.OVERLAP}), ("object", {audit_record.OVERLAP}), ("overlap", set()),
 ])
-def test_a_prepared_survey_keeps_together_what_it_groups(groups: str, kinds: set[str], tmp_path: Path) -> None:
-    # Fields of 12 or 48 px lie in stamps of 48: half a side is that of the field, not of the array.
+def test_a_prepared_survey_keeps_together_what_it_groups(
+    groups: str, kinds: set[str], shape: dict[str, Any], tmp_path: Path
+) -> None:
+    # Fields have 12 or 48 px of the tile: half a side is that of the field on the sky, not of the stored array.
     rng = np.random.default_rng(5)
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [0.0, 1.0], [100.5, 100.5]
@@ -201,8 +205,8 @@ def test_a_prepared_survey_keeps_together_what_it_groups(groups: str, kinds: set
     lines = [f"s{k:02d},{ra!r},{dec!r},{arcsec}{'' if groups else f',own{k}'}" for k, ra, dec, arcsec in columns]
     title = f"id,ra,dec,side_arcsec{'' if groups else ',group'}"
     (tmp_path / "sky" / "catalogue.csv").write_text("\n".join([title, *lines]))
-    settings = {"size_px": 48, "size_column": "side_arcsec", "fit": "pad", "test_fraction": 0.5, "min_coverage": 0.0,
-                "workers": 0, **({"group_by": groups} if groups else {})}
+    settings = {**shape, "size_column": "side_arcsec", "test_fraction": 0.5, "min_coverage": 0.0, "workers": 0}
+    settings |= {"group_by": groups} if groups else {}
     store = Store(sciencessl.prepare("galaxy", [tmp_path / "sky"], tmp_path / "s.zarr", settings).out)
     shown = np.asarray(store.column("size_px")) * np.asarray(store.column("scale_arcsec_px"))
     np.testing.assert_allclose(shown[np.argsort(store.ids)], side, rtol=1e-3)
