@@ -12,6 +12,7 @@ import numpy as np
 from sciencessl.data_prep.catalogue import find_catalogue
 from sciencessl.data_prep.columns import FILE_NAMES, first_name
 from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.fits_names import band_order
 from sciencessl.data_prep.fits_planes import Planes
 from sciencessl.data_prep.fits_tiles import find_tiles
 from sciencessl.data_prep.ingest import images
@@ -32,11 +33,11 @@ from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.writer import Refusal
 
 NAME = "survey"
-WAVELENGTHS = ("fuv", "nuv", "u", "g", "r", "i", "vis", "z", "y", "j", "h", "k", "ks", "w1", "w2", "w3", "w4")
-"""Bands in the order of their wavelengths; others follow by name."""
 CHUNK_BYTES = 160 * 2**20
 """Payload of the sources of one tile that are read at a time: a tile with more is opened again."""
 REFUSED_AT_ONCE = 4096
+NO_IMAGE = "not-an-image"
+"""Reason of FITS files that hold no image: surveys keep tables beside their tiles, which are nothing that was lost."""
 MASK_LOOK_PX, MOSTLY = 512, 0.5
 """Side of the part of one mask that is looked at beforehand, and the share of bad pixels from which it is told."""
 
@@ -63,7 +64,10 @@ def survey(
     listing = list_sources(sources)
     catalogue = None if chosen.grid_px else find_catalogue(listing, reader, settings.catalogue)
     found = find_tiles(_tile_files(listing, catalogue.where if catalogue else ""), chosen.bands, chosen.tile_pattern)
+    files = [refusal for refusal in found.refused if refusal.reason != NO_IMAGE]
     tiles, bands, said = _with_bands(found.tiles, chosen, found.refused)
+    if len(files) < len(found.refused):
+        said.append(f"{len(found.refused) - len(files)} FITS files without an image, such as tables, are left out")
     if catalogue is None:
         if not chosen.grid_px:
             raise DataError(
@@ -78,7 +82,7 @@ def survey(
     groups, group_words = groups_of(placed, tiles, chosen)
     splits = _splits(placed.objects, groups, settings)
     fields = _fields(spec, tiles, bands, chosen)
-    inputs = _inputs(placed, tiles, groups, splits, fields, found.refused)
+    inputs = _inputs(placed, tiles, groups, splits, fields, files)
     words = [*found.said, *said, _mask_words(tiles, chosen), *objects.said, group_words]
     return Source(
         name=NAME, fields=fields, inputs=inputs, settings=_digested(objects, settings, chosen),
@@ -136,7 +140,7 @@ def _with_bands(
     if not tiles:
         first = f", such as {refused[0].id}: {refused[0].reason}, {refused[0].detail}" if refused else ""
         raise DataError(f"none of the FITS files is a tile; {len(refused)} were refused{first}.")
-    known = sorted({name for tile in tiles for name in tile.bands}, key=_by_wavelength)
+    known = sorted({name for tile in tiles for name in tile.bands}, key=band_order)
     for name in chosen.bands:
         if name not in known:
             raise ConfigError(f"--bands: {unknown_name('band', name, known)}")
@@ -169,11 +173,6 @@ def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
     return (f"mask: {bad.mean():.0%} of the pixels in the middle of {Path(plane.path).name} are masked ({often}), and "
             "views leave masked pixels out. If some bits mark no defects, such as DETECTED, name those that do with "
             "--mask-bits")
-
-
-def _by_wavelength(name: str) -> tuple[int, str]:
-    lower = name.lower()
-    return (WAVELENGTHS.index(lower) if lower in WAVELENGTHS else len(WAVELENGTHS), name)
 
 
 def _fields(
