@@ -146,7 +146,7 @@ def _planes(
     if not layers:
         yield found
         return
-    for layer, named in enumerate(_layers(unit, layers[0], bands)):
+    for layer, named in enumerate(_layers(unit, layers[0], kind, bands)):
         yield replace(found, band=named, plane=replace(plane, layer=layer))
 
 
@@ -181,20 +181,31 @@ def _header_band(header: Any, keys: Sequence[str] = _BAND_KEYS) -> str:
     return ""
 
 
-def _layers(unit: Unit, count: int, bands: Sequence[str]) -> list[str]:
-    """Names of the layers of a cube: those given, those of its header (BAND0..., BANDS), or band0, band1..."""
-    if bands and len(bands) != count:
-        raise Refused("shape", f"HDU {unit.index} has {count} layers, and {len(bands)} bands were named")
-    if bands:
+def _layers(unit: Unit, count: int, kind: Kind, bands: Sequence[str]) -> list[str]:
+    """Names of the layers of a cube: those of its header, or those given, in order, or band0, band1...
+
+    Given names overrule a header only where it does not know them: the order that bands are asked for in is no order
+    of layers.
+    """
+    named = _header_layers(unit.header, count)
+    if named and set(bands) <= set(named):
+        return named
+    # Layers of masks and weights without names belong to the layers of the image, whatever those are called.
+    if kind == "image" and len(bands) == count:
         return list(bands)
+    if kind == "image" and bands:
+        raise Refused("shape", f"HDU {unit.index} has {count} layers without names, and {len(bands)} bands were named")
+    return [f"band{i}" for i in range(count)]
+
+
+def _header_layers(header: Any, count: int) -> list[str]:
+    """BAND0, BAND1... or from 1, or FILTERi, or one letter each in BANDS; empty where there are none."""
     for start in (0, 1):
-        numbered = [_header_band(unit.header, (f"BAND{i}", f"FILTER{i}")) for i in range(start, start + count)]
+        numbered = [_header_band(header, (f"BAND{i}", f"FILTER{i}")) for i in range(start, start + count)]
         if all(numbered) and len(set(numbered)) == count:
             return numbered
-    letters = str(unit.header.get("BANDS", "")).replace(",", "").replace(" ", "")
-    if len(letters) == count == len(set(letters)):
-        return list(letters)
-    return [f"band{i}" for i in range(count)]
+    letters = str(header.get("BANDS", "")).replace(",", "").replace(" ", "")
+    return list(letters) if len(letters) == count == len(set(letters)) else []
 
 
 def _labelled(planes: list[FoundPlane]) -> list[FoundPlane]:

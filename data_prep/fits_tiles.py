@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING
 from sciencessl.data_prep.decode import Refused
 from sciencessl.data_prep.fits_inventory import FoundPlane, planes_in_file
 from sciencessl.data_prep.fits_names import FileName, band_order, guess, matched, matcher
-from sciencessl.data_prep.fits_wcs import same_grid, scale_arcsec_px, wcs_of
+from sciencessl.data_prep.fits_wcs import same_grid, wcs_of
 from sciencessl.data_prep.listing import FileRef
 from sciencessl.data_prep.sky_tiles import Band, Kind, SkyTile
+from sciencessl.data_prep.sky_wcs import pixel_scale_deg
 from sciencessl.errors import DataError
 from sciencessl.store.writer import Refusal
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
+_FROM_WCSLIB = re.compile(r"ERROR \d+ in \S+ at line \d+(?: of file \S+?:)?\s*")
 _WEIGHTS: tuple[Kind, ...] = ("variance", "sigma", "ivar")
 """What is taken first where a survey has several: WHT of drizzled images may hold exposure times."""
 
@@ -42,8 +45,10 @@ class FoundTiles:
 
 @dataclass
 class _Search:
-    """What has been collected so far."""
+    """What is asked for, and what has been collected so far."""
 
+    files: Mapping[str, FileRef]
+    bands: Sequence[str]
     planes: dict[str, list[FoundPlane]] = field(default_factory=lambda: defaultdict(list))
     refused: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     said: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
@@ -74,20 +79,20 @@ def find_tiles(files: Mapping[str, FileRef], bands: Sequence[str] = (), pattern:
         DataError: When two files hold the same plane of one tile.
         MissingExtraError: When astropy is not installed.
     """
-    search = _Search()
-    for name in _picked(files, bands, pattern, search):
-        _look(name, files[name.name], bands, search)
+    search = _Search(files, bands)
+    for name in _picked(pattern, search):
+        _look(name, search)
     tiles: list[SkyTile] = []
     for planes in search.planes.values():
-        tiles += _tiles_of(_distinct(planes, search), bands, files, search)
+        tiles += _tiles_of(_distinct(planes, search), search)
     tiles.sort(key=lambda tile: tile.id)
     said = tuple(f"{_listed(list(names))} {sentence}" for sentence, names in search.said.items())
     return FoundTiles(tuple(tiles), tuple(search.refused.values()), said, search.apart)
 
 
-def _look(name: FileName, ref: FileRef, bands: Sequence[str], search: _Search) -> None:
+def _look(name: FileName, search: _Search) -> None:
     try:
-        found = planes_in_file(ref, name, bands)
+        found = planes_in_file(search.files[name.name], name, search.bands)
     except Refused as refused:
         search.refuse(name.name, refused.reason, refused.detail)
         return
@@ -103,10 +108,10 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _picked(files: Mapping[str, FileRef], bands: Sequence[str], pattern: str, search: _Search) -> Iterator[FileName]:
+def _picked(pattern: str, search: _Search) -> Iterator[FileName]:
     regex = matcher(pattern) if pattern else None
-    for name in sorted(files):
-        found = matched(name, regex) if regex else guess(name, bands)
+    for name in sorted(search.files):
+        found = matched(name, regex) if regex else guess(name, search.bands)
         if found is None:
             search.say(f"left out: not named as the pattern {pattern!r} says.", name)
         elif found.kind == "other":
@@ -152,19 +157,17 @@ class _Image:
     wcs: WCS | None
 
 
-def _tiles_of(
-    planes: list[FoundPlane], bands: Sequence[str], files: Mapping[str, FileRef], search: _Search
-) -> list[SkyTile]:
+def _tiles_of(planes: list[FoundPlane], search: _Search) -> list[SkyTile]:
     """One tile of the planes that share a name, or several where their bands share no grid."""
     transforms: dict[tuple[str, str], WCS | None] = {}
     images = [_Image(found, _wcs(found, transforms, search)) for found in planes if found.plane.kind == "image"]
-    images.sort(key=lambda image: band_order(image.found.band, bands))
+    images.sort(key=lambda image: band_order(image.found.band, search.bands))
     groups = _grids(images)
     tile, made = planes[0].tile, []
     for i, group in enumerate(groups):
         whole = len(groups) == 1 or (i == 0 and len(group) > 1)
         for part in [group] if whole else [[image] for image in group]:
-            made.append(_tile(tile if whole else f"{tile}.{part[0].found.band}", part, planes, files, search))
+            made.append(_tile(tile if whole else f"{tile}.{part[0].found.band}", part, planes, search))
     if len(made) > 1:
         search.apart[tile] = tuple(one.id for one in made)
         shapes = "; ".join(f"{one.id} {one.shape[1]} x {one.shape[0]} px" for one in made)
@@ -184,7 +187,7 @@ def _wcs(found: FoundPlane, transforms: dict[tuple[str, str], WCS | None], searc
             transforms[key] = wcs_of(*key)
     except Exception as error:  # cards that contradict themselves make astropy raise anything
         transforms[key] = None
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+        said = _FROM_WCSLIB.sub("", " ".join(str(error).split()))[:160].rstrip(". ")
         search.say(f"can be used by pixel positions only: the WCS cannot be read ({said}).", found.file)
         return None
     if transforms[key] is None:
@@ -210,13 +213,11 @@ def _share_grid(first: _Image, second: _Image) -> bool:
     return first.wcs is second.wcs or same_grid(first.wcs, second.wcs, first.found.shape)
 
 
-def _tile(
-    tile: str, images: list[_Image], planes: list[FoundPlane], files: Mapping[str, FileRef], search: _Search
-) -> SkyTile:
+def _tile(tile: str, images: list[_Image], planes: list[FoundPlane], search: _Search) -> SkyTile:
     used: list[FoundPlane] = []
     bands = {image.found.band: _band(image, planes, used, search) for image in images}
     first = images[0].found
-    read = {found.file: (files[found.file].size, files[found.file].stamp) for found in used}
+    read = {found.file: (search.files[found.file].size, search.files[found.file].stamp) for found in used}
     has_wcs = images[0].wcs is not None
     return SkyTile(
         tile,
@@ -248,12 +249,15 @@ def _fwhm_arcsec(image: _Image) -> float | None:
     width, unit = image.found.fwhm
     if unit == "arcsec":
         return width
-    return None if image.wcs is None else width * scale_arcsec_px(image.wcs)
+    return None if image.wcs is None else width * pixel_scale_deg(image.wcs) * 3600
 
 
 def _beside(image: FoundPlane, kinds: Sequence[Kind], planes: list[FoundPlane], search: _Search) -> FoundPlane | None:
-    """The mask or weight of an image: of its band, of its layer, or one without a band, which serves all bands."""
-    for band in (image.band, f"band{image.plane.layer}", ""):
+    """The mask or weight of an image: of its band, of its place in a cube, or one without a band, which serves all."""
+    place = image.plane.layer
+    if place < 0 and image.band in search.bands:
+        place = search.bands.index(image.band)
+    for band in (image.band, f"band{place}", ""):
         for kind in kinds:
             found = next((plane for plane in planes if (plane.band, plane.plane.kind) == (band, kind)), None)
             if found is not None and found.shape == image.shape:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciencessl.data_prep.fits_headers import astropy_fits
+from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world, unit_vectors
 from sciencessl.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def wcs_of(cards: str, path: str = "") -> WCS | None:
         path: File with its look-up tables; empty where it needs none.
 
     Raises:
+        DataError: For a celestial frame that astropy does not know.
         Exception: Whatever cards that contradict themselves make astropy raise.
     """
     if not cards:
@@ -86,15 +88,18 @@ def wcs_of(cards: str, path: str = "") -> WCS | None:
     fits = astropy_fits("reading a WCS")
     from astropy.wcs import WCS
 
-    header = fits.Header.fromstring(cards, sep="\n")
     with _quiet():
+        header = fits.Header.fromstring(cards, sep="\n")
         if path:
             with fits.open(path) as units:
                 wcs = WCS(header, fobj=units, naxis=2)
         else:
             wcs = WCS(header, naxis=2)
-        wcs.wcs.set()  # raises for a singular matrix, which would otherwise come up at the first source
-    return wcs if wcs.has_celestial else None
+        if not wcs.has_celestial:
+            return None
+        # Singular matrices and frames that nobody knows would otherwise come up at the first source.
+        pixel_to_world(wcs, wcs.wcs.crpix[0], wcs.wcs.crpix[1])
+    return wcs
 
 
 def build_wcs(tile: SkyTile) -> WCS | None:
@@ -114,13 +119,6 @@ def build_wcs(tile: SkyTile) -> WCS | None:
         ) from error
 
 
-def scale_arcsec_px(wcs: WCS) -> float:
-    """Arcsec a pixel at the reference point: the square root of the area of a pixel."""
-    from astropy.wcs.utils import proj_plane_pixel_area
-
-    return float(np.sqrt(proj_plane_pixel_area(wcs)) * 3600)
-
-
 def same_grid(first: WCS | None, second: WCS | None, shape: tuple[int, int]) -> bool:
     """Whether the corners and the centre of two images lie on the same places of the sky, to 0.05 pixel.
 
@@ -132,15 +130,7 @@ def same_grid(first: WCS | None, second: WCS | None, shape: tuple[int, int]) -> 
     if first is None or second is None:
         return first is second
     height, width = shape
-    pixels = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1], [width / 2, height / 2]])
-    apart = _unit_vectors(first, pixels) - _unit_vectors(second, pixels)
-    apart_arcsec = np.degrees(np.linalg.norm(apart, axis=1)) * 3600
-    return bool(np.all(apart_arcsec < SAME_GRID_PX * scale_arcsec_px(first)))
-
-
-def _unit_vectors(wcs: WCS, pixels: np.ndarray) -> np.ndarray:
-    world = np.radians(wcs.all_pix2world(pixels, 0))
-    longitude, latitude = world[:, wcs.wcs.lng], world[:, wcs.wcs.lat]
-    return np.stack(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
-    )
+    x, y = np.array([[0, width - 1, 0, width - 1, width / 2], [0, 0, height - 1, height - 1, height / 2]])
+    there = [unit_vectors(*pixel_to_world(wcs, x, y).T) for wcs in (first, second)]
+    apart_arcsec = np.degrees(np.linalg.norm(there[0] - there[1], axis=1)) * 3600
+    return bool(np.all(apart_arcsec < SAME_GRID_PX * pixel_scale_deg(first) * 3600))

@@ -146,7 +146,7 @@ def cut_band(
     if band.mask is not None:
         bits = cut_stamps(planes.windows(band.mask, len(x), side), x, y, side, 0,
                           np.empty(image.shape, np.int64))
-        mask[:] = bits & _counted(survey)
+        mask[:] = bits & counted_bits(survey)
     outside = ~_on_tile(first, side, shape)
     mask[~np.isfinite(image) & ~outside] |= broken
     image[~np.isfinite(image)] = np.nan
@@ -179,7 +179,8 @@ def _resampled(
         flux, bits, native = cut_band(planes, tile.bands[name], tile.shape, first, size, mask_dtype, ivar, frame.survey)
         good = (bits & (off | broken)) == 0
         has_weight = tile.bands[name].weight is not None
-        window = resample.Planes(flux[:, None], good[:, None], native[:, None] if native is not None and has_weight else None,
+        window = resample.Planes(flux[:, None], good[:, None],
+                                 native[:, None] if native is not None and has_weight else None,
                                  (bits & ~np.array(off | broken, bits.dtype))[:, None])
         new = _on_stored_grid(window, tile, name, frame.only(rows), first, np.stack([x[rows], y[rows]], 1), side)
         image[rows] = np.where(new.good, new.flux, np.nan)[:, 0]
@@ -205,7 +206,8 @@ def is_per_area(unit: str) -> bool:
     return bool(re.search(r"(/|\bper\b)\s*\(?\s*(sr|arcsec|deg)|(sr|arcsec|deg)\s*(\*\*|\^)?\s*\(?-", unit.lower()))
 
 
-def _counted(survey: SurveySettings) -> int:
+def counted_bits(survey: SurveySettings) -> int:
+    """The survey's bits that make a pixel bad, as one number."""
     return sum(1 << bit for bit in survey.mask_bits) if survey.mask_bits else SURVEY_BITS
 
 

@@ -211,12 +211,12 @@ class SurveyReader:
         bands, owner, side = self.fields[self.name].channels, chunk.owner, self.survey.size_px
         frame = Frame.of(owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
-        size = [float(self.survey.size_px)] * len(chunk) if self.survey.resamples else chunk.field_px.tolist()
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),
             # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
-            "size_px": (chunk.field_px if self.survey.fit == "pad" else np.full(len(chunk), side)).tolist(),
-            "tile_y": chunk.y.tolist(), "width": [side] * len(chunk), "height": [side] * len(chunk), "unit": [_unit(chunk)] * len(chunk),
+            "size_px": (chunk.field_px if self.survey.fit == "pad" else np.full(len(chunk), float(side))).tolist(),
+            "tile_y": chunk.y.tolist(), "width": [side] * len(chunk), "height": [side] * len(chunk),
+            "unit": [_unit(chunk)] * len(chunk),
             "coverage": np.where(known > 0, known, np.inf).min(axis=1).tolist(),
         }
         off, broken = own_bits(stamps.mask.dtype)

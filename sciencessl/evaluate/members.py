@@ -144,8 +144,10 @@ def _masks(head: VoteHead, passes: int, seed: int) -> list[np.ndarray | None]:
     if not passes:
         return [None]
     width = head.weight.shape[1]
-    draws = (np.random.default_rng(derive_key("dropout pass", seed, number)).random(width) for number in range(passes))
-    return [draw[None, :] >= head.dropout[:, None] for draw in draws]
+    draws: list[np.ndarray] = [
+        np.random.default_rng(derive_key("dropout pass", seed, number)).random((width,)) for number in range(passes)
+    ]
+    return [draw >= head.dropout[:, None] for draw in draws]
 
 
 def _features(

@@ -123,7 +123,8 @@ def asked(alpha: np.ndarray, schema: LabelSchema) -> np.ndarray:
         ConfigError, DataError: As `expected_fractions`.
     """
     checked = _checked(alpha, schema.groups)
-    return np.asarray(schema.asked_probability(checked / spread_totals(checked, schema.groups)).mean(axis=0))
+    likely: np.ndarray = schema.asked_probability(checked / spread_totals(checked, schema.groups)).mean(axis=0)
+    return likely
 
 
 def log_likelihood(alpha: np.ndarray, counts: np.ndarray, groups: Groups) -> np.ndarray:

@@ -24,6 +24,7 @@ from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.sides import value_text
+from sciencessl.store.tables import some_names
 from sciencessl.train.measure import best_time
 
 ALL = "all"
@@ -307,5 +308,5 @@ def estimate_text(estimate: PredictEstimate) -> str:
     """What `predict` would do, for people."""
     return (
         f"would write {estimate.samples:,} predictions in {estimate.shards} shards ({estimate.missing:,} to compute, "
-        f"about {estimate.seconds:.0f} s); columns {', '.join(estimate.columns)}"
+        f"about {estimate.seconds:.0f} s); columns {some_names(estimate.columns, 12)}"
     )

@@ -106,9 +106,9 @@ class Baseline:
 
     def concentrations(self, groups: Groups) -> np.ndarray:
         """(A,) of each question."""
-        widths = [stop - start for start, stop in groups]
-        strength = np.repeat(np.minimum(self.strength, _SURE), widths)
-        return np.asarray(np.maximum(self.fractions, PROBABILITY_FLOOR) * strength)
+        strength = np.repeat(np.minimum(self.strength, _SURE), [stop - start for start, stop in groups])
+        alpha: np.ndarray = np.maximum(self.fractions, PROBABILITY_FLOOR) * strength
+        return alpha
 
 
 def fit_baseline(votes: StoredVotes, index: np.ndarray) -> Baseline:
@@ -190,7 +190,8 @@ def _inside(below: np.ndarray, up_to: np.ndarray, level: float) -> np.ndarray:
     """
     low, high = (1 - level) / 2, (1 + level) / 2
     within = np.minimum(up_to, high) - np.maximum(below, low)
-    return np.asarray(np.clip(within / np.maximum(up_to - below, 1e-300), 0.0, 1.0))
+    share: np.ndarray = np.clip(within / np.maximum(up_to - below, 1e-300), 0.0, 1.0)
+    return share
 
 
 @dataclass(frozen=True)

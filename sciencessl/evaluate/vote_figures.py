@@ -39,14 +39,13 @@ def calibration_figure(questions: Sequence[QuestionCalibration], level: float, s
         levels = [0.0, *question.coverage, 1.0]
         right.plot(levels, [0.0, *question.coverage.values(), 1.0], ms=4, lw=1.3,
                    label=f"{question.question} ({question.samples:,} samples)", **style)
-    left.set_title("Reliability", fontsize=10, loc="left")
+    more = f" ({MOST} of {len(questions)} questions, those with most votes)" if len(questions) > MOST else ""
+    left.set_title(f"Reliability, votes of split={split}{more}", fontsize=10, loc="left")
     left.set_xlabel("expected fraction (area: votes)")
     left.set_ylabel("share of the votes")
-    right.set_title("Coverage", fontsize=10, loc="left")
+    right.set_title(f"Coverage, dotted: the level of the table, {100 * level:g} %", fontsize=10, loc="left")
     right.set_xlabel("level of the predicted interval of votes")
     right.set_ylabel("share of the votes on samples inside")
-    more = f", the {MOST} of {len(questions)} questions with most votes" if len(questions) > MOST else ""
-    figure.suptitle(f"Posteriors against the votes of split={split}{more}", fontsize=10.5)
     legend = figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a question may be called `$x$`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,25 @@ def test_sections_of_fits_files_give_the_same_stamps(image: np.ndarray, tmp_path
     with fits.open(path, memmap=True) as units:
         stamps = cut_stamps(units[1].section, x, y, 16, 0)
     np.testing.assert_array_equal(stamps, cut_stamps((100 * image).astype(np.int32), x, y, 16, 0))
+
+
+def test_real_tiles_give_the_stamps_of_astropy(shared_data: Path) -> None:
+    from astropy.coordinates import SkyCoord
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    files = [*(shared_data / "galaxy" / "legacypipe_ccds").rglob("*_ooi_*.fits")][:3]
+    files += [shared_data / "galaxy" / "fits_sdss_gri" / "reprojected_sdss_r.fits.bz2"]
+    for path in files:
+        with warnings.catch_warnings(), fits.open(path) as units:
+            warnings.simplefilter("ignore")
+            unit = next(unit for unit in units if unit.is_image and unit.data is not None)
+            wcs, data = WCS(unit.header), np.asarray(unit.data, dtype=np.float32)
+        rng, (height, width) = np.random.default_rng(8), data.shape
+        sky = pixel_to_world(wcs, rng.uniform(-20, width + 20, 60), rng.uniform(-20, height + 20, 60))
+        ours = cut_stamps(data, *world_to_pixel(wcs, *sky.T).T, 24, np.nan)
+        theirs = [reference(data, SkyCoord(ra, dec, unit="deg"), 24, wcs) for ra, dec in sky]
+        np.testing.assert_array_equal(ours, np.stack(theirs), err_msg=path.name)
 
 
 def test_coverage_counts_the_pixels_of_a_stamp_that_are_on_the_image(image: np.ndarray) -> None:

@@ -136,6 +136,8 @@ def test_detectors_of_one_file_are_tiles_of_their_own(tmp_path: Path) -> None:
         ({}, (), ["band0", "band1", "band2"]),
         ({}, ("g", "r", "z"), ["g", "r", "z"]),
         ({"BANDS": "grz"}, (), ["g", "r", "z"]),
+        ({"BANDS": "grz"}, ("r", "g"), ["r", "g", "z"]),  # two of three are asked for, and the header names them
+        ({"BANDS": "grz"}, ("z", "r", "g"), ["z", "r", "g"]),  # asked for in another order than the layers have
         ({"BAND0": "u", "BAND1": "g", "BAND2": "r"}, (), ["u", "g", "r"]),
         ({"FILTER1": "u", "FILTER2": "g", "FILTER3": "r"}, (), ["u", "g", "r"]),
     ],
@@ -146,16 +148,28 @@ def test_layers_of_a_cube_are_bands(tmp_path: Path, cards: dict[str, str], bands
           fits.ImageHDU(cube.astype(np.uint8), name="DQ"))  # fmt: skip
     tile = only(find(tmp_path, bands))
     assert list(tile.bands) == expected
-    for i, band in enumerate(tile.bands.values()):
+    for band in tile.bands.values():
         assert band.mask is not None
-        assert read_plane(band.image)[0, 0] == read_plane(band.mask)[0, 0] == i
+        assert read_plane(band.image)[0, 0] == read_plane(band.mask)[0, 0] == band.image.layer
+    named = cards.get("BANDS")
+    layers = {name: band.image.layer for name, band in tile.bands.items()}
+    assert layers == {name: (named.index(name) if named else i) for i, name in enumerate(expected)}
+
+
+def test_layers_of_a_mask_serve_bands_in_files_of_their_own(tmp_path: Path) -> None:
+    for band in "gr":
+        write(tmp_path / f"a-{band}.fits", image())
+    write(tmp_path / "a-mask.fits", fits.ImageHDU(np.zeros((2, *SHAPE), np.uint8)))
+    tile = only(find(tmp_path, ("r", "g")))
+    layers = {name: band.mask.layer for name, band in tile.bands.items() if band.mask is not None}
+    assert layers == {"r": 0, "g": 1}
 
 
 def test_a_cube_of_another_number_of_layers_than_bands_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.fits", image(shape=(3, *SHAPE)))
     (refused,) = find(tmp_path, ("g", "r")).refused
     assert (refused.id, refused.reason) == ("a.fits", "shape")
-    assert refused.detail == "HDU 1 has 3 layers, and 2 bands were named"
+    assert refused.detail == "HDU 1 has 3 layers without names, and 2 bands were named"
 
 
 def test_packed_files_are_found_like_plain_ones(tmp_path: Path) -> None:
@@ -201,7 +215,7 @@ def test_a_pattern_overrides_guessing_and_says_what_it_leaves_out(tmp_path: Path
     assert tile.bands["z"].weight is not None
     (said,) = found.said
     assert said.startswith("c4d_7_oox_z_ls9.fits, other.fits left out: not named as the pattern")
-    with pytest.raises(ConfigError, match="has no {tile}"):
+    with pytest.raises(ConfigError, match=r"has no \{tile\}"):
         find(tmp_path, pattern="{band}.fits")
 
 
@@ -239,6 +253,7 @@ def test_tiles_without_a_wcs_take_pixel_positions_and_say_so(tmp_path: Path) -> 
     none = image()
     del none.header["CTYPE1"], none.header["CTYPE2"]
     singular = image(CD1_1=0.0, CD2_2=0.0)
+    write(tmp_path / "solar.fits", image(CTYPE1="HPLN-TAN", CTYPE2="HPLT-TAN"))
     write(tmp_path / "none-g.fits", none)
     write(tmp_path / "none-r.fits", fits.ImageHDU(np.zeros(SHAPE)))
     write(tmp_path / "half.fits", half)
@@ -246,12 +261,16 @@ def test_tiles_without_a_wcs_take_pixel_positions_and_say_so(tmp_path: Path) -> 
     found = find(tmp_path)
     assert [(tile.id, tile.header, tile.wcs, len(tile.bands)) for tile in found.tiles] == [
         ("half", "", None, 1), ("none", "", None, 2), ("singular", "", None, 1),
+        ("solar", "", None, 1),
     ]  # fmt: skip
     assert found.refused == ()
     assert any(said.startswith("none-g.fits, none-r.fits can be used by pixel positions only: no celestial WCS")
                for said in found.said)  # fmt: skip
-    assert any(re.match(r"half.fits can be used by pixel positions only: the WCS cannot be read \(", said)
-               for said in found.said)  # fmt: skip
+    reasons = "\n".join(found.said)
+    unread = "can be used by pixel positions only: the WCS cannot be read"
+    assert f"half.fits {unread} (Unmatched celestial axes)." in reasons
+    assert re.search(rf"singular.fits {unread} \(Linear transformation matrix is singular", reasons)
+    assert re.search(rf"solar.fits {unread} \(.*axes HPLN-TAN, HPLT-TAN, which are no celestial frame", reasons)
 
 
 def test_an_extension_takes_the_wcs_of_an_empty_first_unit(tmp_path: Path) -> None:
@@ -266,7 +285,8 @@ def test_a_look_up_table_is_read_from_the_file_of_the_tile(tmp_path: Path) -> No
         for record in (f"EXTVER: {axis}", "NAXES: 2", "AXIS.1: 1", "AXIS.2: 2"):
             unit.header.append(fits.Card(f"DP{axis}", record))
         table = fits.ImageHDU(np.full((2, 2), 3.0, np.float32), name="WCSDVARR", ver=axis)
-        table.header.update({"CRPIX1": 1.0, "CRPIX2": 1.0, "CRVAL1": 1.0, "CRVAL2": 1.0, "CDELT1": 60.0, "CDELT2": 60.0})
+        table.header.update({f"{key}{i}": 1.0 for key in ("CRPIX", "CRVAL") for i in (1, 2)})
+        table.header.update({"CDELT1": 60.0, "CDELT2": 60.0})
         tables.append(table)
     write(tmp_path / "a.fits", unit, *tables)
     tile = only(find(tmp_path))
@@ -418,9 +438,9 @@ def test_sdss_fields_are_one_tile_whose_bands_come_from_file_names(shared_data: 
     assert tile.wcs is not None
     np.testing.assert_allclose(tile.wcs.all_pix2world([[341.6667, 247.3333]], 0), [[313.17019, -5.69296]], atol=1e-5)
     with Planes() as planes:
-        for name, band in tile.bands.items():
-            with fits.open(shared_data / "galaxy" / "fits_sdss_gri" / f"reprojected_sdss_{name}.fits.bz2") as units:
-                np.testing.assert_array_equal(planes.read(band.image), units[0].data)
+        values = planes.read(tile.bands["r"].image)
+    with fits.open(shared_data / "galaxy" / "fits_sdss_gri" / "reprojected_sdss_r.fits.bz2") as units:
+        np.testing.assert_array_equal(values, units[0].data)
 
 
 def test_hsc_cubes_are_five_bands_and_psf_images_none(shared_data: Path) -> None:

@@ -373,6 +373,20 @@ def test_settings_that_do_not_fit_say_so(
         prepared(folder, tmp_path / "s.zarr", **settings)
 
 
+def test_masks_that_cover_nearly_everything_are_told_with_their_bits(folder: Path, tmp_path: Path) -> None:
+    wcs = tan()
+    tiles(folder, wcs, "g")
+    mask = np.full((120, 150), 32, np.int32)
+    mask[54, 65] |= 2
+    write(folder / "t0-g-mask.fits", mask, wcs, FILTER="g")
+    catalogue(folder, at(wcs, [65.2], [54.2]))
+    said = sciencessl.prepare("galaxy", [folder], tmp_path / "s.zarr", {"size_px": SIDE, "workers": 0}).guessed
+    assert any("100% of the pixels" in word and "bit 5 in 100%" in word and "--mask-bits" in word for word in said)
+    store = prepared(folder, tmp_path / "t.zarr", mask_bits=(1,))
+    assert (field(store, "image.mask", "s000") != 0).sum() == 1
+    assert value(store, "masked_g", "s000") == pytest.approx(1 / SIDE**2)
+
+
 def star(wcs: WCS, shape: tuple[int, int], ra: float, dec: float, sigma_arcsec: float) -> np.ndarray:
     """(H, W) of a Gaussian star of flux 1000."""
     pixel = 3600 * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix)))
