@@ -45,14 +45,22 @@ def sky_and_noise(stamps: np.ndarray, good: npt.NDArray[np.bool_] | None = None)
     end = np.isfinite(values).sum(axis=1)
     for _ in range(CLIP_ROUNDS):
         middle, sigma = _middle(values, begin, end), _SIGMA_OF_MAD * _mad(values, begin, end)
-        low, high = middle - CLIP_SIGMA * sigma, middle + CLIP_SIGMA * sigma
-        with np.errstate(invalid="ignore"):
-            kept_begin = np.maximum(begin, (values < low[:, None]).sum(axis=1))
-            kept_end = np.minimum(end, (values <= high[:, None]).sum(axis=1))
+        kept_begin = _first(values, begin, end, middle - CLIP_SIGMA * sigma, np.greater_equal)
+        kept_end = _first(values, kept_begin, end, middle + CLIP_SIGMA * sigma, np.greater)
         if ((kept_begin == begin) & (kept_end == end)).all():
             break
         begin, end = kept_begin, kept_end
     return _middle(values, begin, end), _SIGMA_OF_MAD * _mad(values, begin, end)
+
+
+def _first(values: np.ndarray, begin: Int64, end: Int64, bound: Float64, passes: np.ufunc) -> Int64:
+    """First place in [begin, end) of sorted rows whose value passes a bound; end where none does."""
+    low, high = begin, end
+    while (low < high).any():
+        middle = (low + high) // 2
+        there = passes(_at(values, middle), bound)
+        low, high = np.where((low < high) & ~there, middle + 1, low), np.where((low < high) & there, middle, high)
+    return low
 
 
 def _at(values: np.ndarray, places: Int64) -> Float64:

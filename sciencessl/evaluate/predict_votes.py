@@ -308,9 +308,9 @@ def _report(work: _Work, judged: str) -> tuple[tuple[QuestionCalibration, ...], 
         held = f" on split={judged}" if work.votes.homes else ""
         return (), [f"The store has no votes on these questions{held}, so calibration is not known."]
     questions = summarise(total, work.schema, work.settings.levels)
-    words = _worth(work, judged)
     worse = [found.question for found in questions if found.nll > found.baseline_nll]
-    words += [f"Worse than one prediction for all samples: {', '.join(worse)}."] if worse else []
+    words = [f"Worse than one prediction for all samples: {', '.join(worse)}."] if worse else []
+    words += _worth(work, judged)
     content = {"split": judged, "samples": len(work.judged), "level": work.settings.level, "worth": words,
                "questions": questions}
     write_atomic(out / f"{CALIBRATION}.json", json.dumps(plain(content), indent=1).encode())

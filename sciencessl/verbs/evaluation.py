@@ -95,7 +95,7 @@ def run_transfer(args: argparse.Namespace) -> int:
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
     """Arguments of `predict`."""
-    parser.add_argument("models", nargs="+", metavar="MODEL",
+    parser.add_argument("model", nargs="+", metavar="MODEL",
                         help="a model that transfer saved (a folder in its models/), or finished runs that learned "
                         "from votes on the same questions: together they are one posterior")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store, with labels or without")
@@ -129,11 +129,11 @@ def run_predict(args: argparse.Namespace) -> int:
     chosen = {"split": args.split, "keep": args.keep, "dry_run": args.dry_run, "overwrite": args.overwrite}
     settings = _posterior_settings(args)
     if settings is not None:
-        found = predict_votes(args.models, args.data, args.out, settings=settings, **chosen)
+        found = predict_votes(args.model, args.data, args.out, settings=settings, **chosen)
         emit(found, args.json,
              estimate_text(found) if isinstance(found, PredictEstimate) else posteriors_text(found))
         return DONE
-    result = predict(args.models[0], args.data, args.out, **chosen)
+    result = predict(args.model[0], args.data, args.out, **chosen)
     emit(result, args.json,
          estimate_text(result) if isinstance(result, PredictEstimate) else predict_text(result))
     return DONE
@@ -144,12 +144,13 @@ def _posterior_settings(args: argparse.Namespace) -> Any:
     from sciencessl.errors import ConfigError
     from sciencessl.evaluate.posterior_columns import PosteriorSettings
     from sciencessl.store.remote import local_path
-    from sciencessl.train.folder import HEAD, MODEL
+    from sciencessl.train.folder import CONFIG, HEAD, MODEL
 
     names = ("level", "dropout_passes", "seed", "concentrations", "friendly")
     settings = PosteriorSettings(**{name: getattr(args, name) for name in names})
-    folders = [local_path(model, "MODEL") for model in args.models]
-    if len(folders) > 1 or ((folders[0] / MODEL).is_file() and not (folders[0] / HEAD).is_file()):
+    folders = [local_path(model, "MODEL") for model in args.model]
+    is_run = any((folders[0] / name).is_file() for name in (MODEL, CONFIG)) and not (folders[0] / HEAD).is_file()
+    if is_run or len(folders) > 1:
         saved = [str(folder) for folder in folders if (folder / HEAD).is_file()]
         if saved:
             raise ConfigError(f"predict: {saved[0]} is a model that transfer saved; such models are predicted with one "

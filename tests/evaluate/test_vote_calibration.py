@@ -119,7 +119,7 @@ def test_a_line_for_each_answer() -> None:
 
 @pytest.fixture
 def voted(tmp_path: Path, make_store: Any) -> Store:
-    """Twelve galaxies; votes on rings of eleven scatter with a strength of about 5, those on arms have their own table."""
+    """Twelve galaxies; votes on rings of eleven scatter with a strength of about 5, those on arms have a table too."""
     store = make_store(tmp_path / "s.zarr", [f"g{i:03d}" for i in range(12)])
     rng = np.random.default_rng(0)
     fractions = rng.beta(3, 2, 11)
