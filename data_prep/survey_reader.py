@@ -123,12 +123,13 @@ class Stamps:
         """Take pixels of a band that are known there and were not before."""
         off, broken = own_bits(self.mask.dtype)
         before = self.mask[rows, channel]
-        # What one tile has broken and the next has not is taken; what neither knows stays as the first has it.
-        new = (((before & (off | broken)) != 0) & ((mask & (off | broken)) == 0)) | (before == off)
-        self.image[rows, channel] = np.where(new, image, self.image[rows, channel])
-        self.mask[rows, channel] = np.where(new, mask, before)
-        if self.ivar is not None and ivar is not None:
-            self.ivar[rows, channel] = np.where(new, ivar, self.ivar[rows, channel])
+        new: Any = True
+        if not (before == off).all():
+            # What one tile has broken and the next has not is taken; what neither knows stays as the first has it.
+            new = (((before & (off | broken)) != 0) & ((mask & (off | broken)) == 0)) | (before == off)
+        for held, piece in ((self.image, image), (self.mask, mask), (self.ivar, ivar)):
+            if held is not None and piece is not None:
+                held[rows, channel] = piece if new is True else np.where(new, piece, held[rows, channel])
 
 
 @dataclass(frozen=True)
