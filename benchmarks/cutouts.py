@@ -17,8 +17,8 @@ of the process, threads included. Stamps of every way are compared with ours, pi
   their flux. Alternatives: `reproject_adaptive` with flux conserved and `reproject_exact`, which carry flux alone.
 - `--survey`: `prepare galaxy --source survey` on 100 tiles of three bands and 100,000 sources of 64 px, with one
   worker, two, and all in one process: by the clock, the most memory of a process, and how often the latter opened a
-  file. `speedup_on_free_cores` is what a second worker gains where nothing else runs, from processor seconds: those of
-  the parent are serial, those of the workers are halved.
+  file. `estimated_speedup` is an estimate of what a second worker gains where nothing else runs, from processor
+  seconds: those of the parent are serial, those of the workers are halved.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ def measure_survey(quick: bool, work: Path) -> dict[str, Any]:
         shutil.rmtree(work / "out.zarr")
     one, two = found["workers_1"], found["workers_2"]
     found["speedup_by_the_clock"] = one["seconds"] / two["seconds"]
-    found["speedup_on_free_cores"] = (one["own_cpu"] + one["worker_cpu"]) / (two["own_cpu"] + two["worker_cpu"] / 2)
+    found["estimated_speedup"] = (one["own_cpu"] + one["worker_cpu"]) / (two["own_cpu"] + two["worker_cpu"] / 2)
     return found
 
 

@@ -22,7 +22,7 @@ from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import SkyTile
 from sciencessl.data_prep.source import Input, Source
 from sciencessl.data_prep.split import assign_split
-from sciencessl.data_prep.survey_bands import counted_bits
+from sciencessl.data_prep.survey_bands import counted_bits, survey_bits
 from sciencessl.data_prep.survey_objects import Objects, catalogue_objects, has_positions
 from sciencessl.data_prep.survey_placing import Placed, grid_objects, groups_of, place, require_one_grid
 from sciencessl.data_prep.survey_reader import Chunk, Shown, SurveyReader
@@ -145,12 +145,17 @@ def _with_bands(
         if name not in known:
             raise ConfigError(f"--bands: {unknown_name('band', name, known)}")
     bands = chosen.bands or tuple(known)
-    kept = [tile for tile in tiles if set(bands) & set(tile.bands)]
+    kept = [_only(tile, bands) for tile in tiles if set(bands) & set(tile.bands)]
     some = [band for tile in kept for band in tile.bands.values()]
     extras = [what for what, there in (("mask", any(band.mask for band in some)),
                                        ("weights", any(band.weight for band in some))) if there]
     with_extras = f" with {' and '.join(extras)}" if extras else ""
     return kept, bands, [f"tiles: {len(kept):,}, bands {' '.join(bands)}{with_extras}"]
+
+
+def _only(tile: SkyTile, bands: Sequence[str]) -> SkyTile:
+    """A tile as if it had no other bands."""
+    return replace(tile, bands={name: band for name, band in tile.bands.items() if name in bands})
 
 
 def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
@@ -162,7 +167,7 @@ def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
         with Planes() as planes:
             window = planes.windows(plane, 1, MASK_LOOK_PX)
             height, width = (max((length - MASK_LOOK_PX) // 2, 0) for length in window.shape)
-            bits = np.asarray(window[height : height + MASK_LOOK_PX, width : width + MASK_LOOK_PX]).astype(np.int64)
+            bits = survey_bits(np.asarray(window[height : height + MASK_LOOK_PX, width : width + MASK_LOOK_PX]))
     except Refused:
         return ""  # told of each source when it is cut
     bad = (bits & counted_bits(chosen)) != 0
@@ -226,11 +231,11 @@ def _chunk(
     columns = {name: [values[row] for row in rows.tolist()] for name, values in objects.columns.items()}
     columns["group"] = [groups[row] for row in rows.tolist()]
     others = []
-    for tile, found in placed.others.items():
-        at = np.searchsorted(rows, found.source)
-        mine = (at < len(rows)) & (rows[np.minimum(at, len(rows) - 1)] == found.source)
-        if tile != number and mine.any():
-            others.append(Shown(tiles[tile], at[mine], found.x[mine], found.y[mine]))
+    for other in placed.others:
+        at = np.searchsorted(rows, other.source)
+        mine = (at < len(rows)) & (rows[np.minimum(at, len(rows) - 1)] == other.source)
+        if mine.any():
+            others.append(Shown(tiles[other.tile], other.bands, at[mine], other.x[mine], other.y[mine]))
     return Chunk(
         tiles[number], others, [objects.ids[row] for row in rows.tolist()], [splits[row] for row in rows.tolist()],
         objects.ra[rows], objects.dec[rows], placed.x[rows], placed.y[rows], placed.field_px[rows], columns,
@@ -241,7 +246,7 @@ def _chunk_input(chunk: Chunk, part: int, bytes_each: int) -> Input:
     tiles = (chunk.owner, *(shown.tile for shown in chunk.others))
     files = {name: stamp for tile in tiles for name, stamp in tile.files.items()}
     told = digest(canonical_json([chunk.ids, chunk.splits, chunk.x, chunk.y, chunk.field_px, chunk.columns,
-                                  [[s.tile.id, s.rows] for s in chunk.others]]))
+                                  [[s.tile.id, s.bands, s.rows] for s in chunk.others]]))
     changed = int(digest(canonical_json(files))[:15], 16)
     return Input(
         id=f"{chunk.owner.id}#{part}", file=min(chunk.owner.files), size=sum(size for size, _ in files.values()),
