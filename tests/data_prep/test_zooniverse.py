@@ -234,3 +234,11 @@ def test_a_header_that_does_not_end_is_an_error_in_words(tmp_path: Path, questio
     (tmp_path / "export.csv").write_text('workflow_id,"annotations,subject_data\n7,[],{}\n')
     with pytest.raises(DataError, match=r"export\.csv.*unexpected end of data.*is the file whole"):
         read_export(tmp_path / "export.csv", questions, KNOWN)
+
+
+@pytest.mark.parametrize("task", [["T0"], {"T0": 1}, 0, None])
+def test_a_task_that_is_no_name_is_refused(tmp_path: Path, questions: QuestionMap, task: Any) -> None:
+    wrong = row("2") | {"annotations": json.dumps([{"task": task, "value": "Smooth"}])}
+    votes = read(tmp_path, questions, row("1"), wrong)
+    assert reasons(votes) == [(3, "bad-json")]
+    assert votes.counts == {"g1": {"shape_smooth": 1}}
