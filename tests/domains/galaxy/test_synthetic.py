@@ -253,30 +253,33 @@ def test_flux_in_a_stamp_is_the_true_flux(store: sciencessl.Store, truth: list[R
 
 
 def test_stars_lie_where_the_truth_says(survey: Path, truth: list[Row], tmp_path: Path) -> None:
-    """Stamps around stars alone: their light within 0.05 px of the place that the stamp's own WCS gives."""
+    """Stamps around stars alone: their light is where the stamp's own WCS says, on average within 0.05 px."""
     places = sky(truth)
     pixels = [math.cos(math.radians(places[0, 1])), 1] * (places - places[0]) * 3600 / PIXEL_SCALE
     apart = np.hypot(*(pixels[:, None] - pixels[None]).T)
     alone = (apart + 1e9 * np.eye(len(truth))).min(axis=0) > 12
     galaxies = np.array([row["class"] != "star" for row in truth])
-    alone &= (apart[galaxies] > 26).all(axis=0)
-    chosen = [row for row, ok in zip(truth, alone, strict=True) if ok and 2 < float(row["flux_r"]) < 100]
+    radius = np.array([float(row["r50_arcsec"] or 0) for row in truth]) / PIXEL_SCALE
+    alone &= (apart > 2 + 3 * radius[:, None])[galaxies].all(axis=0)
+    chosen = [row for row, ok in zip(truth, alone, strict=True) if ok and 4 < float(row["flux_r"]) < 100]
     path = tmp_path / "stars.csv"
     path.write_text("id,ra,dec\n" + "".join(f"{row['id_str']},{row['ra']},{row['dec']}\n" for row in chosen))
     sciencessl.prepare("galaxy", [survey / "tiles"], tmp_path / "stars.zarr",
                        {"catalogue": str(path), "size_px": 16, "min_coverage": 1.0})
     store = sciencessl.Store(tmp_path / "stars.zarr")
     known = {row["id_str"]: row for row in chosen}
-    found, compared = planes(store), 0
+    found, offsets = planes(store), []
     for number, name in enumerate(store.ids):
         if found["image.mask"][number].any():
             continue
         x, y = wcs_of(store, number).all_world2pix(sky([known[name]]), 0)[0]
-        compared += 1
         # The bands together, each as much as its noise allows.
         light = np.tensordot(np.median(found["image.ivar"][number], axis=(1, 2)), found["image"][number], 1)
-        assert np.abs(centroid(light, x, y) - (x, y)).max() < 0.05
-    assert compared >= 3
+        offsets.append(centroid(light, x, y) - (x, y))
+    assert len(offsets) >= 3
+    # Photons alone make a star of 5 nanomaggies scatter by 0.03 px.
+    assert np.abs(offsets).max() < 0.12
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.05
 
 
 def test_same_generator_writes_same_bytes(tmp_path: Path) -> None:
