@@ -9,6 +9,7 @@ import math
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,9 +148,14 @@ def unpacked(file: IO[bytes], max_bytes: int) -> bytes | bytearray:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns whatever damaged files make libraries raise into `Refused`: missing-file, truncated or corrupt."""
+    """Turns whatever damaged files make libraries raise into `Refused`: missing-file, truncated or corrupt.
+
+    What they only warn of, such as cards that break the standard, is passed over: surveys are full of it.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (Refused, MissingExtraError):
         raise
     except FileNotFoundError as error:
@@ -206,6 +212,8 @@ def _data_bytes(header: Any) -> int:
     axes = [int(header[f"NAXIS{i}"]) for i in range(1, int(header["NAXIS"]) + 1)]
     if min(axes, default=0) < 0:
         raise Refused("corrupt", f"an axis of negative length: {axes}")
+    if int(header["BITPIX"]) not in _TYPES:
+        raise Refused("corrupt", f"BITPIX is {header['BITPIX']}, expected one of {', '.join(map(str, _TYPES))}")
     if not axes:
         return 0
     elements = int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + math.prod(axes))

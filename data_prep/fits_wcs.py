@@ -88,8 +88,8 @@ def wcs_of(cards: str, path: str = "") -> WCS | None:
     fits = astropy_fits("reading a WCS")
     from astropy.wcs import WCS
 
-    header = fits.Header.fromstring(cards, sep="\n")
     with _quiet():
+        header = fits.Header.fromstring(cards, sep="\n")
         if path:
             with fits.open(path) as units:
                 wcs = WCS(header, fobj=units, naxis=2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sciencessl.data_prep.sky_wcs import Float64, tangent_plane, tangent_sky, world_to_pixel
+from sciencessl.data_prep.sky_wcs import Float64, tangent_sky, world_to_pixel
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -315,44 +315,3 @@ def _point_weights(xy: Float64, shape: tuple[int, ...], side: int, points: int) 
     matrix = csr_matrix((values, places, starts), shape=(side * side, height * width))
     matrix.sum_duplicates()
     return matrix
-
-
-def shares_grid(one: Mapping[str, Float64], other: Mapping[str, Float64], side: int, most_px: float = 0.05) -> Any:
-    """(N,) bool: whether pairs of stamps lie on one pixel grid, so that `stitch` may join them without resampling.
-
-    Args:
-        one: Columns as of `sky_wcs.affine_wcs`.
-        other: The same, of the other tiles.
-        side: Pixels of a stamp's side.
-        most_px: Largest shift of any of their pixels.
-    """
-    here, there = (
-        np.stack([np.stack([c["wcs_cd1_1"], c["wcs_cd1_2"]], -1), np.stack([c["wcs_cd2_1"], c["wcs_cd2_2"]], -1)], 1)
-        for c in (one, other)
-    )
-    centres = [np.stack([c["wcs_crval1"], c["wcs_crval2"]], axis=1) for c in (one, other)]
-    shift = np.linalg.solve(here, tangent_plane(centres[0], centres[1][None])[0].T[..., None])[..., 0]
-    turn = np.linalg.norm(np.linalg.solve(here, there) - np.eye(2), axis=(1, 2)) * side / np.sqrt(2)
-    return np.linalg.norm(shift, axis=1) + turn <= most_px
-
-
-def stitch(windows: Sequence[Planes]) -> Planes:
-    """One stamp from the windows of neighbouring tiles on the same grid, best tile first.
-
-    A pixel comes whole from the first window in which it is good, never from a mean: in an overlap two tiles often hold
-    the same exposures, and a seam is easier to explain than noise that changes. Where none is good the first window
-    stays as it is.
-
-    Args:
-        windows: The same stamps of each tile, all of one shape, the owner's first.
-    """
-    stitched = windows[0]
-    for window in windows[1:]:
-        take = window.good & ~stitched.good
-        ivar, mask = (
-            None if old is None or new is None else np.where(take, new, old)
-            for old, new in ((stitched.ivar, window.ivar), (stitched.mask, window.mask))
-        )
-        flux = np.where(take, window.flux, stitched.flux)
-        stitched = Planes(flux, stitched.good | take, ivar, mask)
-    return stitched

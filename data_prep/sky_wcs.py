@@ -139,7 +139,7 @@ def affine_wcs(wcs: WCS, first: npt.ArrayLike, side: npt.ArrayLike) -> dict[str,
     away = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
     places = centre[None] + away[:, None] * step[None, :, None]
     world = pixel_to_world(wcs, places[..., 0].ravel(), places[..., 1].ravel()).reshape(5, -1, 2)
-    plane = tangent_plane(world[0], world[1:])
+    plane = _tangent_plane(world[0], world[1:])
     by_x, by_y = (plane[0] - plane[1]) / (2 * step), (plane[2] - plane[3]) / (2 * step)
     middle = np.where(np.isfinite(by_x[0]), (sides + 1) / 2, np.nan)
     return {
@@ -156,7 +156,7 @@ def _tangent_axes(centre: Float64) -> tuple[Float64, Float64, Float64]:
     return unit_vectors(centre[:, 0], centre[:, 1]), east, north
 
 
-def tangent_plane(centre: Float64, world: Float64) -> Float64:
+def _tangent_plane(centre: Float64, world: Float64) -> Float64:
     """Gnomonic coordinates in degrees: (K, 2, N) east and north of (K, N, 2) ra, dec, from (N, 2) centres.
 
     Source: Calabretta & Greisen 2002, section 5.1.3, written with vectors so that poles need no care.
@@ -169,7 +169,7 @@ def tangent_plane(centre: Float64, world: Float64) -> Float64:
 
 
 def tangent_sky(centre: Float64, east_deg: Float64, north_deg: Float64) -> Float64:
-    """(N, K, 2) ra, dec of (N, K) gnomonic coordinates around (N, 2) centres: what `tangent_plane` turns back."""
+    """(N, K, 2) ra, dec of (N, K) gnomonic coordinates around (N, 2) centres: TAN without distortion."""
     ahead, east, north = (axis[:, None] for axis in _tangent_axes(centre))
     plane = np.radians(np.stack([east_deg, north_deg]))[..., None]
     x, y, z = np.moveaxis(ahead + plane[0] * east + plane[1] * north, -1, 0)

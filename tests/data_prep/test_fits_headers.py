@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,21 @@ def test_damaged_files_are_refused_with_a_reason_and_never_with_another_error() 
     assert reason(raw.replace(b"NAXIS1  =                  100", b"NAXIS1  =                 -100")) == (
         "corrupt", "an axis of negative length: [-100, 100]",
     )  # fmt: skip
+
+
+def test_an_unknown_type_of_pixels_is_named() -> None:
+    raw = raw_of(fits.ImageHDU(VALUES)).replace(b"BITPIX  =                  -32", b"BITPIX  =                  -33")
+    assert reason(raw) == ("corrupt", "BITPIX is -33, expected one of 8, 16, 32, 64, -32, -64")
+
+
+def test_cards_that_break_the_standard_are_passed_over_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    raw = raw_of(fits.ImageHDU(VALUES, header=fits.Header({"OBJECT": "M 51"})))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unit = units_of(raw.replace(b"OBJECT  =", b"o\xffject  ="))[1]
+        with refusals():
+            assert [card.keyword for card in unit.header.cards][-1] != "OBJECT"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_padding_after_the_last_array_may_be_missing_and_rubbish_may_follow_it() -> None:

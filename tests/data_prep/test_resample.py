@@ -1,4 +1,4 @@
-"""Resampled stamps: flux, centre and width of stars, holes, variance, bits, real pairs of two scales, stitching."""
+"""Resampled stamps: flux, centre and width of stars, holes, variance, bits, and real pairs of two scales."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from sciencessl.data_prep.cutouts import cut_stamps, origins
-from sciencessl.data_prep.resample import (
-    Planes,
-    north_up,
-    reproject_stamps,
-    resample_stamps,
-    shares_grid,
-    stitch,
-)
-from sciencessl.data_prep.sky_wcs import affine_wcs, pixel_to_world, world_to_pixel
-from tests.data_prep.sky_scenes import ARCSEC, DISTORTIONS, bent_by_tables, wcs_of
+from sciencessl.data_prep.cutouts import origins
+from sciencessl.data_prep.resample import Planes, north_up, reproject_stamps, resample_stamps
+from sciencessl.data_prep.sky_wcs import pixel_to_world, world_to_pixel
+from tests.data_prep.sky_scenes import DISTORTIONS, bent_by_tables, wcs_of
 
 pytest.importorskip("astropy")
 
@@ -218,36 +211,3 @@ def test_real_sources_of_two_surveys_keep_their_flux_at_each_others_scale(shared
     )
     for new in both:
         assert (new.flux[0, 0] * aperture(side, radius / other)).sum() == pytest.approx(before, rel=0.005)
-
-
-def test_neighbours_fill_the_holes_of_the_owner_and_nothing_else() -> None:
-    image = np.random.default_rng(5).normal(size=(60, 90)).astype(np.float32)
-    left, right = image[:, :50], image[:, 40:]
-    cuts = [cut_stamps(left, [46], [30], 21, np.nan), cut_stamps(right, [6], [30], 21, np.nan)]
-    cuts[1][0, :, 9:12] += 100.0  # where both are good the owner's pixels stay
-    windows = [planes(cut, mask=np.full((1, 1, 21, 21), bit)) for bit, cut in zip((1, 2), cuts, strict=True)]
-    whole = stitch(windows)
-    owner = np.isfinite(cuts[0][0])
-    np.testing.assert_array_equal(whole.flux[0, 0], image[20:41, 36:57])
-    assert whole.good.all()
-    assert whole.mask is not None
-    np.testing.assert_array_equal(whole.mask[0, 0] == 1, owner)
-    assert stitch(windows[:1]).flux is windows[0].flux
-
-
-def test_one_grid_is_told_from_another() -> None:
-    near, side = wcs_of(), 64
-    first = np.array([[300, 100], [350, 200]])
-
-    def shared(wcs: Any, shift: tuple[float, float]) -> list[bool]:
-        moved = affine_wcs(wcs, first - np.array(shift), side)
-        return shares_grid(affine_wcs(near, first, side), moved, side).tolist()  # type: ignore[no-any-return]
-
-    neighbour = wcs_of()
-    neighbour.wcs.crpix = near.wcs.crpix - [200, 0]
-    assert shared(neighbour, (200, 0)) == [True, True]
-    assert shared(neighbour, (199, 0)) == [False, False]
-    neighbour.wcs.crpix += [0.3, 0.0]
-    assert shared(neighbour, (200, 0)) == [False, False]
-    assert shared(wcs_of(turn=20.2), (0, 0)) == [False, False]
-    assert shared(wcs_of(CD1_1=-1.01 * ARCSEC / 3600), (0, 0)) == [False, False]

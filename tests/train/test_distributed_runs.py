@@ -21,6 +21,7 @@ from sciencessl.train.folder import MODEL, WEIGHTS, read_metrics
 from sciencessl.train.module import Pretraining
 from sciencessl.train.ranks import Ranks
 from sciencessl.train.run import RunResult, pretrain
+from sciencessl.train.vote_head import read_vote_head
 from tests.train.stored import stored
 from tests.train.test_resume import assert_equal_runs
 from tests.train.two_processes import TwoProcesses
@@ -142,6 +143,15 @@ def test_a_run_goes_on_under_another_strategy_and_world_size(
     assert finished
     assert told == ["resuming after step 6 of 9, with 2 processes after 1"]
     assert_close_runs(replicated, out)
+
+
+def test_a_sharded_run_exports_its_vote_head_whole(
+    both: TwoProcesses, tiny_store: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {**settings, "labels": ["smooth", "arms"], "steps": 2, "compute.strategy": "fsdp"}
+    assert [x[:2] for x in both(run_part, tiny_store, tmp_path / "run", changes)] == [(2, True)] * 2
+    trained = stored(checkpoint_path(tmp_path / "run", 2))["terms.0.head.linear.weight"]
+    assert torch.equal(torch.tensor(read_vote_head(tmp_path / "run").weight), trained)
 
 
 def test_a_torn_checkpoint_of_two_ranks_is_passed_over_aloud(
