@@ -107,7 +107,7 @@ def _guess_split(catalogue: Catalogue) -> str:
 
 
 def _guess_classes(spec: DomainSpec, known: Sequence[str], taken: set[str]) -> list[str]:
-    by_task = [task.column for task in spec.tasks if task.kind in ("class", "bag", "retrieval")]
+    by_task = [task.column for task in spec.tasks if task.column and task.kind in ("class", "bag", "retrieval")]
     by_role = [column.name for column in spec.columns if column.role == "label"]
     wanted = dict.fromkeys([*by_task, *by_role])
     named = [name for name in wanted if name in known and name not in taken]

@@ -12,6 +12,7 @@ import numpy as np
 from sciencessl.data_prep.catalogue import find_catalogue
 from sciencessl.data_prep.columns import FILE_NAMES, first_name
 from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.fits_names import band_order
 from sciencessl.data_prep.fits_planes import Planes
 from sciencessl.data_prep.fits_tiles import find_tiles
 from sciencessl.data_prep.ingest import images
@@ -21,7 +22,7 @@ from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import SkyTile
 from sciencessl.data_prep.source import Input, Source
 from sciencessl.data_prep.split import assign_split
-from sciencessl.data_prep.survey_bands import counted_bits
+from sciencessl.data_prep.survey_bands import counted_bits, survey_bits
 from sciencessl.data_prep.survey_objects import Objects, catalogue_objects, has_positions
 from sciencessl.data_prep.survey_placing import Placed, grid_objects, groups_of, place, require_one_grid
 from sciencessl.data_prep.survey_reader import Chunk, Shown, SurveyReader
@@ -32,11 +33,11 @@ from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.writer import Refusal
 
 NAME = "survey"
-WAVELENGTHS = ("fuv", "nuv", "u", "g", "r", "i", "vis", "z", "y", "j", "h", "k", "ks", "w1", "w2", "w3", "w4")
-"""Bands in the order of their wavelengths; others follow by name."""
 CHUNK_BYTES = 160 * 2**20
 """Payload of the sources of one tile that are read at a time: a tile with more is opened again."""
 REFUSED_AT_ONCE = 4096
+NO_IMAGE = "not-an-image"
+"""Reason of FITS files that hold no image: surveys keep tables beside their tiles, which are nothing that was lost."""
 MASK_LOOK_PX, MOSTLY = 512, 0.5
 """Side of the part of one mask that is looked at beforehand, and the share of bad pixels from which it is told."""
 
@@ -63,7 +64,10 @@ def survey(
     listing = list_sources(sources)
     catalogue = None if chosen.grid_px else find_catalogue(listing, reader, settings.catalogue)
     found = find_tiles(_tile_files(listing, catalogue.where if catalogue else ""), chosen.bands, chosen.tile_pattern)
+    files = [refusal for refusal in found.refused if refusal.reason != NO_IMAGE]
     tiles, bands, said = _with_bands(found.tiles, chosen, found.refused)
+    if len(files) < len(found.refused):
+        said.append(f"{len(found.refused) - len(files)} FITS files without an image, such as tables, are left out")
     if catalogue is None:
         if not chosen.grid_px:
             raise DataError(
@@ -78,7 +82,7 @@ def survey(
     groups, group_words = groups_of(placed, tiles, chosen)
     splits = _splits(placed.objects, groups, settings)
     fields = _fields(spec, tiles, bands, chosen)
-    inputs = _inputs(placed, tiles, groups, splits, fields, found.refused)
+    inputs = _inputs(placed, tiles, groups, splits, fields, files)
     words = [*found.said, *said, _mask_words(tiles, chosen), *objects.said, group_words]
     return Source(
         name=NAME, fields=fields, inputs=inputs, settings=_digested(objects, settings, chosen),
@@ -136,17 +140,22 @@ def _with_bands(
     if not tiles:
         first = f", such as {refused[0].id}: {refused[0].reason}, {refused[0].detail}" if refused else ""
         raise DataError(f"none of the FITS files is a tile; {len(refused)} were refused{first}.")
-    known = sorted({name for tile in tiles for name in tile.bands}, key=_by_wavelength)
+    known = sorted({name for tile in tiles for name in tile.bands}, key=band_order)
     for name in chosen.bands:
         if name not in known:
             raise ConfigError(f"--bands: {unknown_name('band', name, known)}")
     bands = chosen.bands or tuple(known)
-    kept = [tile for tile in tiles if set(bands) & set(tile.bands)]
+    kept = [_only(tile, bands) for tile in tiles if set(bands) & set(tile.bands)]
     some = [band for tile in kept for band in tile.bands.values()]
     extras = [what for what, there in (("mask", any(band.mask for band in some)),
                                        ("weights", any(band.weight for band in some))) if there]
     with_extras = f" with {' and '.join(extras)}" if extras else ""
     return kept, bands, [f"tiles: {len(kept):,}, bands {' '.join(bands)}{with_extras}"]
+
+
+def _only(tile: SkyTile, bands: Sequence[str]) -> SkyTile:
+    """A tile as if it had no other bands."""
+    return replace(tile, bands={name: band for name, band in tile.bands.items() if name in bands})
 
 
 def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
@@ -158,7 +167,7 @@ def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
         with Planes() as planes:
             window = planes.windows(plane, 1, MASK_LOOK_PX)
             height, width = (max((length - MASK_LOOK_PX) // 2, 0) for length in window.shape)
-            bits = np.asarray(window[height : height + MASK_LOOK_PX, width : width + MASK_LOOK_PX]).astype(np.int64)
+            bits = survey_bits(np.asarray(window[height : height + MASK_LOOK_PX, width : width + MASK_LOOK_PX]))
     except Refused:
         return ""  # told of each source when it is cut
     bad = (bits & counted_bits(chosen)) != 0
@@ -169,11 +178,6 @@ def _mask_words(tiles: Sequence[SkyTile], chosen: SurveySettings) -> str:
     return (f"mask: {bad.mean():.0%} of the pixels in the middle of {Path(plane.path).name} are masked ({often}), and "
             "views leave masked pixels out. If some bits mark no defects, such as DETECTED, name those that do with "
             "--mask-bits")
-
-
-def _by_wavelength(name: str) -> tuple[int, str]:
-    lower = name.lower()
-    return (WAVELENGTHS.index(lower) if lower in WAVELENGTHS else len(WAVELENGTHS), name)
 
 
 def _fields(
@@ -227,11 +231,11 @@ def _chunk(
     columns = {name: [values[row] for row in rows.tolist()] for name, values in objects.columns.items()}
     columns["group"] = [groups[row] for row in rows.tolist()]
     others = []
-    for tile, found in placed.others.items():
-        at = np.searchsorted(rows, found.source)
-        mine = (at < len(rows)) & (rows[np.minimum(at, len(rows) - 1)] == found.source)
-        if tile != number and mine.any():
-            others.append(Shown(tiles[tile], at[mine], found.x[mine], found.y[mine]))
+    for other in placed.others:
+        at = np.searchsorted(rows, other.source)
+        mine = (at < len(rows)) & (rows[np.minimum(at, len(rows) - 1)] == other.source)
+        if mine.any():
+            others.append(Shown(tiles[other.tile], other.bands, at[mine], other.x[mine], other.y[mine]))
     return Chunk(
         tiles[number], others, [objects.ids[row] for row in rows.tolist()], [splits[row] for row in rows.tolist()],
         objects.ra[rows], objects.dec[rows], placed.x[rows], placed.y[rows], placed.field_px[rows], columns,
@@ -242,7 +246,7 @@ def _chunk_input(chunk: Chunk, part: int, bytes_each: int) -> Input:
     tiles = (chunk.owner, *(shown.tile for shown in chunk.others))
     files = {name: stamp for tile in tiles for name, stamp in tile.files.items()}
     told = digest(canonical_json([chunk.ids, chunk.splits, chunk.x, chunk.y, chunk.field_px, chunk.columns,
-                                  [[s.tile.id, s.rows] for s in chunk.others]]))
+                                  [[s.tile.id, s.bands, s.rows] for s in chunk.others]]))
     changed = int(digest(canonical_json(files))[:15], 16)
     return Input(
         id=f"{chunk.owner.id}#{part}", file=min(chunk.owner.files), size=sum(size for size, _ in files.values()),

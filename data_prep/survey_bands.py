@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,9 @@ SIZE_STEP = 8
 """Windows for resampling have sides of a multiple of this, so that few sizes are read."""
 SURVEY_BITS = (1 << 29) - 1
 """Bits of a mask that may be the survey's own; above them are ours."""
+HIGHEST_BIT = 1 << 28
+BATCH_PX = 2**21
+"""Pixels of windows that are resampled at a time."""
 
 Piece = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
 """(k, S, S) flux, mask and inverse variance; the last None where none is wanted."""
@@ -124,7 +128,7 @@ def read_band(
 
 def cut_band(
     planes: Planes, band: Band, shape: tuple[int, int], first: np.ndarray, side: int, mask_dtype: str, ivar: bool,
-    survey: SurveySettings,
+    survey: SurveySettings, sources: int = 1,
 ) -> Piece:
     """Windows of one band: flux, mask and inverse variance as they lie in the tile.
 
@@ -137,23 +141,24 @@ def cut_band(
         mask_dtype: Of the mask.
         ivar: Whether inverse variances are wanted.
         survey: Which mask bits count.
+        sources: How many windows will be cut from the tile in all, if more than these.
     """
+    sources = max(sources, len(first))
     x, y = (first + side / 2).T  # a stamp's first pixel is ceil(position - side / 2)
     off, broken = own_bits(mask_dtype)
-    image = cut_stamps(planes.windows(band.image, len(x), side), x, y, side, np.nan,
+    image = cut_stamps(planes.windows(band.image, sources, side), x, y, side, np.nan,
                        np.empty((len(x), side, side), np.float32))
     mask = np.zeros(image.shape, mask_dtype)
     if band.mask is not None:
-        bits = cut_stamps(planes.windows(band.mask, len(x), side), x, y, side, 0,
-                          np.empty(image.shape, np.int64))
-        mask[:] = bits & counted_bits(survey)
+        bits = cut_stamps(planes.windows(band.mask, sources, side), x, y, side, 0)
+        mask[:] = survey_bits(bits) & counted_bits(survey)
     outside = ~_on_tile(first, side, shape)
     mask[~np.isfinite(image) & ~outside] |= broken
     image[~np.isfinite(image)] = np.nan
     mask[outside] = off
     weight = None
     if band.weight is not None:
-        weight = _ivar(cut_stamps(planes.windows(band.weight, len(x), side), x, y, side, 0,
+        weight = _ivar(cut_stamps(planes.windows(band.weight, sources, side), x, y, side, 0,
                                   np.empty(image.shape, np.float32)), band.weight.kind)
         mask[weight == 0] |= off
     if ivar and weight is None:
@@ -173,10 +178,10 @@ def _resampled(
     off, broken = own_bits(mask_dtype)
     image, mask = np.full(shape, np.nan, np.float32), np.full(shape, off, mask_dtype)
     weight = np.zeros(shape, np.float32) if ivar else None
-    for size in np.unique(sides).tolist():
-        rows = np.flatnonzero(sides == size)
+    for size, rows in _batches(sides):
         first = origins(x[rows], y[rows], size)
-        flux, bits, native = cut_band(planes, tile.bands[name], tile.shape, first, size, mask_dtype, ivar, frame.survey)
+        flux, bits, native = cut_band(planes, tile.bands[name], tile.shape, first, size, mask_dtype, ivar, frame.survey,
+                                      len(x))
         good = (bits & (off | broken)) == 0
         has_weight = tile.bands[name].weight is not None
         window = resample.Planes(flux[:, None], good[:, None],
@@ -188,6 +193,14 @@ def _resampled(
         if weight is not None and new.ivar is not None:
             weight[rows] = np.where(new.good, new.ivar, 0)[:, 0]
     return image, mask, weight
+
+
+def _batches(sides: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Sides, and some of the windows that have them: so few that they fit into memory."""
+    for size in np.unique(sides).tolist():
+        rows, most = np.flatnonzero(sides == size), max(1, BATCH_PX // size**2)
+        for start in range(0, len(rows), most):
+            yield size, rows[start : start + most]
 
 
 def _on_stored_grid(
@@ -204,6 +217,18 @@ def _on_stored_grid(
 def is_per_area(unit: str) -> bool:
     """Whether a unit is a surface brightness, such as MJy/sr: values then stay as pixels change size, not sums."""
     return bool(re.search(r"(/|\bper\b)\s*\(?\s*(sr|arcsec|deg)|(sr|arcsec|deg)\s*(\*\*|\^)?\s*\(?-", unit.lower()))
+
+
+def survey_bits(mask: np.ndarray) -> np.ndarray:
+    """(...) int32 bits of a survey's mask of any type; bits above the 28th, and what is no number, become the 28th."""
+    if mask.dtype.kind == "f":
+        mask = np.nan_to_num(mask, nan=HIGHEST_BIT, posinf=HIGHEST_BIT, neginf=HIGHEST_BIT).astype(np.int64)
+    bits = mask.astype(f"u{mask.itemsize}")  # a sign is the highest bit
+    if bits.itemsize < 4:
+        return bits.astype(np.int32)
+    found = (bits & SURVEY_BITS).astype(np.int32)
+    found[bits > SURVEY_BITS] |= HIGHEST_BIT
+    return found
 
 
 def counted_bits(survey: SurveySettings) -> int:

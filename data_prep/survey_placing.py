@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sciencessl.data_prep.cutouts import Overlaps, assign, overlaps
+from sciencessl.data_prep.cutouts import assign, overlaps
 from sciencessl.data_prep.groups import percolation, sky_groups
 from sciencessl.data_prep.sky_tiles import SkyTile
-from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world
+from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world, world_to_pixel
 from sciencessl.data_prep.survey_objects import Objects
 from sciencessl.data_prep.survey_settings import SurveySettings
 from sciencessl.data_prep.tiling import grid_centres, keep_one_per_patch
@@ -21,8 +22,29 @@ SAME_GRID_PX = 0.05
 """Pixel grids of two tiles are one where they are shifted by whole pixels to within this."""
 SAME_SCALE = 1e-3
 """Pixel scales that differ by a smaller share are one where only coverage depends on them."""
+MOST_FIELD_PX = 2048
+"""Largest field that is resampled: a pixel of a stamp is then made from windows that fit into memory."""
 GRID_PATCH = 0.5
 """Grid stamps of two tiles that are closer than this share of a step show the same patch of sky."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Sources that a tile shows, too, besides the one that owns them.
+
+    Attributes:
+        tile: Number of the tile.
+        bands: That are taken from it.
+        source: (k,) rows of the sources, ascending.
+        x: (k,) 0-based pixel position in this tile.
+        y: (k,)
+    """
+
+    tile: int
+    bands: tuple[str, ...]
+    source: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,8 +57,8 @@ class Placed:
         x: (N,) 0-based pixel position in that tile.
         y: (N,)
         field_px: (N,) side of the field in pixels of that tile.
-        others: Number of a tile -> sources of other owners that it shows too, where they are wanted.
         refused: Row -> (reason, detail).
+        others: Tiles beside the owners, where they are wanted; of one source the best comes first.
     """
 
     objects: Objects
@@ -44,8 +66,8 @@ class Placed:
     x: np.ndarray
     y: np.ndarray
     field_px: np.ndarray
-    others: Mapping[int, Overlaps]
     refused: Mapping[int, tuple[str, str]]
+    others: Sequence[Beside] = ()
 
 
 def place(objects: Objects, tiles: Sequence[SkyTile], survey: SurveySettings) -> Placed:
@@ -56,27 +78,27 @@ def place(objects: Objects, tiles: Sequence[SkyTile], survey: SurveySettings) ->
         DataError: When sources have sky positions and no tile has a WCS, or pixel positions say of no tile.
     """
     scales = np.array([_scale(tile) for tile in tiles])
-    if not objects.on_sky:
-        return _place_in_pixels(objects, tiles, scales, survey)
+    find = _place_on_sky if np.isnan(objects.x).all() else _place_in_pixels
+    placed = _without_large(find(objects, tiles, scales, survey), survey)
+    return replace(placed, others=_others(placed, tiles, scales, survey))
+
+
+def _place_on_sky(objects: Objects, tiles: Sequence[SkyTile], scales: np.ndarray, survey: SurveySettings) -> Placed:
     if np.isnan(scales).all():
         raise DataError(
             f"the catalogue has positions on the sky, but none of the {len(tiles)} tiles has a celestial WCS (CTYPE, "
             "CRVAL, CRPIX, CD). Give pixel positions with --x and --y, or tiles with a WCS."
         )
     with_wcs = np.flatnonzero(~np.isnan(scales))
-    on_sky = [tiles[number] for number in with_wcs.tolist()]
-    sides = _sides(objects, scales[with_wcs], survey)
     known = ~np.isin(np.arange(len(objects)), list(objects.bad))
-    ra = np.where(known, objects.ra, np.nan)
-    found = assign(on_sky, ra, objects.dec, sides)
+    found = assign([tiles[number] for number in with_wcs.tolist()], np.where(known, objects.ra, np.nan), objects.dec,
+                   _sides(objects, scales[with_wcs], survey))
     owner = np.where(found.owner >= 0, with_wcs[found.owner], -1)
     refused = dict(objects.bad)
     for row in np.flatnonzero(known & (owner < 0)).tolist():
         refused[row] = (OUTSIDE, f"ra {objects.ra[row]:.5f}, dec {objects.dec[row]:.5f} lies on none of the tiles")
     field_px = _field_px(objects, np.where(owner >= 0, scales[owner], np.nan), survey)
-    _refuse_too_large(objects, field_px, owner, refused, survey)
-    others = _others(on_sky, ra, objects.dec, sides, with_wcs, owner, survey)
-    return Placed(objects, owner, found.x, found.y, field_px, others, refused)
+    return Placed(objects, owner, found.x, found.y, field_px, refused)
 
 
 def _sides(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> np.ndarray:
@@ -88,38 +110,43 @@ def _sides(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> np.n
     return np.asarray(sides[0] if len(sides) == 1 else sides)
 
 
-def _refuse_too_large(
-    objects: Objects, field_px: np.ndarray, owner: np.ndarray, refused: dict[int, tuple[str, str]],
-    survey: SurveySettings,
-) -> None:
-    """Fields that do not fit into a stamp which is only padded."""
-    if survey.fit != "pad":
-        return
-    for row in np.flatnonzero((owner >= 0) & (np.rint(field_px) > survey.size_px)).tolist():
-        refused[row] = (TOO_LARGE, f"its field has {field_px[row]:.0f} px, stamps have size_px {survey.size_px}")
-        owner[row] = -1
+def _without_large(placed: Placed, survey: SurveySettings) -> Placed:
+    """The same without fields that do not fit into a stamp which is only padded, or into memory."""
+    most = MOST_FIELD_PX if survey.resamples else survey.size_px
+    large = (placed.owner >= 0) & (np.rint(placed.field_px) > most)
+    takes = f"are made from at most {most} px" if survey.resamples else f"have size_px {most}"
+    why = {row: (TOO_LARGE, f"its field has {placed.field_px[row]:.0f} px, stamps {takes}")
+           for row in np.flatnonzero(large).tolist()}
+    return replace(placed, owner=np.where(large, -1, placed.owner), refused={**placed.refused, **why})
 
 
 def _others(
-    tiles: Sequence[SkyTile], ra: np.ndarray, dec: np.ndarray, sides: np.ndarray, numbers: np.ndarray,
-    owner: np.ndarray, survey: SurveySettings,
-) -> dict[int, Overlaps]:
-    """Tiles beside the owners that are wanted: for stitching all, else those with bands that an owner lacks."""
+    placed: Placed, tiles: Sequence[SkyTile], scales: np.ndarray, survey: SurveySettings
+) -> tuple[Beside, ...]:
+    """Tiles beside the owners that are wanted: for stitching all, else the best that has a band which is lacking."""
+    on_sky = np.flatnonzero(~np.isnan(scales))
     every = {name for tile in tiles for name in tile.bands}
-    if len(tiles) < 2 or not (survey.stitch or any(set(tile.bands) < every for tile in tiles)):
-        return {}
-    found = overlaps(tiles, ra, dec, sides)
-    number = numbers[found.tile]
-    wanted = (number != owner[found.source]) & (owner[found.source] >= 0)
-    if not survey.stitch:
-        bands = {int(n): set(tile.bands) for n, tile in zip(numbers, tiles, strict=True)}
-        wanted &= np.array([bool(bands[n] - bands.get(own, every)) for n, own in
-                            zip(number.tolist(), owner[found.source].tolist(), strict=True)], dtype=bool)
-    return {
-        int(n): Overlaps(*(getattr(found, name)[wanted & (number == n)]
-                           for name in ("source", "tile", "x", "y", "coverage")))
-        for n in np.unique(number[wanted])
-    }
+    if len(on_sky) < 2 or not (survey.stitch or any(set(tiles[number].bands) < every for number in on_sky.tolist())):
+        return ()
+    ra = np.where(placed.owner >= 0, placed.objects.ra, np.nan)
+    sides = _sides(placed.objects, scales[on_sky], survey)
+    found = overlaps([tiles[number] for number in on_sky.tolist()], ra, placed.objects.dec, sides)
+    number, owner = on_sky[found.tile], placed.owner[found.source]
+    pairs = np.flatnonzero(number != owner)
+    taken: dict[tuple[int, int, tuple[str, ...]], list[int]] = defaultdict(list)
+    source, rank, lacking = -1, 0, every
+    for pair, row, own, other in zip(pairs.tolist(), found.source[pairs].tolist(), owner[pairs].tolist(),
+                                     number[pairs].tolist(), strict=True):
+        if row != source:
+            source, rank, lacking = row, 0, every - set(tiles[own].bands)
+        bands = set(tiles[other].bands) if survey.stitch else lacking & set(tiles[other].bands)
+        if bands:
+            taken[rank, other, tuple(sorted(bands))].append(pair)
+            rank, lacking = rank + 1, lacking - bands
+    return tuple(
+        Beside(other, bands, *(getattr(found, name)[rows] for name in ("source", "x", "y")))
+        for (_, other, bands), rows in sorted(taken.items())
+    )
 
 
 def require_one_grid(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySettings) -> None:
@@ -130,20 +157,34 @@ def require_one_grid(placed: Placed, tiles: Sequence[SkyTile], survey: SurveySet
     """
     if survey.reproject:
         return
-    for number, found in placed.others.items():
-        shift = np.stack([found.x - placed.x[found.source], found.y - placed.y[found.source]])
-        wrong = np.flatnonzero((np.abs(shift - np.rint(shift)) > SAME_GRID_PX).any(axis=0))
-        scale = [_scale(tiles[n]) for n in (number, int(placed.owner[found.source[0]]))]
-        same_scale = abs(scale[0] / scale[1] - 1) < SAME_GRID_PX / survey.size_px
-        if len(wrong) or not same_scale:
-            row = int(found.source[wrong[0] if len(wrong) else 0])
-            own = tiles[int(placed.owner[row])]
-            raise DataError(
-                f"source {placed.objects.ids[row]!r} lies on tiles {own.id!r} (bands {' '.join(own.bands)}) and "
-                f"{tiles[number].id!r} (bands {' '.join(tiles[number].bands)}), whose pixels lie on different grids. "
-                "Pass --reproject to resample all bands onto one grid at each source, or choose bands of one grid with "
-                "--bands."
-            )
+    for other in placed.others:
+        owners = placed.owner[other.source]
+        for number in np.unique(owners).tolist():
+            own, at = tiles[number], np.flatnonzero(owners == number)
+            row = _on_another_grid(placed, other, at, own, tiles[other.tile])
+            if row is not None:
+                raise DataError(
+                    f"source {placed.objects.ids[row]!r} lies on tiles {own.id!r} (bands {' '.join(own.bands)}) and "
+                    f"{tiles[other.tile].id!r} (bands {' '.join(tiles[other.tile].bands)}), whose pixels lie on "
+                    "different grids. Pass --reproject to resample all bands onto one grid at each source, or choose "
+                    "bands of one grid with --bands."
+                )
+
+
+def _on_another_grid(placed: Placed, other: Beside, at: np.ndarray, own: SkyTile, tile: SkyTile) -> int | None:
+    """A row whose two tiles differ by more than a shift of whole pixels, at the source or at the ends of its field."""
+    rows = other.source[at]
+    here = np.stack([placed.x[rows], placed.y[rows]], axis=1)
+    shift = np.rint(np.stack([other.x[at], other.y[at]], axis=1) - here)
+    # Towards the middle of the owner, as a distortion holds no farther than its tile.
+    inwards = np.where(here < np.array(own.shape[::-1]) / 2, 1, -1) * placed.field_px[rows, None] / 2
+    wrong = np.zeros(len(rows), dtype=bool)
+    for axes in ((0, 0), (1, 0), (0, 1)):
+        there = here + inwards * axes
+        sky = pixel_to_world(own.wcs, *there.T)
+        apart = np.abs(world_to_pixel(tile.wcs, *sky.T) - there - shift)
+        wrong |= ~(apart <= SAME_GRID_PX).all(axis=1)
+    return int(rows[wrong][0]) if wrong.any() else None
 
 
 def _place_in_pixels(
@@ -162,8 +203,7 @@ def _place_in_pixels(
             refused[row] = (OUTSIDE, f"x {objects.x[row]:.1f}, y {objects.y[row]:.1f} lies outside tile {tile.id} of "
                             f"{tile.shape[1]} x {tile.shape[0]} px")
         owner[outside] = -1
-    _refuse_too_large(objects, field_px, owner, refused, survey)
-    return Placed(_with_sky(objects, owner, tiles), owner, objects.x, objects.y, field_px, {}, refused)
+    return Placed(_with_sky(objects, owner, tiles), owner, objects.x, objects.y, field_px, refused)
 
 
 def _named_tiles(objects: Objects, tiles: Sequence[SkyTile]) -> tuple[np.ndarray, dict[int, tuple[str, str]]]:

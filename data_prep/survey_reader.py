@@ -27,12 +27,14 @@ class Shown:
 
     Attributes:
         tile: The tile.
+        bands: That are taken from it.
         rows: (k,) which sources of the chunk.
         x: (k,) their 0-based pixel position in the tile.
         y: (k,)
     """
 
     tile: SkyTile
+    bands: Sequence[str]
     rows: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -69,6 +71,11 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def shown(self) -> tuple[Shown, ...]:
+        """All tiles that the sources are cut from, the owner first."""
+        return Shown(self.owner, tuple(self.owner.bands), np.arange(len(self)), self.x, self.y), *self.others
+
 
 @dataclass
 class Stamps:
@@ -104,18 +111,25 @@ class Stamps:
         off, broken = own_bits(self.mask.dtype)
         return np.asarray(((self.mask[rows, channel] & (off | broken)) != 0).any(axis=(1, 2)))
 
+    def begin(self, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None) -> None:
+        """Take a band of all stamps, of which nothing is known yet."""
+        self.image[:, channel], self.mask[:, channel] = image, mask
+        if self.ivar is not None and ivar is not None:
+            self.ivar[:, channel] = ivar
+
     def take(
         self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None
     ) -> None:
         """Take pixels of a band that are known there and were not before."""
         off, broken = own_bits(self.mask.dtype)
         before = self.mask[rows, channel]
-        # What one tile has broken and the next has not is taken; what neither knows stays as the first has it.
-        new = (((before & (off | broken)) != 0) & ((mask & (off | broken)) == 0)) | ((before & off) != 0)
-        self.image[rows, channel] = np.where(new, image, self.image[rows, channel])
-        self.mask[rows, channel] = np.where(new, mask, before)
-        if self.ivar is not None and ivar is not None:
-            self.ivar[rows, channel] = np.where(new, ivar, self.ivar[rows, channel])
+        new: Any = True
+        if not (before == off).all():
+            # What one tile has broken and the next has not is taken; what neither knows stays as the first has it.
+            new = (((before & (off | broken)) != 0) & ((mask & (off | broken)) == 0)) | (before == off)
+        for held, piece in ((self.image, image), (self.mask, mask), (self.ivar, ivar)):
+            if held is not None and piece is not None:
+                held[rows, channel] = piece if new is True else np.where(new, piece, held[rows, channel])
 
 
 @dataclass(frozen=True)
@@ -160,9 +174,13 @@ class SurveyReader:
         stamps = Stamps.empty(len(chunk), len(bands), self.survey.size_px, mask.dtype, ivar)
         frame = Frame.of(chunk.owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         with Planes() as planes:
-            for shown in (Shown(chunk.owner, np.arange(len(chunk)), chunk.x, chunk.y), *chunk.others):
+            for channel, name in enumerate(bands):
+                if name in chunk.owner.bands:
+                    stamps.begin(channel, *read_band(planes, chunk.owner, name, frame, chunk.x, chunk.y, mask.dtype,
+                                                     ivar))
+            for shown in chunk.others:
                 for channel, name in enumerate(bands):
-                    if name not in shown.tile.bands:
+                    if name not in shown.bands:
                         continue
                     lacking = stamps.incomplete(shown.rows, channel)
                     if lacking.any():
@@ -213,7 +231,6 @@ class SurveyReader:
         # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),
-            # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
             "size_px": (chunk.field_px if self.survey.fit == "pad" else np.full(len(chunk), float(side))).tolist(),
             "tile_y": chunk.y.tolist(), "width": [side] * len(chunk), "height": [side] * len(chunk),
             "unit": [_unit(chunk)] * len(chunk),
@@ -234,13 +251,9 @@ class SurveyReader:
         return columns, sky, noise
 
 
-def _tiles(chunk: Chunk) -> list[SkyTile]:
-    return [chunk.owner, *(shown.tile for shown in chunk.others)]
-
-
 def _unit(chunk: Chunk) -> str:
     """The unit of all bands; where they differ, each band's."""
-    units = {name: band.unit for tile in reversed(_tiles(chunk)) for name, band in tile.bands.items()}
+    units = {name: shown.tile.bands[name].unit for shown in reversed(chunk.shown) for name in shown.bands}
     if len(set(units.values())) == 1:
         return next(iter(units.values()))
     return ", ".join(f"{name}: {unit or 'unknown'}" for name, unit in sorted(units.items()))
@@ -249,8 +262,8 @@ def _unit(chunk: Chunk) -> str:
 def _psf(chunk: Chunk, band: str) -> list[float | None]:
     """Of the owner; where it lacks the band, of the first tile that has it and shows the source."""
     found: list[float | None] = [None] * len(chunk)
-    for shown in reversed((Shown(chunk.owner, np.arange(len(chunk)), chunk.x, chunk.y), *chunk.others)):
-        if band in shown.tile.bands:
+    for shown in reversed(chunk.shown):
+        if band in shown.bands:
             for row in shown.rows.tolist():
                 found[row] = shown.tile.bands[band].psf_fwhm_arcsec
     return found

@@ -42,7 +42,8 @@ def prepare_row(
     """
     crashed = crashed or {}
     samples: list[PreparedSample] = []
-    refusals = [Refusal(entry.id, CRASHED, crashed[entry.id]) for entry in task.inputs if entry.id in crashed]
+    refusals = [Refusal(name, CRASHED, crashed[entry.id]) for entry in task.inputs if entry.id in crashed
+                for name in entry.ids or (entry.id,)]
     readable = tuple(entry for entry in task.inputs if entry.id not in crashed)
     for number, item in enumerate(source.read(Task(task.row, readable)), len(refusals) + 1):
         if isinstance(item, Refusal):

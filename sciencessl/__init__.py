@@ -1,12 +1,11 @@
 """From survey tiles, slides or an uncurated crawl to a self-supervised model, with honest few-label curves.
 
 Every verb of the command line is a function of the same name here: `prepare`, `pretrain`, `embed`, `transfer`,
-`predict`, `select`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or looks into a
-store has a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are modules:
-`list_domains`,
-`list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`, `store_verify`, `store_show`,
-`store_audit`, `store_label`, `store_label_votes`, `store_remove`,
-`store_compact`, `store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.
+`predict`, `rank`, `select`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or
+looks into a store has a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are
+modules: `list_domains`, `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`,
+`store_verify`, `store_show`, `store_audit`, `store_label`, `store_label_votes`, `store_remove`, `store_compact`,
+`store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.
 Importing this package imports nothing heavy.
 """
 
@@ -29,6 +28,7 @@ _PUBLIC = {
     "embed": "sciencessl.evaluate.embed:embed",
     "transfer": "sciencessl.evaluate.transfer:transfer",
     "predict": "sciencessl.evaluate.predict:predict",
+    "rank": "sciencessl.evaluate.rank:rank",
     "select": "sciencessl.evaluate.selection:select",
     "predict_votes": "sciencessl.evaluate.predict_votes:predict_votes",
     "compare": "sciencessl.evaluate.compare:compare",

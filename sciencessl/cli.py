@@ -18,7 +18,7 @@ from sciencessl import __version__
 from sciencessl.config import RunConfig, leaf_names
 from sciencessl.errors import ConfigError, FirstRankError, LeakError, RegistryError, SciencesslError, did_you_mean
 from sciencessl.flags import split_settings
-from sciencessl.verbs import data, evaluation, listing, start, training
+from sciencessl.verbs import data, evaluation, listing, ranking, start, training
 from sciencessl.verbs.output import DONE, FAILED, LEAK, USAGE
 
 EXAMPLES = """examples:
@@ -77,6 +77,8 @@ VERBS: dict[str, Verb] = {
     "predict": Verb("write what a saved model, or runs that learned from votes, say of a store",
                     "sciencessl predict few/models/frozen-byol --data new.zarr --out predicted --keep ra dec",
                     evaluation.fill_predict, evaluation.run_predict),
+    "rank": Verb("list the samples most similar to some, or the strangest of all, with a contact sheet",
+                 "sciencessl rank runs/byol --data gz.zarr --out odd --anomalies", ranking.fill_rank, ranking.run_rank),
     "select": Verb("choose what volunteers should label next, and write it as a subject set",
                    "sciencessl select runs/hybrid --data gz.zarr --out next --n 500 --score bald",
                    evaluation.fill_select, evaluation.run_select),

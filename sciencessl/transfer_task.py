@@ -16,6 +16,9 @@ PRIMARY_METRICS: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of task -> metrics that it may be judged by, the default first."""
 
+NO_MAJORITY = "no majority"
+"""Value of a sample with enough votes, where no answer has more than its share of them: `classes` may map it."""
+
 
 @dataclass(frozen=True)
 class TransferTask:
@@ -25,17 +28,22 @@ class TransferTask:
         name: Such as `morphology`.
         column: The label column (a row column or a column of a table), for kinds with one.
         classes: Value of the column -> class name. Several values may share a class; values that are not listed are
-            dropped from the task. Empty means: every value that occurs is its own class.
+            dropped from the task. Empty means: every value that occurs is its own class. Of votes the values are names
+            of `columns` and `NO_MAJORITY`, which is dropped where `classes` is empty.
         where: Column -> values kept; rows with any other value are left out before anything else.
         kind: What the label is.
         unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample itself.
         metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
         budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
         description: One line for people.
-        columns: Of `multilabel` (1, 0 or missing), or of the answers of one question of `counts` (votes, 0 or more).
+        columns: Of `multilabel` (1, 0 or missing), or of the answers of one question of `counts` (votes, 0 or more). Of
+            `class` and `retrieval` the same votes, instead of a `column`: the leading answer is the sample's value.
+        above: Share of the votes that the leading answer must exceed to be the value.
+        least_votes: Samples with fewer votes have no value.
 
     Raises:
-        ConfigError: For an unknown kind or metric, no name, unit or budget, or columns that do not fit the kind.
+        ConfigError: For an unknown kind or metric, no name, unit or budget, columns that do not fit the kind, or a
+            share or number of votes out of range.
     """
 
     name: str
@@ -48,6 +56,8 @@ class TransferTask:
     budgets: tuple[str, ...] = ("20/class", "50/class", "all")
     description: str = ""
     columns: tuple[str, ...] = ()
+    above: float = 0.5
+    least_votes: float = 10
 
     def __post_init__(self) -> None:
         _check_task(self)
@@ -70,9 +80,17 @@ def _check_task(task: TransferTask) -> None:
         raise ConfigError(f"{where}: {unknown_name('primary metric', task.metric, known)}")
     given = f"got column {task.column!r}, columns {list(task.columns)}, classes {dict(task.classes)}"
     least = {"multilabel": 1, "counts": 2}.get(task.kind, 0)
-    if not least and (task.columns or not task.column):
-        raise ConfigError(f"{where}: kind {task.kind!r} reads one 'column', and no 'columns'; {given}.")
-    if least and (task.column or task.classes or len(set(task.columns)) < max(least, len(task.columns))):
+    few = len(set(task.columns)) < max(least or 2, len(task.columns))
+    if not least and bool(task.column) == bool(task.columns):
+        raise ConfigError(f"{where}: kind {task.kind!r} reads one 'column', or 'columns' of votes; {given}.")
+    if (few and not task.column) or (least and (task.column or task.classes)):
+        also = "" if not least else ", no 'column' or 'classes'"
+        raise ConfigError(f"{where}: kind {task.kind!r} reads {least or 2} or more different 'columns'{also}; {given}.")
+    strange = {} if least else {*task.classes} - {*task.columns, NO_MAJORITY}
+    if task.columns and strange:
         raise ConfigError(
-            f"{where}: kind {task.kind!r} reads {least} or more different 'columns', no 'column' or 'classes'; {given}."
+            f"{where}: classes of votes map columns of the task and {NO_MAJORITY!r}, not {sorted(strange)}; {given}."
         )
+    if not (0 <= task.above < 1 and task.least_votes > 0):
+        raise ConfigError(f"{where}: above = {task.above} must be from 0 to below 1, and least_votes = "
+                          f"{task.least_votes} above 0.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sciencessl.domains.galaxy.schema import SCHEMAS
 from sciencessl.spec import TransferTask
+from sciencessl.transfer_task import NO_MAJORITY
 
 SPIRALS = {"spiral-clockwise": "spiral", "spiral-anticlockwise": "spiral", "spiral": "spiral"}
 
@@ -22,4 +24,15 @@ SPIRAL_EDGE_ON = TransferTask(
     description="spiral against edge-on, among featured galaxies",
 )
 
-TASKS = (MORPHOLOGY, SPIRAL_EDGE_ON)
+RING, NO_RING = SCHEMAS["rings"].question("ring").columns
+
+RINGS = TransferTask(
+    name="rings",
+    columns=(RING, NO_RING),
+    classes={RING: "ring", NO_RING: "no ring", NO_MAJORITY: "no ring"},
+    budgets=("50", "250", "750", "all"),
+    description="ring against no ring: a ring has more than half of 10 votes or more (schema rings)",
+)
+"""The fraction is that of Walmsley et al. 2022 (arXiv:2206.11927), the least number of votes ours."""
+
+TASKS = (MORPHOLOGY, SPIRAL_EDGE_ON, RINGS)

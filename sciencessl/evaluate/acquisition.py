@@ -82,8 +82,8 @@ def mutual_information(
 
     All outcomes are added up where they are few: two answers have n + 1, three (n + 1)(n + 2) / 2. Otherwise (four
     answers beyond 47 volunteers, five beyond 23) it is the mean over `DRAWS` outcomes, as many from each member:
-    unbiased before it is cut at 0, with an error of about a hundredth. The draws depend on the sample's own
-    concentrations and the seed alone, so that a sample has the same value whatever stands beside it.
+    unbiased, with an error of about a hundredth, and far less where members nearly agree. The draws depend on the
+    sample's own concentrations and the seed alone, so that a sample has the same value whatever stands beside it.
 
     Args:
         alpha: (M, N, A) of one question.
@@ -182,9 +182,10 @@ def _drawn(alpha: np.ndarray, volunteers: int, seed: int) -> np.ndarray:
         weights = rng.standard_gamma(np.broadcast_to(own[:, None], (members, draws, answers)))
         counts = rng.multinomial(volunteers, weights / weights.sum(axis=2, keepdims=True))
         log_p = _Votes(own[:, None], volunteers).log_probability(counts.reshape(-1, answers))[:, 0]
-        log_p = log_p.reshape(members, members, draws)
-        drawn_from = np.arange(members)
-        found[i] = (log_p[drawn_from, drawn_from] - _log_mean(log_p)).mean()
+        # What each outcome tells of all members, and not of the one that it came from alone: between 0 and log M for
+        # every draw, and with little scatter where members nearly agree.
+        ratio = log_p - _log_mean(log_p)
+        found[i] = (np.exp(ratio) * ratio).mean()
     return found
 
 

@@ -26,10 +26,10 @@ from sciencessl.evaluate.fits import FitKey
 from sciencessl.evaluate.folds import fold_data, load_whole, pooled
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.kinds import FROZEN_HEADS
+from sciencessl.evaluate.store_tasks import find_store_task
 from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
-from sciencessl.evaluate.tasks import OBJECT, TaskData, find_task, load_task
+from sciencessl.evaluate.tasks import OBJECT, TaskData, load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
-from sciencessl.registry import load_domain
 from sciencessl.spec import TransferTask
 from sciencessl.store.audited import ACCEPTED, Standing, check_audit
 from sciencessl.store.format import canonical_json, digest
@@ -226,7 +226,7 @@ def make_plan(request: Request) -> Plan:
         ConfigError, DataError, RunError, StoreError: As `transfer` says.
     """
     store = Store(request.data)
-    task = find_task(load_domain(store.header.domain).tasks, request.task)
+    task = find_store_task(store, request.task)
     other, data, folds, tested = _tested_on(store, task, request)
     standing = _standing(store, other, folds, request)
     encoders = _encoders(request.runs, store)

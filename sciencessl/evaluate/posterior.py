@@ -21,6 +21,9 @@ Groups = Sequence[tuple[int, int]]
 PRECISION = 1e-8
 """Quantiles of mixtures are found when they move by less; the last step is far better where it is Newton's."""
 
+COUNTED = 10_000
+"""Votes on a question of a sample up to which predicted counts are added up; a smooth distribution stands for more."""
+
 _STEPS = 100
 """More than halving [0, 1] down to `PRECISION` takes."""
 
@@ -161,7 +164,7 @@ def count_distribution(alpha: np.ndarray, counts: np.ndarray, groups: Groups) ->
 
     Args:
         alpha: (M, N, A).
-        counts: (N, A) votes, rounded to whole ones.
+        counts: (N, A) votes, rounded to whole ones. Beyond `COUNTED` on a question probabilities are to about 1e-3.
         groups: Columns of each question.
 
     Returns:
@@ -178,15 +181,20 @@ def count_distribution(alpha: np.ndarray, counts: np.ndarray, groups: Groups) ->
     for a, b in zip(checked, others, strict=True):
         own = gammaln(trials + 1) - gammaln(votes + 1) - gammaln(trials - votes + 1)
         point = np.exp(own + betaln(votes + a, trials - votes + b) - betaln(a, b))
+        many = trials > COUNTED
+        tail = _lower_tail(np.where(many, 0.0, point), votes, trials, a, b)
+        below += np.where(many, _smooth_cdf(votes - 0.5, trials, a, b), tail) / len(checked)
         exactly += point / len(checked)
-        below += _lower_tail(point, votes, trials, a, b) / len(checked)
     return np.clip(below, 0.0, 1.0), np.clip(below + exactly, 0.0, 1.0)
 
 
 def _lower_tail(point: np.ndarray, votes: np.ndarray, trials: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """P(K < votes) of a Beta-binomial, summed downwards from P(K = votes) by the ratio of neighbours."""
-    total = np.zeros(votes.size)
-    left = np.flatnonzero(votes > 0)
+    # Where float64 has no P(K = votes), the votes lie beyond one of the tails.
+    total = np.where(votes * (a + b) > trials * a, 1.0, 0.0).ravel()
+    left = np.flatnonzero(point > 0)
+    total[left] = 0.0
+    left = left[votes.ravel()[left] > 0]
     k, n, a, b, term = (values.ravel()[left] for values in (votes, trials, a, b, point))
     while left.size:
         term = term * k * (n - k + b) / ((n - k + 1) * (k - 1 + a))
@@ -195,6 +203,14 @@ def _lower_tail(point: np.ndarray, votes: np.ndarray, trials: np.ndarray, a: np.
         going = k > 0
         left, k, n, a, b, term = left[going], k[going], n[going], a[going], b[going], term[going]
     return total.reshape(votes.shape)
+
+
+def _smooth_cdf(votes: np.ndarray, trials: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """P(K < votes) of a Beta-binomial of many trials, as the Beta of K / trials with the same mean and variance."""
+    trials = np.maximum(trials, 1.0)
+    same = (trials * (a + b + 1) / (a + b + trials) - 1) / (a + b)
+    cdf: np.ndarray = betainc(a * same, b * same, np.clip(votes / trials, 0.0, 1.0))
+    return cdf
 
 
 def _checked(alpha: np.ndarray, groups: Groups) -> np.ndarray:

@@ -45,7 +45,7 @@ class PosteriorSettings:
     @property
     def percent(self) -> str:
         """The level as columns spell it: `90pc`."""
-        return f"{round(100 * self.level, 6):g}pc"
+        return f"{round(100 * self.level, 6):.9g}pc"
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -104,7 +104,14 @@ def _mapping(value: Any) -> dict[Any, Any]:
     return value
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"got {value!r} where a number is expected.")
+    return value
+
+
 _READ: Mapping[str, Callable[[Any], Any]] = {
-    "classes": _classes, "where": _where, "budgets": _budgets, "columns": _list,
+    "classes": _classes, "where": _where, "budgets": _budgets, "columns": _list, "above": _number,
+    "least_votes": _number,
 }
 """Key -> reader of its value, where it is not a word."""

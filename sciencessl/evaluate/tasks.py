@@ -15,6 +15,7 @@ from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.sampled import chosen_by
 from sciencessl.store.sides import Side, value_text
+from sciencessl.transfer_task import NO_MAJORITY
 
 OBJECT = "object"
 KINDS = ("class", "multilabel", "counts", "retrieval")
@@ -120,8 +121,8 @@ def load_sides(task: TransferTask, pool: Side, test: Side) -> TaskData:
         raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; few-label tasks are {', '.join(KINDS)}.")
     sides = [pool] if test is pool else [pool, test]
     for side in sides:
-        _require_columns(side.store, task)
-    classes, found = (_several if task.columns else _one)(task, sides)
+        require_columns(side.store, task)
+    classes, found = (_one if task.kind in ("class", "retrieval") else _several)(task, sides)
     dropped = dict(sorted(sum((labels.dropped for labels in found), Counter[str]()).items()))
     for labels in found:
         _check(task, classes, labels, dropped)
@@ -149,7 +150,12 @@ def digest_of(classes: Sequence[str], ids: np.ndarray, labels: np.ndarray, targe
     return label_digest(ids, [classes[c] for c in labels] if targets is None else targets.tolist())
 
 
-def _require_columns(store: Store, task: TransferTask) -> None:
+def require_columns(store: Store, task: TransferTask) -> None:
+    """Refuse a store that lacks a column of a task.
+
+    Raises:
+        StoreError: Naming the column and those that the store has.
+    """
     known = store.columns()
     for column in (*task.label_columns, *task.where):
         if column not in known:
@@ -181,21 +187,58 @@ class _Labels:
 
 def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
     """A class for each sample."""
-    raw = [np.where(_wanted(task, side), side.texts(task.column), "") for side in sides]
-    chosen = [_leave_out_chosen(task, side, texts != "") for side, texts in zip(sides, raw, strict=True)]
-    raw = [np.where(kept, texts, "") for texts, (kept, _) in zip(raw, chosen, strict=True)]
-    mapping = dict(task.classes) or {value: value for texts in raw for value in texts}
-    names = [np.array([mapping.get(value, "") if value else "" for value in texts], dtype=object) for texts in raw]
-    classes = tuple(sorted({*names[0]} - {""}))
+    named = [class_names(task, side) for side in sides]
+    classes = tuple(sorted({*named[0].names} - {""}))
     number = {name: i for i, name in enumerate(classes)}
     found = []
-    for side, texts, named, (_, left) in zip(sides, raw, names, chosen, strict=True):
-        label = np.array([number.get(name, -1) for name in named], np.int64)
+    for side, each in zip(sides, named, strict=True):
+        label = np.array([number.get(name, -1) for name in each.names], np.int64)
         rows = label >= 0
-        dropped = Counter(f"{name} (no label in {sides[0].name})" if name else str(value)
-                          for value, name, kept in zip(texts, named, rows, strict=True) if value and not kept)
-        found.append(_Labels(side, side.index[rows], label[rows], dropped=dropped + left))
+        lost = each.names[~rows & (each.names != "")].tolist()
+        unknown = Counter(f"{name} (no label in {sides[0].name})" for name in lost)
+        found.append(_Labels(side, side.index[rows], label[rows], dropped=each.dropped + unknown))
     return classes, found
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Classes of the samples of a side.
+
+    Attributes:
+        names: (N,) class name of each sample as objects; empty where it has none, or was not drawn at random.
+        dropped: Value -> samples that have it and no class; and what chose samples that were not drawn at random.
+    """
+
+    names: np.ndarray
+    dropped: Counter[str]
+
+
+def class_names(task: TransferTask, side: Side) -> ClassNames:
+    """What a task of kind `class` or `retrieval` calls each sample of a side.
+
+    Raises:
+        StoreError: When a column of the task is not in the store.
+        DataError: When a number of votes cannot be one.
+    """
+    values = _leading(task, side) if task.columns else side.texts(task.column)
+    values = np.where(_wanted(task, side), values, "")
+    kept, left = _leave_out_chosen(task, side, values != "")
+    values = np.where(kept, values, "")
+    mapping = dict(task.classes) or {value: value for value in task.columns or values.tolist()}
+    names = np.array([mapping.get(value, "") if value else "" for value in values], dtype=object)
+    dropped = Counter(str(value) for value in values[(names == "") & (values != "")].tolist())
+    return ClassNames(names, dropped + left)
+
+
+def _leading(task: TransferTask, side: Side) -> np.ndarray:
+    """(N,) column of the answer that has its share of the votes; otherwise why there is none, empty without votes."""
+    votes = np.nan_to_num(np.stack([_numbers(task, side, column) for column in task.columns], axis=1), nan=0.0)
+    total = votes.sum(axis=1)
+    share = votes.max(axis=1) / np.maximum(total, 1e-300)
+    leading = np.array(task.columns, dtype=object)[votes.argmax(axis=1)]
+    found = np.where(share > task.above, leading, NO_MAJORITY)
+    found = np.where(total < task.least_votes, f"fewer than {task.least_votes:g} votes", found)
+    return np.where(total > 0, found, "")
 
 
 def _several(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
@@ -250,10 +293,11 @@ def _numbers(task: TransferTask, side: Side, column: str) -> np.ndarray:
         values = np.array([np.nan if value_text(value) == "" else float(value) for value in side.values(column)])
     except (TypeError, ValueError) as error:
         raise DataError(f"task {task.name!r}: column {column!r} of {side} holds no numbers: {error}.") from None
-    allowed = (values >= 0) & np.isfinite(values) if task.kind == "counts" else (values == 0) | (values == 1)
+    votes = task.kind != "multilabel"
+    allowed = (values >= 0) & np.isfinite(values) if votes else (values == 0) | (values == 1)
     wrong = values[~allowed & ~np.isnan(values)]
     if wrong.size:
-        rule = "counts of 0 or more" if task.kind == "counts" else "1 (present), 0 (absent) or missing"
+        rule = "counts of 0 or more" if votes else "1 (present), 0 (absent) or missing"
         raise DataError(
             f"task {task.name!r}: column {column!r} of {side} has {wrong.size} values such as {wrong[0]:g}; kind "
             f"{task.kind!r} needs {rule}."
@@ -269,8 +313,9 @@ def _check(task: TransferTask, classes: tuple[str, ...], labels: _Labels, droppe
     if targets is None:
         present = [classes[c] for c in np.unique(labels.number)]
         enough = len(present) >= 2
-        lack = (f" of {len(present)} classes{f' ({present[0]})' if present else ''} in column {task.column!r}; two "
-                f"classes are needed{left_out}")
+        where = f"column {task.column!r}" if task.column else f"columns {', '.join(task.columns)}"
+        lack = (f" of {len(present)} classes{f' ({present[0]})' if present else ''} in {where}; two classes are needed"
+                f"{left_out}")
     elif task.kind == "counts":
         enough = bool((targets > 0).any(axis=0).sum() >= 2)
         lack = f", lacks votes for two answers in columns {', '.join(task.columns)}{left_out}"

@@ -133,7 +133,8 @@ def transfer(
         rows=make_rows(plan, outcomes, {name: mark.shown for name, mark in marks.items()}),
         cost=_costs(runs, plan.runs), dropped=plan.data.dropped, seconds=time.perf_counter() - started,
         fits=ahead + done,
-        endpoints=make_endpoints(plan, outcomes), notes=tuple(_notes(plan, choices)), store=plan.store.digest,
+        endpoints=make_endpoints(plan, outcomes),
+        notes=(*_notes(plan, choices), *_chance(plan, outcomes)), store=plan.store.digest,
         kind=plan.data.task.kind, metric=plan.data.task.metric, lower_is_better=lower_is_better(plan), details=details,
         by=by, tested=plan.tested,
         members={method.name: tuple(run.name for run in method.runs) for method in plan.methods
@@ -253,6 +254,17 @@ def _notes(plan: Plan, choices: Mapping[str, Choice]) -> Iterator[str]:
         yield "labels drawn at random, whatever their class, as they would come"
     if len(plan.parts) > 1:
         yield from filter(None, [few_units_note(len(set(plan.data.test_units)))])
+
+
+def _chance(plan: Plan, outcomes: Mapping[tuple[str, str], Mapping[Budget, Outcome]]) -> Iterator[str]:
+    """What votes are predicted by without a look at any image."""
+    name = f"mean_{plan.data.task.metric}"
+    for (_, arm), found in outcomes.items():
+        metrics = found[plan.largest_budget(arm)].metrics
+        if name in metrics:
+            yield (f"chance: {plan.data.task.metric} {metrics[name]:.3f}, of the mean fractions of the largest budget "
+                   "for every sample")
+            return
 
 
 def _costs(runs: Sequence[str | Path], encoders: Sequence[Encoder]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from sciencessl.spec import LabelSchema
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
-from sciencessl.store.sampled import sampling_note
-from sciencessl.store.tables import REMOVALS, current_digest, some_names, write_table
+from sciencessl.store.sampled import RANDOM, SAMPLED_BY, sampling_note
+from sciencessl.store.tables import REMOVALS, Table, current_digest, some_names, write_table
 
 DEFAULT_NAME = "votes"
 SHOWN = 5
@@ -67,6 +68,7 @@ def label_votes(
     subjects: str = "",
     note: str = "",
     overwrite: bool = False,
+    add_to: str = "",
 ) -> VotesReport:
     """Count the votes of a Zooniverse export, and put them beside the pixels of a sealed store.
 
@@ -83,9 +85,11 @@ def label_votes(
         subjects: The project's `subjects.csv`, for reductions.
         note: Where the votes come from, in words, before what is known of the export.
         overwrite: Replace another table of that name.
+        add_to: Another table of votes, to which these are added in the new one; it stays as it is.
 
     Raises:
-        ConfigError: For a file, column, schema, question or answer that does not exist.
+        ConfigError: For a file, column, schema, question or answer that does not exist, or a table to add to that is
+            the new one or has other questions.
         DataError: For an answer that the map lacks, or an export without votes on any sample of the store.
         StoreError: When the store is missing or unsealed, has another table of that name, or is being written.
     """
@@ -98,18 +102,63 @@ def label_votes(
         schema, id, str(local_path(subjects, "--subjects")) if subjects else "",
     )
     known = pa.array(opened.ids, pa.string())
-    place = pc.index_in(known, value_set=read.data["id"].combine_chunks())
-    kept = read.data.take(place.drop_null())
+    strange = read.data["id"].filter(pc.invert(pc.is_in(read.data["id"], value_set=known)))
+    counted = len(read.data) - len(strange)
+    data, note = (_added(opened, name, add_to, read), f"{note}; added to table {add_to!r}".removeprefix("; ")) \
+        if add_to else (read.data, note)
+    place = pc.index_in(known, value_set=data["id"].combine_chunks())
+    kept = data.take(place.drop_null())
     with only_writer(opened.path):
         before = current_digest(opened.path, name) if name in opened.tables else ""
         written = write_table(opened.path, name, kept, read.schema, note="; ".join(filter(None, (note, read.note))),
                               overwrite=overwrite)
-    strange = read.data["id"].filter(pc.invert(pc.is_in(read.data["id"], value_set=known)))
+    said = (*read.said, *(_hidden(opened, name, written.columns) if not add_to else ()))
     return VotesReport(
-        opened.path, name, tuple(written.columns), read.schema.name, kept.num_rows, len(strange),
-        tuple(strange[:3].to_pylist()), read.refused, read.said, sampling_note([written]), before == written.digest,
+        opened.path, name, tuple(written.columns), read.schema.name, counted, len(strange),
+        tuple(strange[:3].to_pylist()), read.refused, said, sampling_note([written]), before == written.digest,
         written.digest,
     )
+
+
+def _added(store: Store, name: str, other: str, read: Any) -> pa.Table:
+    """The votes of a table and those of the export in one: counts are added, and a random draw stays one."""
+    if other == name:
+        raise ConfigError(f"--add-to {other} is the table that is written: the next export, which holds these votes "
+                          "too, would count them twice. Give the new table another --name.")
+    base, columns = store.table(other), [column for column in read.data.column_names if column in read.schema.columns]
+    if base.schema is None or not {*columns} <= {*base.columns}:
+        raise ConfigError(f"--add-to {other}: that table has no votes on {', '.join(columns[:3])}...; tables to add to "
+                          f"are of the same schema ({read.schema.name}).")
+    answers = [column for column in read.schema.columns if column in base.columns]
+    ids = list(dict.fromkeys([*base.data["id"].to_pylist(), *read.data["id"].to_pylist()]))
+    export = Table(name, read.data, read.schema, {}, "", "")
+    counts = base.counts(ids, answers) + export.counts(ids, answers)
+    made = {"id": pa.array(ids, pa.string())} | {column: pa.array(counts[:, i]) for i, column in enumerate(answers)}
+    if SAMPLED_BY in base.columns or SAMPLED_BY in export.columns:
+        before = dict(zip(base.data["id"].to_pylist(), _marks(base), strict=True))
+        after = dict(zip(export.data["id"].to_pylist(), _marks(export), strict=True))
+        made[SAMPLED_BY] = pa.array(
+            [RANDOM if RANDOM in (before.get(i), after.get(i)) else before.get(i) or after.get(i) for i in ids],
+            pa.string(),
+        )
+    return pa.table(made)
+
+
+def _marks(table: Table) -> list[str | None]:
+    """How each row was sampled: as the table says, or at random where it says nothing of any."""
+    if SAMPLED_BY in table.columns:
+        return list(table.data[SAMPLED_BY].to_pylist())
+    return [RANDOM] * len(table.data)
+
+
+def _hidden(store: Store, name: str, columns: Sequence[str]) -> Iterator[str]:
+    """Which other tables have the same questions."""
+    for other in store.tables:
+        shared = [column for column in columns if column in store.table(other).columns and column != SAMPLED_BY]
+        if other not in (name, REMOVALS) and shared:
+            first, second = sorted((name, other))
+            yield (f"table {second!r} hides {some_names(shared, 1)} of table {first!r}: "
+                   f"`--add-to {other}` writes the votes of both into one")
 
 
 def _schema(spec: Any, name: str) -> LabelSchema:

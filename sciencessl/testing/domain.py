@@ -276,15 +276,16 @@ def _labels(spec: DomainSpec, store: Store) -> None:
 
 
 def _answered(spec: DomainSpec, store: Store) -> None:
-    """Tasks against the columns and values of the synthetic store."""
+    """Tasks against the columns and values of the synthetic store, and votes against the domain's schemas."""
+    votes = {column for schema in spec.labels.values() for column in schema.columns}
     for task in spec.tasks:
-        _check_task(task, store)
+        _check_task(task, store, votes)
 
 
-def _check_task(task: TransferTask, store: Store) -> None:
+def _check_task(task: TransferTask, store: Store, votes: set[str]) -> None:
     columns = store.columns()
     wanted = [*task.label_columns, *task.where, *([] if task.unit == "object" else [task.unit])]
-    missing = [name for name in wanted if name not in columns]
+    missing = [name for name in wanted if name not in columns and name not in votes]
     require(not missing, f"task {task.name!r} reads {missing}, which the synthetic store lacks: {sorted(columns)}.")
     if task.columns:
         return

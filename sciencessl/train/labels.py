@@ -131,7 +131,8 @@ def _check_labelled(store: JoinedStores, found: Iterable[LabelSet], asked: str) 
 
 
 def _table_of(store: Store, question: str) -> Table | None:
-    for table in map(store.table, store.tables):
+    """The table that asks it; of several the last, which hides the columns of the others (`Store.columns`)."""
+    for table in map(store.table, reversed(store.tables)):
         if table.schema is not None:
             try:
                 found = table.schema.question(question)

@@ -136,7 +136,10 @@ def read_vote_head(run: Path) -> VoteHead:
     return head
 
 
-_AGAIN = "`sciencessl pretrain --resume --out RUN` writes it again, from the run's last checkpoint."
+_AGAIN = (
+    "`sciencessl pretrain --resume --out RUN` writes it from the run's last checkpoint, if this version can continue "
+    "that run; if not, train it again."
+)
 
 
 def _without(card: ModelCard) -> str:
@@ -146,5 +149,5 @@ def _without(card: ModelCard) -> str:
         return "The run learned from no labels: train one with `sciencessl pretrain --labels QUESTION...`."
     return (
         f"The run learned from {', '.join(card.label_rows)}. If these are classes, use `sciencessl transfer` and "
-        f"predict with the model that it saves. If they are votes, it was trained by an earlier version: {_AGAIN}"
+        f"predict with the model that it saves. If they are votes, an earlier version trained it: {_AGAIN}"
     )

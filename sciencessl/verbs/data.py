@@ -131,6 +131,8 @@ def _fill_label(parser: argparse.ArgumentParser) -> None:
                         help="YAML that maps an export's tasks and answers to those of a label schema")
     parser.add_argument("--subjects", default="", metavar="FILE",
                         help="subjects.csv of the project, for exports of reductions")
+    parser.add_argument("--add-to", default="", metavar="TABLE",
+                        help="a table of votes whose counts are added to those of an export, in the new table")
     parser.add_argument("--name", default="", help="of the table in the store (default: labels; votes with --from)")
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
     parser.add_argument("--match-sky", type=float, default=None, metavar="ARCSEC",
@@ -149,8 +151,9 @@ def _label(args: argparse.Namespace) -> int:
 
     if args.origin:
         return _label_votes(args)
-    if args.questions or args.subjects:
-        raise ConfigError("--questions and --subjects read an export of a volunteers' project: add --from zooniverse.")
+    if args.questions or args.subjects or args.add_to:
+        raise ConfigError("--questions, --subjects and --add-to are for exports of a volunteers' project: add --from "
+                          "zooniverse.")
     parents = {}
     for word in args.derived_from:
         column, _, names = word.rpartition("=")
@@ -173,7 +176,7 @@ def _label_votes(args: argparse.Namespace) -> int:
         raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of "
                           "its questions, and names its subjects.")
     found = label_votes(args.store, args.table, args.questions, args.name or DEFAULT_NAME, args.schema, args.id,
-                        args.subjects, args.note, args.overwrite)
+                        args.subjects, args.note, args.overwrite, args.add_to)
     emit(found, args.json, votes_text(found))
     return REFUSED if found.refused else DONE
 

@@ -144,12 +144,13 @@ def _posterior_settings(args: argparse.Namespace) -> Any:
     from sciencessl.errors import ConfigError
     from sciencessl.evaluate.posterior_columns import PosteriorSettings
     from sciencessl.store.remote import local_path
-    from sciencessl.train.folder import HEAD, MODEL
+    from sciencessl.train.folder import CONFIG, HEAD, MODEL
 
     names = ("level", "dropout_passes", "seed", "concentrations", "friendly")
     settings = PosteriorSettings(**{name: getattr(args, name) for name in names})
     folders = [local_path(model, "MODEL") for model in args.model]
-    if len(folders) > 1 or ((folders[0] / MODEL).is_file() and not (folders[0] / HEAD).is_file()):
+    is_run = any((folders[0] / name).is_file() for name in (MODEL, CONFIG)) and not (folders[0] / HEAD).is_file()
+    if is_run or len(folders) > 1:
         saved = [str(folder) for folder in folders if (folder / HEAD).is_file()]
         if saved:
             raise ConfigError(f"predict: {saved[0]} is a model that transfer saved; such models are predicted with one "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,16 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
 import sciencessl
+from sciencessl.data_prep.begin import begin
+from sciencessl.data_prep.plan import make_plan
+from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import own_bits
+from sciencessl.data_prep.survey import survey
+from sciencessl.data_prep.survey_bands import survey_bits
+from sciencessl.data_prep.survey_settings import SurveySettings
+from sciencessl.data_prep.task import prepare_row
 from sciencessl.errors import ConfigError, DataError
+from sciencessl.registry import load_domain
 from sciencessl.store.reader import Store
 
 SCALE = 0.4 / 3600
@@ -448,3 +458,140 @@ def test_surface_brightness_keeps_its_values_where_pixels_grow(folder: Path, tmp
     np.testing.assert_allclose(stamp[0], 3, rtol=1e-5)
     np.testing.assert_allclose(stamp[1], 12, rtol=1e-5)
     assert value(store, "unit", "s000") == "g: MJy/sr, r: nanomaggy"
+
+
+def halves(folder: Path, first: str, second: str) -> tuple[WCS, np.ndarray]:
+    """Two tiles on one grid that overlap by 20 px, with some bands each; the whole WCS and pixels."""
+    whole = tan(shape=(120, 300))
+    pixels = np.random.default_rng(5).normal(0, 1, (120, 300)).astype(np.float32)
+    for name, start, bands in (("a", 0, first), ("b", 140, second)):
+        part = whole.deepcopy()
+        part.wcs.crpix = [whole.wcs.crpix[0] - start, whole.wcs.crpix[1]]
+        for band in bands:
+            write(folder / f"{name}-{band}.fits", pixels[:, start : start + 160], part, FILTER=band)
+    return whole, pixels
+
+
+def test_a_tile_with_a_band_that_the_owner_lacks_gives_that_band_and_stitches_no_other(
+    folder: Path, tmp_path: Path
+) -> None:
+    whole, pixels = halves(folder, "g", "gr")
+    catalogue(folder, at(whole, [145.3], [60.3]))
+    store = prepared(folder, tmp_path / "s.zarr", size_px=40)
+    assert value(store, "tile", "s000") == "a"
+    assert value(store, "coverage_g", "s000") == 34 / 40
+    assert value(store, "coverage_r", "s000") == 26 / 40
+    np.testing.assert_array_equal(field(store, "image", "s000")[1][:, 14:], pixels[41:81, 140:166])
+    both = prepared(folder, tmp_path / "t.zarr", size_px=40, stitch=True)
+    assert value(both, "coverage_g", "s000") == 1
+    assert value(both, "coverage_r", "s000") == 26 / 40
+
+
+def test_a_band_that_the_owner_lacks_comes_from_the_tile_that_shows_most_of_it(folder: Path, tmp_path: Path) -> None:
+    wcs = tan()
+    pixels = tiles(folder, wcs, "g", name="owner")[0]
+    for name, columns in (("a1", slice(0, 65)), ("b2", slice(40, 150))):  # a1 is read first, b2 shows all
+        part = wcs.deepcopy()
+        part.wcs.crpix = [wcs.wcs.crpix[0] - columns.start, wcs.wcs.crpix[1]]
+        write(folder / f"{name}-r.fits", np.full_like(pixels[:, columns], columns.start), part, FILTER="r")
+    catalogue(folder, at(wcs, [62.2], [60.2]))
+    store = prepared(folder, tmp_path / "s.zarr")
+    assert value(store, "tile", "s000") == "owner"
+    assert (field(store, "image", "s000")[1] == 40).all()
+
+
+def test_bands_that_nobody_asked_for_are_as_if_they_were_not_there(folder: Path, tmp_path: Path) -> None:
+    tiles(folder, tan(), "g")
+    tiles(folder, tan(turn_deg=30), "gr", name="u7")
+    write(folder / "t0-i.fits", np.ones((120, 150), np.float32), tan(), FILTER="i", BUNIT="MJy/sr")
+    catalogue(folder, at(tan(), [75], [60]))
+    store = prepared(folder, tmp_path / "s.zarr", bands=("g",))
+    assert value(store, "unit", "s000") == "nanomaggy"
+
+
+def test_grids_that_are_mirrored_around_a_source_are_not_one(folder: Path, tmp_path: Path) -> None:
+    here, mirrored = tan(), tan()
+    mirrored.wcs.cd = here.wcs.cd * np.array([[-1, -1], [1, 1]])
+    tiles(folder, here, "g")
+    tiles(folder, mirrored, "r", name="u7")
+    catalogue(folder, at(here, [74.5], [59.5]))
+    with pytest.raises(DataError, match="different grids"):
+        prepared(folder, tmp_path / "s.zarr")
+
+
+def test_grid_stamps_are_cut_from_the_tile_that_they_are_named_for_with_or_without_wcs(
+    folder: Path, tmp_path: Path
+) -> None:
+    tiles(folder, tan(), "g")
+    tiles(folder, tan(150.0 + 30.3 * SCALE), "g", name="u7")
+    write(folder / "nowhere-g.fits", np.ones((60, 70), np.float32), None, FILTER="g")
+    store = prepared(folder, tmp_path / "s.zarr", grid_px=SIDE)
+    assert not store.refusals().num_rows
+    assert {"t0", "u7", "nowhere"} == set(store.column("tile"))
+    for identifier, tile, x in zip(store.ids, store.column("tile"), store.column("origin_x"), strict=True):
+        assert identifier.startswith(tile)
+        assert x % SIDE == 0
+
+
+def test_mask_bits_above_those_that_fit_still_make_a_pixel_bad(folder: Path, tmp_path: Path) -> None:
+    wcs = tan()
+    tiles(folder, wcs, "g")
+    mask = np.zeros((120, 150), np.int32)
+    mask[60, 75], mask[60, 76], mask[60, 77] = -(2**31), 1 << 29, 1
+    write(folder / "t0-g-mask.fits", mask, wcs, FILTER="g")
+    catalogue(folder, at(wcs, [75], [60]))
+    stored = field(prepared(folder, tmp_path / "s.zarr"), "image.mask", "s000")
+    assert sorted(stored[stored != 0].tolist()) == [1, 1 << 28, 1 << 28]
+
+
+def test_survey_bits_take_masks_of_any_type() -> None:
+    top = 1 << 28
+    for mask, bits in (
+        (np.array([True, False]), [1, 0]), (np.array([255, 1], np.uint8), [255, 1]),
+        (np.array([-(2**15), 3], np.int16), [1 << 15, 3]), (np.array([1 << 40, 2], np.int64), [top, 2]),
+        (np.array([4, np.nan, np.inf, 0], np.float32), [4, top, top, 0]),
+        (np.array([2**31 + 5], np.uint32), [top | 5]),
+    ):
+        np.testing.assert_array_equal(survey_bits(mask), np.array(bits, np.int32))
+
+
+def test_a_field_too_large_for_memory_is_refused(folder: Path, tmp_path: Path) -> None:
+    wcs = tan()
+    tiles(folder, wcs, "g")
+    rows = at(wcs, [75, 40], [60, 50])
+    catalogue(folder, [{**rows[0], "size": "10"}, {**rows[1], "size": "4e6"}])
+    refused = prepared(folder, tmp_path / "s.zarr", size_column="size").refusals().to_pylist()
+    assert [(entry["id"], entry["reason"]) for entry in refused] == [("s001", "too-large")]
+    assert refused[0]["detail"] == "its field has 10000000 px, stamps are made from at most 2048 px"
+
+
+def test_resampling_in_batches_changes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wcs = tan()
+    tiles(folder, wcs, "g")
+    catalogue(folder, at(wcs, *np.random.default_rng(2).uniform(20, 100, (2, 9))))
+    whole = prepared(folder, tmp_path / "s.zarr", scale_arcsec_px=0.5)
+    monkeypatch.setattr("sciencessl.data_prep.survey_bands.BATCH_PX", 3000)
+    assert prepared(folder, tmp_path / "t.zarr", scale_arcsec_px=0.5).digest == whole.digest
+
+
+def test_a_tile_that_ends_the_process_which_reads_it_refuses_each_of_its_sources(folder: Path, tmp_path: Path) -> None:
+    wcs = tan()
+    tiles(folder, wcs, "g")
+    catalogue(folder, at(wcs, [75, 30], [60, 30]))
+    spec = load_domain("galaxy")
+    source = survey(spec, [folder], PrepareSettings(), SurveySettings(size_px=SIDE))
+    plan = make_plan("galaxy", source)
+    header = begin(tmp_path / "s.zarr", plan, overwrite=False)
+    ((entry,),) = [task.inputs for task in plan.tasks]
+    receipt = prepare_row(tmp_path / "s.zarr", header, plan.tasks[0], source, {entry.id: "it ended"})
+    assert receipt.refused == {"crashed": 2}
+
+
+def test_preparing_a_survey_loads_no_torch(folder: Path, tmp_path: Path) -> None:
+    tiles(folder, tan(), "g")
+    catalogue(folder, at(tan(), [75], [60]))
+    code = ("import sys, sciencessl; sciencessl.prepare('galaxy', [sys.argv[1]], sys.argv[2], {'workers': 0}); "
+            "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "s.zarr")], check=True)

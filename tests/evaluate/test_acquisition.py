@@ -108,8 +108,8 @@ def test_draws_agree_with_the_sum_and_do_not_depend_on_company() -> None:
     alpha = drawn(5, 12, 3, seed=3)
     exact = mutual_information(alpha, 40)
     found = mutual_information(alpha, 40, seed=1, most_outcomes=0)
-    np.testing.assert_allclose(found, exact, atol=0.06)
-    assert abs((found - exact).mean()) < 0.01  # no bias: the mean of twelve is nearer than each
+    np.testing.assert_allclose(found, exact, atol=0.03)
+    assert abs((found - exact).mean()) < 0.005  # no bias: the mean of twelve is nearer than each
     np.testing.assert_array_equal(mutual_information(alpha[:, 4:5], 40, seed=1, most_outcomes=0), found[4:5])
     np.testing.assert_array_equal(mutual_information(alpha, 40, seed=1, most_outcomes=0), found)
     assert (mutual_information(alpha, 40, seed=2, most_outcomes=0) != found).any()

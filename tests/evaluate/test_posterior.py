@@ -158,6 +158,26 @@ def test_predicted_counts_are_mixtures_of_beta_binomials() -> None:
     np.testing.assert_allclose(up_to, 1.0)
 
 
+def test_counts_that_a_member_holds_for_impossible_lie_at_its_end() -> None:
+    alpha, votes = np.array([[[1.0, 505.0]], [[50.0, 50.0]]]), np.array([[2000.0, 0.0]])
+    below, up_to = count_distribution(alpha, votes, ((0, 2),))  # probabilities of 1e-545 and 1e-70
+    np.testing.assert_allclose(below, [[1.0, 0.0]], atol=1e-9)
+    np.testing.assert_allclose(up_to, [[1.0, 0.0]], atol=1e-9)
+
+
+def test_votes_beyond_counting_take_no_longer() -> None:
+    alpha = np.random.default_rng(6).uniform(1, 101, (2, 60, 5))
+    fractions = np.random.default_rng(7).dirichlet([2.0] * 5, 60)
+    votes = np.rint(fractions * 25_000)
+    below, up_to = count_distribution(alpha, votes, ((0, 5),))
+    others = alpha.sum(axis=2, keepdims=True) - alpha
+    exact = stats.betabinom(votes.sum(axis=1, keepdims=True), alpha, others)
+    np.testing.assert_allclose(below, exact.cdf(votes - 1).mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(up_to, exact.cdf(votes).mean(axis=0), atol=1e-3)
+    most, _ = count_distribution(alpha, np.rint(fractions * 1e12), ((0, 5),))
+    np.testing.assert_allclose(most, stats.beta(alpha, others).cdf(fractions).mean(axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize("votes", [1, 4, 40])
 def test_draws_between_both_ends_of_true_counts_are_uniform_however_few_the_votes(votes: int) -> None:
     rng = np.random.default_rng(votes)

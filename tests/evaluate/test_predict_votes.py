@@ -325,5 +325,9 @@ def test_the_command_takes_several_runs(tmp_path: Path, runs: list[Path], voted:
     code, out, err = _call("predict", model, runs[0], "--data", voted.path, "--out", tmp_path / "no")
     assert code != 0
     assert "is a model that transfer saved; such models are predicted with one by one" in err
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("")
+    code, out, err = _call("predict", tmp_path / "begun", "--data", voted.path, "--out", tmp_path / "no")
+    assert "The run did not finish: continue it" in err
     code, out, err = _call("predict", model, "--data", voted.path, "--out", tmp_path / "no", "--friendly")
     assert "--friendly is for runs that learned from votes" in err

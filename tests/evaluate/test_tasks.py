@@ -71,7 +71,7 @@ def test_finding_a_task() -> None:
     assert find_task(TASKS[:1], "") is MORPHOLOGY
     with pytest.raises(ConfigError, match=r"no task named 'morfology'. Did you mean 'morphology'"):
         find_task(TASKS, "morfology")
-    with pytest.raises(ConfigError, match="choose a --task: morphology, spiral-edge-on"):
+    with pytest.raises(ConfigError, match="choose a --task: morphology, spiral-edge-on, rings"):
         find_task(TASKS, "")
 
 

@@ -80,8 +80,8 @@ def test_a_value_that_does_not_occur_lists_those_that_do(tmp_path: Path, make_st
 
 def test_a_site_of_one_class_is_refused(tmp_path: Path, make_store: Any) -> None:
     store = _sites(tmp_path / "s", make_store)
-    with pytest.raises(DataError, match=r"class=spiral of .* has 0 labelled samples of 0 classes .*\(left out by the "
-                                        r"task: 24 spiral \(no label in split=train without class=spiral\)"):
+    with pytest.raises(DataError, match=r"class=spiral of .* has 0 labelled samples of 0 classes .*\(left out: "
+                                        r"24 spiral \(no label in split=train without class=spiral\)"):
         load_held_out(store, MORPHOLOGY, "class", "spiral")
 
 

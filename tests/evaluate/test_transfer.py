@@ -346,7 +346,7 @@ def test_plain_accuracy_has_no_strata(
     tmp_path: Path, survey: Store, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = replace(MORPHOLOGY, metric="accuracy")
-    monkeypatch.setattr("sciencessl.evaluate.plan.find_task", lambda tasks, name: task)
+    monkeypatch.setattr("sciencessl.evaluate.plan.find_store_task", lambda store, name: task)
     found = _transfer([run], survey, tmp_path, labels=("36",), arms=("frozen",))
     assert found.rows[0].metric == "accuracy"
     assert found.rows[0].score == pytest.approx(found.rows[0].metrics["accuracy"])

@@ -6,11 +6,14 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from sciencessl import cli
 from sciencessl.errors import ConfigError, StoreError
+from sciencessl.registry import load_domain
 from sciencessl.store.reader import Store
+from sciencessl.store.tables import write_table
 from sciencessl.store.volunteers import label_votes, votes_text
 
 MAP = """
@@ -71,6 +74,30 @@ def test_the_next_export_replaces_the_table_only_when_asked(survey: Store, expor
     with pytest.raises(StoreError, match=r"another table 'votes' \(2 rows"):
         label_votes(survey.path, export, questions)
     assert not label_votes(survey.path, export, questions, overwrite=True).unchanged
+
+
+def test_votes_are_added_to_those_of_another_table(survey: Store, export: Path, questions: Path) -> None:
+    columns = [f"smooth-or-featured-gz2_{answer}" for answer in ("smooth", "featured-or-disk", "artifact")]
+    schema = load_domain("galaxy").labels["gz2"]
+    old = {name: [1.0, 2.0] for name in columns}
+    old |= {"disk-edge-on-gz2_yes": [3.0, 0.0], "disk-edge-on-gz2_no": [0.0] * 2}
+    write_table(survey.path, "earlier", pa.table({"id": ["c1", "c2"], **old}), schema)
+    assert any("table 'votes' hides smooth-or-featured-gz2_smooth and 2 more of table 'earlier'" in line
+               for line in label_votes(survey.path, export, questions).counted)
+    found = label_votes(survey.path, export, questions, overwrite=True, add_to="earlier")
+    assert found.matched == 2
+    rows = {row["id"]: row for row in survey.table("votes").data.to_pylist()}
+    assert [rows["a0"][column] for column in columns] == [1, 1, 0]
+    assert [rows["c1"][column] for column in columns] == [1, 1, 2]
+    assert [rows["c2"][column] for column in columns] == [2, 2, 2]
+    assert [rows[name]["disk-edge-on-gz2_yes"] for name in ("a0", "c1", "c2")] == [0, 3, 0]
+    # Tables that say nothing of it were drawn at random.
+    assert [rows[name]["sampled_by"] for name in ("a0", "c1", "c2")] == ["bald", "random", "random"]
+    assert label_votes(survey.path, export, questions, add_to="earlier").unchanged  # counted once, however often
+    with pytest.raises(ConfigError, match=r"--add-to votes is the table that is written: .* would count them twice"):
+        label_votes(survey.path, export, questions, add_to="votes")
+    with pytest.raises(ConfigError, match=r"--add-to labels: that table has no votes on smooth-or-featured-gz2_smooth"):
+        label_votes(survey.path, export, questions, add_to="labels")
 
 
 def test_a_schema_may_be_a_file_or_must_be_known(

@@ -58,7 +58,7 @@ def test_runs_without_a_head_say_what_to_do(tmp_path: Path, finished: Path) -> N
     encoder = {"weight": torch.zeros(1)}
     for changes, message in (
         ({"label_rows": {}}, "no head for votes .exported/votes.json.. The run learned from no labels: train one"),
-        ({}, "learned from smooth, arms, class. .* trained by an earlier version: `sciencessl pretrain --resume --out"),
+        ({}, "learned from smooth, arms, class. .* an earlier version trained it: `sciencessl pretrain --resume"),
         ({"averaged": ("a", "b")}, "An average has none: give the runs that it is the mean of"),
     ):  # fmt: skip
         write_model(tmp_path, replace(card, **changes), encoder)
