@@ -101,7 +101,7 @@ def test_files_are_where_the_page_says(shown: tuple[Path, list[tuple[str, str]]]
     assert len(list((folder / "next/subjects").glob("*.png"))) == 10
     assert (folder / "next/subjects/manifest.csv").is_file()
     assert os.path.getsize(folder / "runs/hybrid/report/index.html") > 10_000
-    assert "morphology" in (folder / "runs/hybrid/report/index.html").read_text(encoding="utf-8")
+    assert "mag_r</th>" in (folder / "runs/hybrid/report/index.html").read_text(encoding="utf-8")
 
 
 def test_other_words_would_be_noticed() -> None:
