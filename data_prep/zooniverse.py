@@ -254,7 +254,7 @@ def _answers(path: Path, line: int, annotations: Sequence[Any], votes: Votes) ->
 def _flat(annotations: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Annotations of tasks, those inside combined tasks too."""
     for part in annotations:
-        if not isinstance(part, dict) or "task" not in part:
+        if not isinstance(part, dict) or not isinstance(part.get("task"), str):
             said = json.dumps(part)[:SHOWN_CHARACTERS]
             raise RefusedError("bad-json", f"annotations hold {said}, expected a task and its value")
         value = part.get("value")

@@ -57,12 +57,19 @@ def export_rows(path: Path, refused: list[RefusedRow]) -> Iterator[tuple[int, di
 
     Yields:
         Line of the file (the last, where a row has several) and column -> text; first of all the header, without text.
+
+    Raises:
+        DataError: When there is no header to read.
     """
     before = csv.field_size_limit(LARGEST_CELL)
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            try:
+                header = [name.strip() for name in next(reader, [])]
+            except csv.Error as error:
+                raise DataError(f"export {path}: its first line is no header of a CSV ({error}): is the file whole, "
+                                "and not packed?") from None
             yield reader.line_num, dict.fromkeys(header, "")
             while True:
                 try:
@@ -106,7 +113,7 @@ class Names:
         merged = {**self.subjects.get(number, {}), **metadata}
         plain = {name.lstrip(HIDING).strip(): str(value) for name, value in merged.items()
                  if isinstance(value, str | int | float) and str(value)}
-        self.seen.update(plain)
+        self.seen.update(plain.keys())  # of a mapping it would add up the values
         if self.column:
             found = plain.get(self.column.lstrip(HIDING), "")
         else:

@@ -214,3 +214,31 @@ def test_sentences_and_note_say_what_was_counted(tmp_path: Path) -> None:
     assert "does not say how its subjects were sampled" in found.said[4]
     assert found.note.startswith("votes of volunteers: Zooniverse export export.csv (")
     assert found.note.endswith("), 2 classifications by 2 volunteers")
+
+
+def test_batches_whose_subjects_carry_other_metadata_are_one_export(tmp_path: Path, questions: QuestionMap) -> None:
+    rows = [row("1", "g1", **{"#sampled_by": "random"}), row("1", "g2", **{"#sampled_by": "bald", "#score": "0.3"}),
+            row("2", "g2", **{"#sampled_by": "bald", "#score": "0.3"})]
+    votes = read(tmp_path, questions, *rows)
+    assert votes.sampled_by == {"g1": "random", "g2": "bald"}
+    assert votes.classifications == {"g1": 1, "g2": 2}
+
+
+def test_columns_of_metadata_are_named_by_how_many_subjects_have_them(tmp_path: Path, questions: QuestionMap) -> None:
+    rows = [row(str(n), f"x{n}", **({"#score": "zzz"} if n else {}), ra="1") for n in range(3)]
+    with pytest.raises(DataError, match=r"there are: subject_id, ra, score\)"):
+        read(tmp_path, questions, *rows)
+
+
+def test_a_header_that_does_not_end_is_an_error_in_words(tmp_path: Path, questions: QuestionMap) -> None:
+    (tmp_path / "export.csv").write_text('workflow_id,"annotations,subject_data\n7,[],{}\n')
+    with pytest.raises(DataError, match=r"export\.csv.*unexpected end of data.*is the file whole"):
+        read_export(tmp_path / "export.csv", questions, KNOWN)
+
+
+@pytest.mark.parametrize("task", [["T0"], {"T0": 1}, 0, None])
+def test_a_task_that_is_no_name_is_refused(tmp_path: Path, questions: QuestionMap, task: Any) -> None:
+    wrong = row("2") | {"annotations": json.dumps([{"task": task, "value": "Smooth"}])}
+    votes = read(tmp_path, questions, row("1"), wrong)
+    assert reasons(votes) == [(3, "bad-json")]
+    assert votes.counts == {"g1": {"shape_smooth": 1}}

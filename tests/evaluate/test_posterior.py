@@ -166,8 +166,8 @@ def test_counts_that_a_member_holds_for_impossible_lie_at_its_end() -> None:
 
 
 def test_votes_beyond_counting_take_no_longer() -> None:
-    alpha = np.random.default_rng(6).uniform(1, 101, (2, 60, 5))
-    fractions = np.random.default_rng(7).dirichlet([2.0] * 5, 60)
+    alpha = np.random.default_rng(6).uniform(1, 101, (2, 12, 5))
+    fractions = np.random.default_rng(7).dirichlet([2.0] * 5, 12)
     votes = np.rint(fractions * 25_000)
     below, up_to = count_distribution(alpha, votes, ((0, 5),))
     others = alpha.sum(axis=2, keepdims=True) - alpha
