@@ -11,7 +11,7 @@ from sciencessl.data_prep.catalogue import Catalogue, as_text
 from sciencessl.data_prep.columns import require_columns
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Labels
-from sciencessl.data_prep.vote_columns import VoteColumns, check_matched, match_columns
+from sciencessl.data_prep.vote_columns import FORMS, TOTALS, VoteColumns, check_matched, match_columns
 from sciencessl.data_prep.vote_counts import over_asked, read_votes
 from sciencessl.errors import ConfigError, did_you_mean, unknown_name
 from sciencessl.spec import DomainSpec, LabelSchema
@@ -81,9 +81,12 @@ def choose_votes(
     if best and nearest is not None and _is_part(best[0], nearest):
         best = []
     if not best and settings.votes_from:
+        form = settings.votes_from
+        of = f", and how many answered in one such as QUESTION{TOTALS[0]}" if form == "fractions" else ""
         raise ConfigError(
-            f"--votes-from {settings.votes_from}: {'; '.join(_near_misses(every, spec, nearest)) or 'no votes found'}. "
-            "See which columns of the catalogue hold them, and name the schema with --schema."
+            f"--votes-from {form}: {catalogue.described} has no whole question of any schema in this form, which is in "
+            f"columns such as QUESTION_ANSWER{FORMS[form][0] or FORMS[form][1]}{of}. Without --votes-from the form "
+            "that is there is taken."
         )
     if len(best) > 1:
         some = ", ".join(list(best[0].columns.values())[:3])

@@ -167,7 +167,7 @@ def test_the_form_of_votes_can_be_chosen(make_spec: Make) -> None:
     assert labels(columns, make_spec(), votes_from="weights").data.to_pylist()[0][SHAPE[1]] == 4.75
     with pytest.raises(ConfigError, match="votes_from is 'share'; it must be one of counts, weights, fractions"):
         labels(columns, make_spec(), votes_from="share")
-    with pytest.raises(ConfigError, match=r"--votes-from fractions: .* are fractions, and no column, .* says of how"):
+    with pytest.raises(ConfigError, match=r"no whole question .* QUESTION_ANSWER_fraction, and how many answered"):
         labels(columns, make_spec(), votes_from="fractions")
 
 

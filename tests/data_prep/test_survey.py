@@ -118,6 +118,7 @@ def test_stamps_are_those_of_cutout2d_in_every_band_inside_at_edges_and_beyond(f
 
 
 def test_the_wcs_of_a_stamp_finds_its_source(folder: Path, tmp_path: Path) -> None:
+    # A defect elsewhere: stamps in Zarr stores have no WCS.
     wcs = tan(turn_deg=-35)
     tiles(folder, wcs)
     catalogue(folder, at(wcs, [70.3, 20.7], [60.2, 100.9]))
