@@ -181,12 +181,18 @@ def _read_fits(content: Path | bytes, where: str) -> pa.Table:
         tables = [unit for unit in tables if not isinstance(unit, fits.CompImageHDU)]
         if not tables:
             raise DataError(f"catalogue {where} is a FITS file without a table.")
-        columns = {name: _column(tables[0].data[name]) for name in tables[0].columns.names}
+        columns = {one.name: _column(_with_nulls(tables[0].data[one.name], one.null)) for one in tables[0].columns}
     return pa.table({name: values for name, values in columns.items() if values is not None})
 
 
+def _with_nulls(values: Any, null: Any) -> Any:
+    """Whole numbers of a FITS column, masked where they are the one that its header calls empty (TNULL)."""
+    return np.ma.masked_equal(values, null) if isinstance(null, int) and values.dtype.kind in "iu" else values
+
+
 def _column(values: Any) -> pa.Array | None:
-    """One column in native byte order, masked cells as null; None for columns with more than one value a row."""
+    """One column in native byte order, masked cells and NaN, which is how FITS and VOTable write an empty cell of
+    floats, as null; None for columns with more than one value a row."""
     missing = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     values = np.ma.getdata(values)
     if values.ndim != 1 or (values.dtype.kind == "O" and any(isinstance(cell, np.ndarray) for cell in values)):
@@ -194,7 +200,7 @@ def _column(values: Any) -> pa.Array | None:
     if values.dtype.kind in "SUO":
         words = [str(word).strip() for word in values.astype("U")]
         return pa.array([word or None for word in words], pa.string(), mask=missing)
-    return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=missing)
+    return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=missing, from_pandas=True)
 
 
 def _read_votable(content: Path | bytes, where: str) -> pa.Table:

@@ -77,18 +77,34 @@ def choose_votes(
         raise ConfigError(
             f"--votes {' '.join(named)} {known}; choose one with --schema. Known: {', '.join(spec.labels) or 'none'}."
         )
+    nearest = max(found, key=_rank, default=None)
+    if best and nearest is not None and _is_part(best[0], nearest):
+        best = []
+    if not best and settings.votes_from:
+        raise ConfigError(
+            f"--votes-from {settings.votes_from}: {'; '.join(_near_misses(every, spec, nearest)) or 'no votes found'}. "
+            "See which columns of the catalogue hold them, and name the schema with --schema."
+        )
     if len(best) > 1:
         some = ", ".join(list(best[0].columns.values())[:3])
         return None, [f"votes: columns such as {some} fit {' and '.join(names)}; pass --schema to take them"]
     if not best:
-        return None, _near_misses(every, spec, max(found, key=_rank, default=None))
+        return None, _near_misses(every, spec, nearest)
     _check_all_used(settings, best[0])
     return best[0], [*_alike(best[0], fitting), *_left_out(best[0])]
 
 
+def _is_part(best: VoteColumns, nearest: VoteColumns) -> bool:
+    """Whether a schema fits only because it takes some of the columns of one that fits better, and cannot be used."""
+    return not nearest.usable and set(best.columns.values()) < set(nearest.columns.values())
+
+
 def _alike(best: VoteColumns, fitting: Sequence[VoteColumns]) -> list[str]:
-    """A sentence on schemas that fit as many columns by other names."""
-    names = [v.schema.name for v in fitting if len(v.columns) == len(best.columns) > v.by_name and v is not best]
+    """A sentence on schemas that fit as many columns by other names; those that hold the best one are the same."""
+    names = [
+        votes.schema.name for votes in fitting
+        if len(votes.columns) == len(best.columns) > votes.by_name and votes.columns.keys() != best.columns.keys()
+    ]
     return [f"votes: the same columns, without their campaign, fit {', '.join(names)}; --schema takes one"] \
         if names else []
 

@@ -109,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
         close = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
         if "required: SOURCE" in message:
             message += ". Give it first: an option of several values takes all words that follow it"
-        end = "" if message.endswith("?") else "."
+        end = "" if message.endswith(("?", ".")) else "."
         raise ConfigError(f"{message}{end}{close} See `{self.prog} --help`.")
 
 

@@ -106,7 +106,8 @@ class LabelSchema:
         source: Where the schema was read (paper, module, table).
 
     Raises:
-        ConfigError: For repeated names, fewer than two answers, an unknown parent, or a cycle.
+        ConfigError: For repeated names, columns, or parents, fewer than two answers, an alias that is the name of
+            another column, an unknown parent, or a cycle.
     """
 
     name: str
@@ -221,8 +222,14 @@ def _check_schema(schema: LabelSchema) -> None:
             raise ConfigError(
                 f"{where}, question {question.name!r}: needs two or more different answers, got {question.answers}."
             )
+    _check_columns(schema, where)
     columns = {column: question.name for question in schema.questions for column in question.columns}
     for question in schema.questions:
+        if len(set(question.after)) < len(question.after):
+            raise ConfigError(
+                f"{where}, question {question.name!r}: names a parent twice, {', '.join(question.after)}; the question "
+                "would count as asked twice. Name each once."
+            )
         for parent in question.after:
             if parent not in columns:
                 raise ConfigError(
@@ -230,6 +237,21 @@ def _check_schema(schema: LabelSchema) -> None:
                     f"{did_you_mean(parent, columns)}"
                 )
     _check_acyclic(schema, columns)
+
+
+def _check_columns(schema: LabelSchema, where: str) -> None:
+    """One meaning a column: `a_b` may be answer b of a, or the alias of another answer, but not both."""
+    meant: dict[str, str] = {}
+    for question in schema.questions:
+        for answer, column in zip(question.answers, question.columns, strict=True):
+            said = f"answer {answer!r} of {question.name!r}"
+            if meant.setdefault(column, said) != said:
+                raise ConfigError(f"{where}: column {column!r} is {meant[column]} and {said}; rename one of the two.")
+    for alias, column in schema.aliases.items():
+        if meant.get(alias, "") and alias != column:
+            raise ConfigError(
+                f"{where}: alias {alias!r} of column {column!r} is {meant[alias]} too; rename or remove the alias."
+            )
 
 
 def _check_acyclic(schema: LabelSchema, question_of: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from sciencessl.views.display import display_rgb
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
     from sciencessl.domains.galaxy.synthetic import synthetic_survey
 
-    return synthetic_survey(folder, rng, n)
+    return synthetic_survey(folder, rng, n) / "stamps"
 
 
 SPEC = DomainSpec(

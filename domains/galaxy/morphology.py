@@ -1,25 +1,28 @@
 """Draw shapes of synthetic galaxies, render them, and say what volunteers would answer about them.
 
-Three classes: ellipticals (Sersic profiles), inclined spiral discs, edge-on discs. Colour, brightness and size come
-from the same distributions in all three, so that only the shape tells them apart. All numbers are ours.
+Three classes: ellipticals (Sersic profiles), inclined spiral discs, edge-on discs; and a few mergers. Colour,
+brightness and size come from the same distributions in all, so that only the shape tells them apart. All numbers are
+ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from sciencessl.spec import LabelSchema
 
-CLASSES = ("elliptical", "spiral", "edge-on")
+CLASSES = ("elliptical", "spiral", "edge-on", "merger")
 BANDS = ("g", "r", "z")
 BOX = 80
 """Side in pixels of the box that a galaxy is rendered in; its light fades to nothing at the rim."""
 
-_ELLIPTICAL, _SPIRAL, _EDGE_ON = range(3)
+_ELLIPTICAL, _SPIRAL, _EDGE_ON, _MERGER = range(4)
+_MERGER_EVERY = 13
 _ARM_COUNTS = (1, 2, 3, 4)
+_PATCH = 1.3  # sigma of a patch of a disc, pixels
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Galaxies:
         bar: Share of the disc's light in a bar.
         boxiness: Exponent of an edge-on bulge's outline: 2 is an ellipse, more is boxy.
         dust: Optical depth of the dust lane of an edge-on disc.
+        separation: Distance of a merger's second nucleus, in half-light radii.
+        companion: Share of the light in that second galaxy.
+        seed: Of the patchiness of discs.
         gradient: Colour difference between old and young light; same distribution for all classes.
         flux: (N, 3) flux in g, r, z, nanomaggies.
     """
@@ -59,6 +65,9 @@ class Galaxies:
     bar: np.ndarray
     boxiness: np.ndarray
     dust: np.ndarray
+    separation: np.ndarray
+    companion: np.ndarray
+    seed: np.ndarray
     gradient: np.ndarray
     flux: np.ndarray
 
@@ -71,7 +80,8 @@ class Galaxies:
 
 
 def draw_galaxies(n: int, rng: np.random.Generator) -> Galaxies:
-    """Draw N galaxies: the three classes as equally as N allows, all else independent of class but the axis ratio.
+    """Draw N galaxies: one in 13 a merger, the other classes as equally as N allows; all else independent of class
+    but the axis ratio.
 
     Args:
         n: How many.
@@ -80,8 +90,10 @@ def draw_galaxies(n: int, rng: np.random.Generator) -> Galaxies:
     Returns:
         Half-light radii of 3.2 to 13 px, r magnitudes of 16.5 to 19.5; a galaxy of given size may be faint or bright.
     """
-    kind = rng.permutation(np.arange(n) % len(CLASSES))
-    thickness = {_ELLIPTICAL: (0.4, 1.0), _SPIRAL: (0.45, 1.0), _EDGE_ON: (0.12, 0.26)}
+    number = np.arange(n)
+    merger = number % _MERGER_EVERY == _MERGER_EVERY - 1
+    kind = rng.permutation(np.where(merger, _MERGER, (number - number // _MERGER_EVERY) % _MERGER))
+    thickness = {_ELLIPTICAL: (0.4, 1.0), _SPIRAL: (0.45, 1.0), _EDGE_ON: (0.12, 0.26), _MERGER: (0.4, 1.0)}
     low, high = np.array([thickness[k] for k in range(len(CLASSES))]).T[:, kind]
     axis_ratio = rng.uniform(low, high)
     return Galaxies(
@@ -100,29 +112,31 @@ def draw_galaxies(n: int, rng: np.random.Generator) -> Galaxies:
         bar=np.where(rng.random(n) < 0.35, rng.uniform(0.05, 0.25, n), 0.0),
         boxiness=np.where(rng.random(n) < 0.25, 4.0, 2.0),
         dust=np.where(rng.random(n) < 0.5, rng.uniform(0.4, 1.5, n), 0.0),
+        separation=rng.uniform(1.2, 2.4, n),
+        companion=rng.uniform(0.2, 0.45, n),
+        seed=rng.integers(0, 2**32, n),
         gradient=rng.uniform(0.0, 0.35, n),
         flux=_draw_flux(n, rng),
     )
 
 
-def render(galaxies: Galaxies, centre: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Render galaxies without sky, noise or blur.
+def render(galaxies: Galaxies, centre: np.ndarray) -> np.ndarray:
+    """Render galaxies without sky, noise or blur; the same galaxy looks the same wherever it is rendered.
 
     Args:
         galaxies: N of them.
-        centre: (N, 2) x and y of the nucleus in the box, 0-based pixels, near (BOX - 1) / 2.
-        rng: For the patchiness of discs.
+        centre: (N, 2) x and y of the (brighter) nucleus in the box, 0-based pixels, near (BOX - 1) / 2.
 
     Returns:
         (N, 3, BOX, BOX) float32, nanomaggies a pixel in g, r, z; each band sums to its flux.
     """
     out = np.empty((len(galaxies), len(BANDS), BOX, BOX), dtype=np.float32)
-    for kind, shape in ((_ELLIPTICAL, _elliptical), (_SPIRAL, _spiral), (_EDGE_ON, _edge_on)):
+    for kind, shape in enumerate((_elliptical, _spiral, _edge_on, _merger)):
         rows = np.flatnonzero(galaxies.kind == kind)
         if len(rows):
             some = galaxies.take(rows)
             x, y, window = _axes(centre[rows], some.angle)
-            out[rows] = _colour(some, *(part * window for part in shape(some, x, y, rng)))
+            out[rows] = _colour(some, *(part * window for part in shape(some, x, y)))
     return out
 
 
@@ -186,20 +200,20 @@ def _unit(light: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def _elliptical(g: Galaxies, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _elliptical(g: Galaxies, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r = np.hypot(x, y / _column(g.axis_ratio))
     outer = _profile(r, 1.3 * g.radius, g.sersic)
     return 0.5 * _profile(r, 0.8 * g.radius, g.sersic), 0.5 * outer
 
 
-def _spiral(g: Galaxies, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _spiral(g: Galaxies, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     deprojected = y / _column(g.axis_ratio)
     r = np.hypot(x, deprojected)
     disc = _profile(r, 1.2 * g.radius, np.ones(len(g)))
     bar = _unit(np.exp(-((np.abs(_turn(x, deprojected, g, 0)) / _column(0.75 * g.radius)) ** 4)
                        - (_turn(x, deprojected, g, 1) / _column(0.2 * g.radius)) ** 2))
     bulge = _profile(np.hypot(x, y / np.maximum(_column(g.axis_ratio), 0.7)), 0.3 * g.radius, 0.6 * g.sersic + 0.4)
-    arms = _unit(disc * _arm_pattern(g, x, deprojected, r) * _patches(len(g), 0.45, rng))
+    arms = _unit(disc * _arm_pattern(g, x, deprojected, r) * _patches(g, 0.45))
     strength = _column(g.contrast)
     old = _column(g.bulge) * bulge + _column((1 - g.bulge) * g.bar) * bar
     rest = _column((1 - g.bulge) * (1 - g.bar))
@@ -229,17 +243,19 @@ def _arm_pattern(g: Galaxies, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np
     return pattern
 
 
-def _patches(n: int, depth: float, rng: np.random.Generator) -> np.ndarray:
-    field = gaussian_filter(rng.standard_normal((n, BOX, BOX), dtype=np.float32), sigma=(0, 1.3, 1.3))
-    lognormal: np.ndarray = np.exp(depth * field / field.std())
+def _patches(g: Galaxies, depth: float) -> np.ndarray:
+    white = [np.random.default_rng(seed).standard_normal((BOX, BOX), dtype=np.float32) for seed in g.seed.tolist()]
+    # White noise of unit variance has a standard deviation of 1 / (2 sqrt(pi) sigma) when smoothed.
+    field = gaussian_filter(np.stack(white), sigma=(0, _PATCH, _PATCH)) * (2 * np.sqrt(np.pi) * _PATCH)
+    lognormal: np.ndarray = np.exp(depth * field)
     return lognormal
 
 
-def _edge_on(g: Galaxies, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _edge_on(g: Galaxies, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     length = _column(g.radius / 1.35)
     height = _column(np.maximum(1.35 * g.radius * g.axis_ratio, 0.6))
     disc = np.exp(-np.abs(x) / length) / np.cosh(np.clip(y / height, -20, 20)) ** 2
-    disc = _unit(disc * _patches(len(g), 0.15, rng))
+    disc = _unit(disc * _patches(g, 0.15))
     power = _column(g.boxiness)
     r = (np.abs(x) ** power + np.abs(y / 0.75) ** power) ** (1 / power)
     bulge = _profile(r, 0.38 * g.radius, 0.5 * g.sersic + 0.3)
@@ -247,6 +263,18 @@ def _edge_on(g: Galaxies, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
     share = _column(g.bulge)
     old, young = share * bulge + 0.4 * (1 - share) * disc, 0.6 * (1 - share) * disc
     return old * lane, young * lane
+
+
+def _merger(g: Galaxies, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two nuclei, the first in the middle, and one arm of young stars drawn out of the first: a tidal tail."""
+    r = np.hypot(x, y / _column(g.axis_ratio))
+    dx = x - _column(g.separation * g.radius * np.cos(g.phase))
+    dy = y - _column(g.separation * g.radius * np.sin(g.phase))
+    second = _profile(np.hypot(dx, dy), 0.6 * g.radius, g.sersic)
+    one = replace(g, arms=np.ones(len(g), int), pitch=g.pitch + 10)
+    tail = _unit(_profile(r, 1.5 * g.radius, np.ones(len(g))) * _arm_pattern(one, x, y, r) * _patches(g, 0.45))
+    share = _column(g.companion)
+    return 0.6 * (1 - share) * _profile(r, 0.7 * g.radius, g.sersic) + share * second, 0.4 * (1 - share) * tail
 
 
 def _colour(g: Galaxies, old: np.ndarray, young: np.ndarray) -> np.ndarray:
@@ -270,11 +298,11 @@ def _binary(yes: np.ndarray) -> np.ndarray:
 
 
 def _mean_fractions(g: Galaxies) -> dict[str, np.ndarray]:
-    spiral, edge_on = g.kind == _SPIRAL, g.kind == _EDGE_ON
+    spiral, edge_on, merger = (g.kind == kind for kind in (_SPIRAL, _EDGE_ON, _MERGER))
     # Volunteers see less in small galaxies: features fade towards half of what is there.
     clarity = np.clip((g.radius - 2.0) / 5.0, 0.3, 1.0)
     visible = np.where(spiral, g.contrast * clarity, 0.0)
-    featured = np.select([spiral, edge_on], [0.25 + 0.7 * visible, 0.45 + 0.4 * clarity], 0.10)
+    featured = np.select([spiral, edge_on, merger], [0.25 + 0.7 * visible, 0.45 + 0.4 * clarity, 0.55], 0.10)
     barred = np.where(spiral, np.clip(g.bar * 4.0 * clarity, 0, 1), 0.04)
     boxy = np.where(g.boxiness > 2, 0.45, 0.06)
     no_bulge = np.clip(1 - 4 * g.bulge, 0.05, 0.9)
@@ -290,5 +318,5 @@ def _mean_fractions(g: Galaxies) -> dict[str, np.ndarray]:
         "edge-on-bulge": np.stack([boxy * (1 - no_bulge), no_bulge, (1 - boxy) * (1 - no_bulge)], axis=1),
         "spiral-winding": _bins(g.pitch, (12.0, 20.0, 30.0), 4.0),
         "spiral-arm-count": np.concatenate([arms, np.full((len(g), 1), 0.03), _column(0.4 - 0.3 * clarity)[:, 0]], 1),
-        "merging": np.tile((0.88, 0.08, 0.02, 0.02), (len(g), 1)),
+        "merging": np.where(merger[:, None], (0.08, 0.12, 0.25, 0.55), (0.88, 0.08, 0.02, 0.02)),
     }

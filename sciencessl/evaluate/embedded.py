@@ -16,6 +16,7 @@ from sciencessl.evaluate.feature_table import SHARDS, FeatureTable
 from sciencessl.evaluate.shards import SHARD, ShardFolder
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
+from sciencessl.store.remote import first_line
 
 EMBEDDING = "embedding"
 """Column of the one encoder of a folder; of several, encoder i has `embedding_i`."""
@@ -78,14 +79,14 @@ def read_folder(folder: Path, store: Store, index: np.ndarray, column: str = EMB
         DataError: When some are not there, or a file is no such table.
     """
     wanted = {store.ids[i]: position for position, i in enumerate(index.tolist())}
-    parts, found = [], 0
+    parts = []
     for file in sorted(folder.glob(SHARDS)):
         try:
             ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file} cannot be read ({type(error).__name__}: {error}). Embed again.") from error
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise DataError(f"{file} cannot be read ({what}). Embed again.") from error
         place = np.array([wanted.pop(name, -1) for name in ids], dtype=np.int64)
-        found += int((place >= 0).sum())
         parts.append((_reader(file, column), place))
     if wanted:
         raise DataError(
@@ -101,7 +102,7 @@ def _reader(file: Path, column: str) -> Callable[[], np.ndarray]:
             values = pq.read_table(file, columns=[column])[column].combine_chunks()
             flat = values.flatten().to_numpy(zero_copy_only=False)
         except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {first_line(error)}"
             raise DataError(f"{file} has no lists {column!r} ({what}). Embed again.") from error
         return np.asarray(flat).reshape(len(values), -1)
 

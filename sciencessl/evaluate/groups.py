@@ -66,7 +66,7 @@ def group_table(
         labels: (N,) classes for balanced accuracy, None for the plain mean.
         units: (N,) unit of each test sample.
         groups: (N,) values of the column. Numbers with more than `CATEGORIES` different values are cut into bins of
-            equal numbers of samples; samples without a value are a group of their own, `missing`.
+            equal numbers of samples; samples without a value, or an infinite one, are a group of their own, `missing`.
         lower_is_better: Whether small scores are good, as for losses.
         bins: Number of bins; fewer where values are tied.
 
@@ -115,6 +115,8 @@ def named_groups(groups: np.ndarray, bins: int = BINS) -> tuple[list[str], np.nd
     """
     texts = np.array([value_text(value) for value in groups.tolist()], dtype=object)
     present = texts != ""
+    if groups.dtype.kind == "f":
+        present &= np.isfinite(groups)
     place = np.full(len(groups), -1)
     if groups.dtype.kind in "iuf" and len(set(texts[present])) > CATEGORIES:
         values = groups[present].astype(np.float64)

@@ -79,6 +79,8 @@ def strangeness(embedded: Embedded, others: np.ndarray, objects: np.ndarray, k: 
         for rows in row_blocks(len(values), len(known)):
             products = unit_rows(values[rows] - centre) @ known.T
             products[objects[place[rows]][:, None] == objects[others]] = -np.inf
-            kth = -np.partition(-products, k - 1, axis=1)[:, k - 1].astype(np.float64)
+            place_of_kth = len(known) - k
+            products.partition(place_of_kth, axis=1)
+            kth = products[:, place_of_kth].astype(np.float64)
             distance[place[rows]] = np.sqrt(np.maximum(2 - 2 * kth, 0))
     return np.asarray(np.round(distance, DECIMALS))

@@ -46,6 +46,9 @@ def few_label_figure(result: TransferResult) -> Any:
         _draw_curve(axes, rows, GREY if rows[0].arm == "random" else next(colours), marker_of(number))
     if result.metric == "balanced_accuracy":
         axes.axhline(1 / len(result.classes), color="black", lw=0.8, ls=":", label="chance")
+    elif chance := sorted((row.n_labels, row.metrics[name]) for row in result.rows
+                          if (name := f"mean_{result.metric}") in row.metrics):
+        axes.axhline(chance[-1][1], color="black", lw=0.8, ls=":", label="chance: mean fractions")
     within_bounds(axes, result.lower_is_better)
     axes.set_xscale("log")
     ticks = spaced(sorted({row.n_labels for row in result.rows}))

@@ -234,8 +234,11 @@ class _Source:
         folders = [folder for folder in (self._own(), self._random()) if folder]
         missing = sum(len(folder.encoders) * folder.missing(overwrite) for folder in folders)
         rows, encoder = self.field.index[:TIMED], self.encoder
-        seconds = best_time(lambda: compute_embeddings(encoder, self.store, rows, 0), repeats=1) / len(rows)
-        return missing, missing * seconds
+
+        def once() -> None:
+            compute_embeddings(encoder, self.store, rows, 0)
+
+        return missing, missing * best_time(once, repeats=1) / len(rows)
 
     def embedded(self, overwrite: bool, workers: int) -> Embedded:
         own = self._own()

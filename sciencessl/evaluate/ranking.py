@@ -112,7 +112,7 @@ def write_list(
         kept: Name -> m further values each, as Arrow arrays.
     """
     places = [name for name in ("ra", "dec") if name in store.columns() and name not in kept]
-    columns = {name: store.column(name)[index].tolist() for name in places}
+    columns: dict[str, list[Any]] = {str(name): store.column(name)[index].tolist() for name in places}
     columns |= {name: column.to_pylist() for name, column in kept.items()}
     nearest = [] if not rows[0].nearest else ["nearest"]
     text = io.StringIO()

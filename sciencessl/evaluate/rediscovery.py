@@ -137,8 +137,8 @@ def _task(store: Store, left: str, find: str) -> TransferTask:
     try:
         return find_store_task(store, left)
     except ConfigError as error:
-        raise ConfigError(f"--find {find}: {store.path} has no column {left!r}{did_you_mean(left, columns)}, and "
-                          f"{error}") from None
+        raise ConfigError(f"--find {find}: {store.path} has no column {left!r}.{did_you_mean(left, columns)} "
+                          f"As a task: {error}") from None
 
 
 def found_by(wanted: Wanted, scores: Mapping[str, Sequence[np.ndarray]], top: int, mark: str) -> Rediscovery:
@@ -160,11 +160,10 @@ def found_by(wanted: Wanted, scores: Mapping[str, Sequence[np.ndarray]], top: in
     found = tuple(_found(wanted, name.partition(" ")[0] if name == best else name, scores[name], parts[name], top)
                   for name in kept)
     gap = hierarchical_interval(parts[first] - parts[best], wanted.units) if best else None
-    share = float(wanted.positive.mean())
+    mean, low, high = (gap.mean, gap.low, gap.high) if gap else (None, None, None)
     return Rediscovery(
-        wanted.task.name, wanted.name, len(wanted.positive), int(wanted.positive.sum()), top, found, share,
-        top / len(wanted.positive), *((gap.mean, gap.low, gap.high) if gap else (None, None, None)),
-        best.partition(" ")[2], mark,
+        wanted.task.name, wanted.name, len(wanted.positive), int(wanted.positive.sum()), top, found,
+        float(wanted.positive.mean()), top / len(wanted.positive), mean, low, high, best.partition(" ")[2], mark,
     )
 
 

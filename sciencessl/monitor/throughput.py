@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import torch
 from tqdm import tqdm
 
 BYOL_WORK = 8 / 3
@@ -53,6 +52,8 @@ class Throughput:
             in the same time, waiting included; with CUDA `peak_memory_bytes`, the most that tensors of this process
             have taken so far.
         """
+        import torch  # not for the bar alone: preparing data needs no half a gigabyte of it
+
         elapsed = max(self._clock() - self._start, 1e-9)
         rate = self._images / elapsed
         found = {"images_per_s": round(rate, 1), "data_wait": round(self._waited / elapsed, 3)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
@@ -28,15 +29,13 @@ class JoinedStores:
         if not stores:
             raise StoreError("no stores to join; give one or more.")
         self.stores = tuple(stores)
-        first = stores[0].header
         for store in stores[1:]:
-            for what in ("domain", "fields"):
-                mine, other = getattr(first, what), getattr(store.header, what)
-                if mine != other:
-                    raise StoreError(
-                        f"{store.path} has {what} {other} and {stores[0].path} has {mine}: stores of one run agree in "
-                        "both. Prepare them with the same domain and options."
-                    )
+            unlike = list(_differences(stores[0], store))
+            if unlike:
+                raise StoreError(
+                    f"{store.path} does not go with {stores[0].path}: {'; '.join(unlike)}. Stores of one run agree in "
+                    "domain and fields. Prepare them with the same domain and options, or all files in one call."
+                )
 
     @property
     def header(self) -> StoreHeader:
@@ -148,3 +147,19 @@ class JoinedStores:
             raise StoreError(f"sample index outside 0 to {len(self) - 1} of {len(self.stores)} joined stores.")
         owner = np.searchsorted(self.starts, index, side="right") - 1
         return [(self.stores[k], where, index[where] - self.starts[k]) for k, where in places_of(owner)]
+
+
+def _differences(first: Store, second: Store) -> Iterator[str]:
+    """What the second of two stores has otherwise, in words."""
+    if first.header.domain != second.header.domain:
+        yield f"its domain is {second.header.domain}, not {first.header.domain}"
+    mine, other = first.header.fields, second.header.fields
+    for name in (*mine, *(name for name in other if name not in mine)):
+        if name not in other:
+            yield f"it has no field {name}"
+        elif name not in mine:
+            yield f"it has a field {name} besides"
+        elif mine[name] != other[name]:
+            was, has = asdict(mine[name]), asdict(other[name])
+            unlike = [f"{key} {has[key]}, not {was[key]}" for key in has if has[key] != was[key]]
+            yield f"its field {name} has {' and '.join(unlike)}"

@@ -167,3 +167,27 @@ def test_the_form_of_votes_can_be_chosen(make_spec: Make) -> None:
     assert labels(columns, make_spec(), votes_from="weights").data.to_pylist()[0][SHAPE[1]] == 4.75
     with pytest.raises(ConfigError, match="votes_from is 'share'; it must be one of counts, weights, fractions"):
         labels(columns, make_spec(), votes_from="share")
+    with pytest.raises(ConfigError, match=r"--votes-from fractions: .* are fractions, and no column, .* says of how"):
+        labels(columns, make_spec(), votes_from="fractions")
+
+
+def test_a_total_that_is_missing_does_not_make_another_campaign_of_a_table(make_spec: Make) -> None:
+    root, edge, answers = "root", Question("edge", ("yes", "no")), ("smooth", "disc")
+    spec = make_spec(labels={
+        "own": LabelSchema("own", (Question(root, answers), edge)),
+        "other": LabelSchema("other", (Question(root, (*answers, "star")), edge)),
+    })
+    columns = {f"{c}_fraction": [0.5] for c in ("root_smooth", "root_disc", "edge_yes", "edge_no")}
+    made, _, said = make_labels(
+        catalogue({**columns, "edge_total-votes": [8]}), ["x"], (), spec, PrepareSettings())
+    assert made is None
+    assert said[0].endswith("are fractions, and no column, such as root_total-votes, says of how many")
+
+
+def test_a_schema_that_holds_the_one_that_fits_is_no_other_reading(make_spec: Make) -> None:
+    aliases = {"t01_a_count": "shape-one_a", "t01_b_count": "shape-one_b"}
+    one = Question("shape-one", ("a", "b"))
+    both = LabelSchema("both", (one, Question("shape-two", ("a", "b"))), aliases)
+    spec = make_spec(labels={"one": LabelSchema("one", (one,), aliases), "both": both})
+    said = make_labels(catalogue({"t01_a": [1], "t01_b": [2]}), ["x"], (), spec, PrepareSettings())[2]
+    assert said == ["votes: 2 columns of schema 'one'"]

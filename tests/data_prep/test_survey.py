@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,16 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
 import sciencessl
+from sciencessl.data_prep.begin import begin
+from sciencessl.data_prep.plan import make_plan
+from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import own_bits
+from sciencessl.data_prep.survey import survey
 from sciencessl.data_prep.survey_bands import survey_bits
+from sciencessl.data_prep.survey_settings import SurveySettings
+from sciencessl.data_prep.task import prepare_row
 from sciencessl.errors import ConfigError, DataError
+from sciencessl.registry import load_domain
 from sciencessl.store.reader import Store
 
 SCALE = 0.4 / 3600
@@ -565,3 +574,24 @@ def test_resampling_in_batches_changes_nothing(
     whole = prepared(folder, tmp_path / "s.zarr", scale_arcsec_px=0.5)
     monkeypatch.setattr("sciencessl.data_prep.survey_bands.BATCH_PX", 3000)
     assert prepared(folder, tmp_path / "t.zarr", scale_arcsec_px=0.5).digest == whole.digest
+
+
+def test_a_tile_that_ends_the_process_which_reads_it_refuses_each_of_its_sources(folder: Path, tmp_path: Path) -> None:
+    wcs = tan()
+    tiles(folder, wcs, "g")
+    catalogue(folder, at(wcs, [75, 30], [60, 30]))
+    spec = load_domain("galaxy")
+    source = survey(spec, [folder], PrepareSettings(), SurveySettings(size_px=SIDE))
+    plan = make_plan("galaxy", source)
+    header = begin(tmp_path / "s.zarr", plan, overwrite=False)
+    ((entry,),) = [task.inputs for task in plan.tasks]
+    receipt = prepare_row(tmp_path / "s.zarr", header, plan.tasks[0], source, {entry.id: "it ended"})
+    assert receipt.refused == {"crashed": 2}
+
+
+def test_preparing_a_survey_loads_no_torch(folder: Path, tmp_path: Path) -> None:
+    tiles(folder, tan(), "g")
+    catalogue(folder, at(tan(), [75], [60]))
+    code = ("import sys, sciencessl; sciencessl.prepare('galaxy', [sys.argv[1]], sys.argv[2], {'workers': 0}); "
+            "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "s.zarr")], check=True)

@@ -87,7 +87,7 @@ def test_labels_that_a_score_chose_are_not_used(tmp_path: Path, make_store: Any)
 @pytest.mark.parametrize(("find", "words"), [
     ("class", "expected COLUMN=VALUE or TASK=CLASS"),
     ("class=merger", r"no ranked sample is 'merger'. Classes and their samples: \w+(-\w+)? 10, "),
-    ("clas=merger", r"has no column 'clas' Did you mean 'class'\?, and no task named 'clas'"),
+    ("clas=merger", r"has no column 'clas'. Did you mean 'class'\? As a task: no task named 'clas'"),
 ])
 def test_what_cannot_be_found_is_said(store: Store, find: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

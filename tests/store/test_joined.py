@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,14 @@ def test_nothing_outside_is_read(pair: JoinedStores) -> None:
 def test_stores_of_other_fields_are_refused(tmp_path: Path, survey: Store, make: Make) -> None:
     fields = {"image": survey.header.fields["image"]}
     other = make(tmp_path / "o.zarr", [[PreparedSample("e0", "train", {"image": b"e"}, {})]], fields=fields)
-    with pytest.raises(StoreError, match=r"o\.zarr has fields .* Prepare them with the same domain"):
+    with pytest.raises(StoreError, match=r"o\.zarr does not go with .*: it has no field .* Prepare them with the same"):
         JoinedStores([survey, other])
+    with pytest.raises(StoreError, match=r"does not go with .*o\.zarr: it has a field \w+ besides\. Stores of one"):
+        JoinedStores([other, survey])
+    fields["image"] = replace(fields["image"], channels=("g", "r", "z"))
+    third = make(tmp_path / "t.zarr", [[PreparedSample("f0", "train", {"image": b"f"}, {})]], fields=fields)
+    with pytest.raises(StoreError, match=r"its field image has channels \('g', 'r', 'z'\), not \("):
+        JoinedStores([other, third])
     with pytest.raises(StoreError, match="no stores to join"):
         JoinedStores([])
 

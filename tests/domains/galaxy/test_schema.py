@@ -288,6 +288,12 @@ def test_user_file(tmp_path: Path) -> None:
         (", after: null", ", befor: null", "unknown key 'befor'. Known: answers, after"),
         ("questions:", "questions: [", "not readable as YAML"),
         ("[smooth, featured, artifact]", "[smooth, featured, smooth]", "line 5, .*two or more different answers"),
+        ("[smooth-or-featured_smooth,", "[smooth-or-featured_smooth, smooth-or-featured_smooth,",
+         "question 'ring-r1': names a parent twice"),
+        ("n_ring: ring_yes", "ring-r1_no: ring_yes",
+         "alias 'ring-r1_no' of column 'ring-r1_yes' is answer 'no' of 'ring-r1' too"),
+        ("  ring: {answers", "  q: {answers: [a-r1_b, c], after: null}\n  q-r1_a: {answers: [b, c], after: null}\n"
+         "  ring: {answers", "column 'q-r1_a-r1_b' is answer 'a-r1_b' of 'q-r1' and answer 'b' of 'q-r1_a-r1'"),
         ("aliases:", "replace: {}\naliases:", "line 7, replace: does not go with `questions`"),
         ("suffix: -r1", "base: gzd5", "one of questions, base, campaigns; got name, base, questions"),
     ],
