@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from sciencessl.store.files import write_atomic
 from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
+from sciencessl.store.sampled import chosen_by
 from sciencessl.store.sides import Side
 from sciencessl.train.measure import best_time
 
@@ -58,7 +60,8 @@ class QuestionPosterior:
     Attributes:
         question: Its name.
         asked: Mean probability that it is asked.
-        leading: The answer with the largest mean expected fraction, each sample weighted by how likely it is asked.
+        leading: The answer with the largest mean expected fraction, each sample weighted by how likely it is asked;
+            empty where `friendly` masks the question on all samples.
         fraction: That mean.
     """
 
@@ -328,14 +331,21 @@ def _worth(work: _Work, judged: str) -> list[str]:
         found = [train_holds(card, (work.store,), test) for card in cards]
         answer = True if True in found else False if complete and None not in found else None
         seen.setdefault(answer, []).append(member.encoder.name)
+    columns = [column for name in work.votes.homes for column in work.schema.question(name).columns]
+    chosen = Counter(filter(None, chosen_by(work.store, columns, work.judged).tolist()))
     said = []
+    if chosen:
+        said.append(f"{chosen.total():,} of {len(work.judged):,} of these samples were chosen by "
+                    f"{' and '.join(sorted(chosen))}, not at random: the calibration is not that of the survey.")
     if True in seen:
         said.append(f"This is no fair test: samples of split={judged} were in split=train of {', '.join(seen[True])}, "
                     "which may have learned from these votes.")
     if None in seen:
         said.append(f"Whether {', '.join(seen[None])} learned from these samples is unknown: a training store, or a "
                     "run that it started from, is gone or has changed.")
-    return said or ["None of these samples was in split=train of a run that is judged by them."]
+    if not {True, None} & {*seen}:
+        said.append("None of these samples was in split=train of a run that is judged by them.")
+    return said
 
 
 def _questions(work: _Work) -> tuple[QuestionPosterior, ...]:
@@ -354,8 +364,8 @@ def _questions(work: _Work) -> tuple[QuestionPosterior, ...]:
     for number, (question, (low, high)) in enumerate(zip(schema.questions, schema.groups, strict=True)):
         shares = weighted[low:high] / max(weighted[low:high].sum(), 1e-300)
         best = int(shares.argmax())
-        found.append(QuestionPosterior(question.name, float(often[number] / rows), question.answers[best],
-                                       float(shares[best])))
+        found.append(QuestionPosterior(question.name, float(often[number] / rows),
+                                       question.answers[best] if shares[best] else "", float(shares[best])))
     return tuple(found)
 
 
@@ -366,7 +376,8 @@ def posteriors_text(result: PosteriorResult) -> str:
              *(("voted", "nll", "baseline", f"coverage of {100 * level:g} %") if result.calibration else ()))]
     judged = {found.question: found for found in result.calibration}
     for question in result.questions:
-        cells = (question.question, f"{question.asked:.3f}", question.leading, f"{question.fraction:.3f}")
+        leading = (question.leading, f"{question.fraction:.3f}") if question.leading else ("(all masked)", "")
+        cells = (question.question, f"{question.asked:.3f}", *leading)
         rows.append((*cells, *(_judged_cells(judged.get(question.question), level) if judged else ())))
     notes = list(result.saw)
     if judged:

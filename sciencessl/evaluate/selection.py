@@ -377,7 +377,7 @@ def selection_text(found: Selection) -> str:
     left = f"; {found.left_out:,} have enough votes" if found.left_out else ""
     lines = [f"{found.candidates:,} samples to choose from{left}"]
     if found.members:
-        lines.append(f"{found.members} members")
+        lines.append(f"{found.members} member{'s' if found.members > 1 else ''}")
     if found.dry_run:
         return "\n".join([*lines, *found.notes, f"pictures would take about {found.picture_bytes / 2**20:.1f} MiB; "
                                                 "nothing was written"])

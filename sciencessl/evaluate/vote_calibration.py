@@ -79,13 +79,16 @@ class StoredVotes:
 
 
 def find_votes(store: Store, schema: LabelSchema) -> StoredVotes:
-    """The votes of a store on the questions of a schema, by full names; some may be in none of its tables."""
-    homes: dict[str, str] = {}
-    for table in map(store.table, store.tables):
-        answers = {q.name: set(q.answers) for q in table.schema.questions} if table.schema else {}
-        for question in schema.questions:
-            if answers.get(question.name) == set(question.answers):
-                homes.setdefault(question.name, table.name)
+    """The votes of a store on the questions of a schema, by full names; some may be in none of its tables.
+
+    Of tables that have the same question it is the one that training and `transfer` read: `Store.columns`.
+    """
+    known, homes = store.columns(), {}
+    for question in schema.questions:
+        name, *others = {known.get(column, "rows") for column in question.columns}
+        held = None if others or name == "rows" else store.table(name).schema
+        if held and any(q.name == question.name and {*q.answers} == {*question.answers} for q in held.questions):
+            homes[question.name] = name
     return StoredVotes(store, schema, homes)
 
 

@@ -228,6 +228,28 @@ def test_votes_that_a_head_learned_from_are_called_so(
     assert "Whether gone learned from these samples is unknown" in _predict([gone], voted, tmp_path / "c").saw[-1]
 
 
+def test_samples_that_a_score_chose_are_told(
+    tmp_path: Path, runs: list[Path], make_store: StoreFactory
+) -> None:
+    store = give_votes(make_store(tmp_path / "chosen.zarr", NAMES), runs)
+    test = {store.ids[i] for i in store.split("test").all()}
+    how = ["bald" if name in test and number % 2 else "random" for number, name in enumerate(store.ids)]
+    votes = store.table("votes")
+    write_table(store.path, "votes", votes.data.append_column("sampled_by", pa.array(how)), schema=votes.schema,
+                overwrite=True)
+    said = " ".join(_predict(runs[:1], Store(store.path), tmp_path / "out").saw)
+    assert f"{how.count('bald')} of {len(test)} of these samples were chosen by bald, not at random" in said
+
+
+def test_a_question_that_friendly_tables_mask_everywhere_has_no_leading_answer(
+    tmp_path: Path, runs: list[Path], voted: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sciencessl.evaluate.posterior_columns.FRIENDLY", 1.0)
+    result = _predict(runs, voted, tmp_path / "out", friendly=True)
+    assert [question.leading != "" for question in result.questions] == [True, False, False]
+    assert posteriors_text(result).splitlines()[2].split()[2:4] == ["(all", "masked)"]
+
+
 def test_a_question_without_its_parents_is_told(tmp_path: Path, survey: Store, make_run: Any, voted: Store) -> None:
     run = give_head(make_run(tmp_path / "part", survey), survey, schema=SCHEMA.only(["arms"]))
     write_vote_head(run, replace(read_vote_head(run), left_out={"arms": ("edge_no",)}))

@@ -143,6 +143,16 @@ def test_votes_of_several_tables_are_one_row_a_sample(voted: Store) -> None:
     assert len(find_votes(voted, other).voted(np.arange(12))) == 0
 
 
+def test_votes_are_those_of_the_table_that_training_reads_and_of_questions_it_has(voted: Store) -> None:
+    # Volunteers' tables carry the whole schema and the columns of the questions that were asked.
+    one = pa.table({"id": voted.ids[:2], "arms_1": [7, 0], "arms_2": [0, 7], "arms_more": [0, 0]})
+    write_table(voted.path, "a", one, schema=SCHEMA)
+    write_table(voted.path, "z", pa.table({"id": voted.ids[:1], "ring_yes": [2], "ring_no": [1]}), schema=SCHEMA)
+    votes = find_votes(Store(voted.path), SCHEMA)
+    assert votes.homes == {"ring": "z", "arms": "spirals"}
+    np.testing.assert_array_equal(votes.counts(np.arange(2)), [[2, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+
+
 def test_the_baseline_is_the_pooled_fractions_and_their_likeliest_scatter(voted: Store) -> None:
     votes = find_votes(voted, SCHEMA)
     baseline = fit_baseline(votes, np.arange(12))
