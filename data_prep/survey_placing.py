@@ -22,8 +22,8 @@ SAME_GRID_PX = 0.05
 """Pixel grids of two tiles are one where they are shifted by whole pixels to within this."""
 SAME_SCALE = 1e-3
 """Pixel scales that differ by a smaller share are one where only coverage depends on them."""
-MOST_FIELD_PX = 2048
-"""Largest field that is resampled: a pixel of a stamp is then made from windows that fit into memory."""
+MOST_FIELD_PX, MOST_REPROJECTED_PX = 2048, 1024
+"""Largest fields that are resampled and reprojected: each takes about a gigabyte."""
 GRID_PATCH = 0.5
 """Grid stamps of two tiles that are closer than this share of a step show the same patch of sky."""
 
@@ -112,7 +112,7 @@ def _sides(objects: Objects, scales: np.ndarray, survey: SurveySettings) -> np.n
 
 def _without_large(placed: Placed, survey: SurveySettings) -> Placed:
     """The same without fields that do not fit into a stamp which is only padded, or into memory."""
-    most = MOST_FIELD_PX if survey.resamples else survey.size_px
+    most = MOST_REPROJECTED_PX if survey.reproject else MOST_FIELD_PX if survey.resamples else survey.size_px
     large = (placed.owner >= 0) & (np.rint(placed.field_px) > most)
     takes = f"are made from at most {most} px" if survey.resamples else f"have size_px {most}"
     why = {row: (TOO_LARGE, f"its field has {placed.field_px[row]:.0f} px, stamps {takes}")

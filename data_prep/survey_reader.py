@@ -111,12 +111,6 @@ class Stamps:
         off, broken = own_bits(self.mask.dtype)
         return np.asarray(((self.mask[rows, channel] & (off | broken)) != 0).any(axis=(1, 2)))
 
-    def begin(self, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None) -> None:
-        """Take a band of all stamps, of which nothing is known yet."""
-        self.image[:, channel], self.mask[:, channel] = image, mask
-        if self.ivar is not None and ivar is not None:
-            self.ivar[:, channel] = ivar
-
     def take(
         self, rows: np.ndarray, channel: int, image: np.ndarray, mask: np.ndarray, ivar: np.ndarray | None
     ) -> None:
@@ -174,11 +168,7 @@ class SurveyReader:
         stamps = Stamps.empty(len(chunk), len(bands), self.survey.size_px, mask.dtype, ivar)
         frame = Frame.of(chunk.owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         with Planes() as planes:
-            for channel, name in enumerate(bands):
-                if name in chunk.owner.bands:
-                    stamps.begin(channel, *read_band(planes, chunk.owner, name, frame, chunk.x, chunk.y, mask.dtype,
-                                                     ivar))
-            for shown in chunk.others:
+            for shown in chunk.shown:
                 for channel, name in enumerate(bands):
                     if name not in shown.bands:
                         continue

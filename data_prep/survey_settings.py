@@ -9,6 +9,8 @@ from sciencessl.errors import ConfigError
 
 FILLS = ("nan", "zero", "sky", "noise")
 FITS = ("resample", "pad")
+MOST_SIDE_PX = 2048
+"""Largest stamp: five bands with mask and inverse variance are then as large as a row of a store."""
 GROUPINGS = ("overlap", "object", "tile")
 
 
@@ -85,7 +87,7 @@ class SurveySettings:
     def __post_init__(self) -> None:
         for name, allowed in (("fill", FILLS), ("fit", FITS), ("group_by", GROUPINGS)):
             _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
-        _require("size_px", self.size_px, self.size_px >= 4, "4 or more")
+        _require("size_px", self.size_px, 4 <= self.size_px <= MOST_SIDE_PX, f"4 to {MOST_SIDE_PX}")
         for name in ("size_arcsec", "scale_arcsec_px"):
             value = getattr(self, name)
             _require(name, value, value is None or value > 0, "positive")

@@ -372,6 +372,7 @@ def test_a_crowded_tile_is_cut_in_parts(folder: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(("settings", "words"), [
     ({"fill": "mean"}, "one of nan, zero, sky, noise"), ({"ra": "ra"}, "ra and dec is given as ra alone"),
     ({"size_arcsec": 3.0, "scale_arcsec_px": 0.3}, "only one of them"), ({"tile_pattern": "x.fits"}, "{tile} in it"),
+    ({"size_px": 100_000}, "size_px is 100000; it must be 4 to 2048"),
     ({"bands": ("q",)}, "no band named 'q'"), ({"resize_px": 32}, "--size-px"),
 ])
 def test_settings_that_do_not_fit_say_so(
