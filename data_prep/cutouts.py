@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sciencessl.data_prep.sky import unit_vectors
 from sciencessl.data_prep.sky_tiles import SkyTile
-from sciencessl.data_prep.sky_wcs import Float64, pixel_scale_deg, pixel_to_world, unit_vectors, world_to_pixel
+from sciencessl.data_prep.sky_wcs import Float64, pixel_scale_deg, pixel_to_world, world_to_pixel
 from sciencessl.errors import DataError
 
 Int64 = npt.NDArray[np.int64]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciencessl.data_prep.fits_headers import astropy_fits
-from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world, unit_vectors
+from sciencessl.data_prep.sky import unit_vectors
+from sciencessl.data_prep.sky_wcs import pixel_scale_deg, pixel_to_world
 from sciencessl.errors import DataError
 
 if TYPE_CHECKING:

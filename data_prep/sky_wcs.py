@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sciencessl.data_prep.sky import unit_vectors
 from sciencessl.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,12 +17,6 @@ Float64 = npt.NDArray[np.float64]
 
 _FARTHEST_PX = 2.0**31
 _SOLVED_PX = 0.01  # a position whose way back misses by more is no solution but where the iteration gave up
-
-
-def unit_vectors(lon: Float64, lat: Float64) -> Float64:
-    """(N, 3) unit vectors of (N,) longitudes and latitudes in degrees."""
-    lon, lat = np.radians(lon), np.radians(lat)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
 def _frame(wcs: WCS) -> Any:

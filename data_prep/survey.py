@@ -84,9 +84,10 @@ def survey(
     fields = _fields(spec, tiles, bands, chosen)
     inputs = _inputs(placed, tiles, groups, splits, fields, files)
     words = [*found.said, *said, _mask_words(tiles, chosen), *objects.said, group_words]
+    stamps = SurveyReader(fields, spec.primary, chosen)
     return Source(
         name=NAME, fields=fields, inputs=inputs, settings=_digested(objects, settings, chosen),
-        read=SurveyReader(fields, spec.primary, chosen).read, fingerprint=_no_fingerprint, labels=objects.labels,
+        read=stamps.read, fingerprint=stamps.fingerprint, labels=objects.labels,
         guessed=tuple(word for word in words if word), close=reader.close,
     )
 
@@ -271,8 +272,3 @@ def _digested(objects: Objects, settings: PrepareSettings, chosen: SurveySetting
         return {**split_settings(objects.chosen, sorted(objects.columns), settings), NAME: own}
     drawn = {"seed": settings.split_seed, "test": settings.test_fraction, "val": settings.val_fraction}
     return {"group": "", "split": drawn, "keep": [], NAME: own}
-
-
-def _no_fingerprint(entry: Input) -> str:
-    """Samples are compared by their pixels when contents are to be compared: a tile may be large."""
-    return ""

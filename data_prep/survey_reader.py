@@ -153,20 +153,20 @@ class SurveyReader:
         return ""
 
     def _read(self, entry: Input, chunk: Chunk) -> Iterator[Item]:
+        frame = Frame.of(chunk.owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         try:
-            stamps = self._stamps(chunk)
+            stamps = self._stamps(chunk, frame)
         except Refused as refused:
             detail = f"tile {chunk.owner.id}: {refused.detail}"
             yield from (Refusal(identifier, refused.reason, detail) for identifier in chunk.ids)
             return
-        yield from self._samples(entry, chunk, stamps)
+        yield from self._samples(entry, chunk, frame, stamps)
 
-    def _stamps(self, chunk: Chunk) -> Stamps:
+    def _stamps(self, chunk: Chunk, frame: Frame) -> Stamps:
         """Raises Refused where a file of a tile cannot be read."""
         bands, mask = self.fields[self.name].channels, self.fields[f"{self.name}.mask"]
         ivar = f"{self.name}.ivar" in self.fields
         stamps = Stamps.empty(len(chunk), len(bands), self.survey.size_px, mask.dtype, ivar)
-        frame = Frame.of(chunk.owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         with Planes() as planes:
             for shown in chunk.shown:
                 for channel, name in enumerate(bands):
@@ -180,10 +180,10 @@ class SurveyReader:
                         stamps.take(rows, channel, *piece)
         return stamps
 
-    def _samples(self, entry: Input, chunk: Chunk, stamps: Stamps) -> Iterator[Item]:
+    def _samples(self, entry: Input, chunk: Chunk, frame: Frame, stamps: Stamps) -> Iterator[Item]:
         unknown = stamps.unknown
         known = 1.0 - unknown.mean(axis=(2, 3))
-        columns, sky, noise = self._columns(chunk, stamps, known)
+        columns, sky, noise = self._columns(chunk, frame, stamps, known)
         if self.survey.subtract_sky:
             stamps.image -= np.nan_to_num(sky)[..., None, None].astype(np.float32)
             sky = np.where(np.isfinite(sky), 0.0, sky)
@@ -213,11 +213,10 @@ class SurveyReader:
         return None
 
     def _columns(
-        self, chunk: Chunk, stamps: Stamps, known: np.ndarray
+        self, chunk: Chunk, frame: Frame, stamps: Stamps, known: np.ndarray
     ) -> tuple[dict[str, Sequence[Any]], np.ndarray, np.ndarray]:
         """Column -> n values, and (n, C) sky and noise."""
         bands, owner, side = self.fields[self.name].channels, chunk.owner, self.survey.size_px
-        frame = Frame.of(owner, chunk.x, chunk.y, chunk.field_px, chunk.ra, chunk.dec, self.survey)
         # Of the field in stored pixels, so that times the pixel scale it is the side on the sky.
         columns: dict[str, Sequence[Any]] = {
             **chunk.columns, **frame.columns(), "tile": [owner.id] * len(chunk), "tile_x": chunk.x.tolist(),

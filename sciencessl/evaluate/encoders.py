@@ -306,3 +306,24 @@ def view_settings(card: ModelCard) -> Any:
             f"a run was trained with view settings that domain {card.domain!r} does not have ({error}); "
             "evaluate it with the version of sciencessl that trained it."
         ) from error
+
+
+def require_finite(features: np.ndarray, store: Store, index: np.ndarray, name: str) -> None:
+    """Refuse features that are no numbers.
+
+    Args:
+        features: (n, F) of some samples.
+        store: Where these lie.
+        index: (n,) their store indices.
+        name: Of the encoder.
+
+    Raises:
+        DataError: Naming how many samples have such features, and the first.
+    """
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if broken.size:
+        raise DataError(
+            f"features of {broken.size} of {len(index)} samples of {store.path} are not finite, the first of id "
+            f"{store.ids[index[broken[0]]]!r}. Look at that image (`sciencessl store show`); if it is sound, the "
+            f"encoder of {name} is broken: look at its training curve."
+        )

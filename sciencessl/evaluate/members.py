@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sciencessl.data.order import derive_key
-from sciencessl.errors import ConfigError, DataError
-from sciencessl.evaluate.encoders import Encoder, embed_together, read_card, run_encoder
+from sciencessl.errors import ConfigError
+from sciencessl.evaluate.encoders import Encoder, embed_together, read_card, require_finite, run_encoder
 from sciencessl.spec import LabelSchema
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
@@ -163,11 +163,5 @@ def _features(
                                 progress if turn == len(inputs) - 1 else None)
         found.update(zip(numbers, values, strict=True))
     for number, features in found.items():
-        broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if broken.size:
-            raise DataError(
-                f"features of {broken.size} of {len(index)} samples of {store.path} are not finite, the first of id "
-                f"{store.ids[index[broken[0]]]!r}. Look at that image (`sciencessl store show`); if it is sound, the "
-                f"encoder of {members[number].encoder.name} is broken: look at its training curve."
-            )
+        require_finite(features, store, index, members[number].encoder.name)
     return [found[number] for number in range(len(members))]

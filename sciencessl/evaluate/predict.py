@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sciencessl.errors import ConfigError, DataError
+from sciencessl.errors import ConfigError
 from sciencessl.evaluate.classifier import SavedClassifier, read_classifier
-from sciencessl.evaluate.encoders import check_input, compute_embeddings
+from sciencessl.evaluate.encoders import check_input, compute_embeddings, require_finite
 from sciencessl.evaluate.export_words import card_sentences
 from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
 from sciencessl.evaluate.tables import WIDTH, aligned
@@ -239,13 +239,7 @@ def _estimate(
 def _predictions(
     classifier: SavedClassifier, store: Store, part: np.ndarray, features: np.ndarray
 ) -> dict[str, pa.Array]:
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if broken.size:
-        raise DataError(
-            f"features of {broken.size} of {len(part)} samples of {store.path} are not finite, the first of id "
-            f"{store.ids[part[broken[0]]]!r}. Look at that image (`sciencessl store show`); if it is sound, the "
-            f"encoder of {classifier.encoder.name} is broken: look at its training curve."
-        )
+    require_finite(features, store, part, classifier.encoder.name)
     values = classifier.probabilities(features)
     found = {name: pa.array(column) for name, column in zip(classifier.columns, values.T, strict=True)}
     if _has_one(classifier):
