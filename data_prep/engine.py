@@ -115,7 +115,7 @@ def prepare(
     started, out = time.monotonic(), Path(out)
     command = plain_command(spec, sources, out, settings, domain_options) if settings.engine == "slurm" else []
     spec, settings = with_schema(spec, settings, schema_loader)
-    source = _open_source(spec, sources, settings, domain_options)
+    source = open_source(spec, sources, settings, domain_options, out)
     try:
         plan, source = _plan(spec, source, settings, out)
         if dry_run:
@@ -146,9 +146,22 @@ def _plan(spec: DomainSpec, source: Source, settings: PrepareSettings, out: Path
     return append_plan(spec.name, source, old, LABELS)
 
 
-def _open_source(
-    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None
+def open_source(
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None, out: Path
 ) -> Source:
+    """The chosen source of a domain, its inputs listed and ready to be read.
+
+    Args:
+        spec: The domain.
+        sources: Folders, files, globs.
+        settings: Of every source; `source` chooses.
+        options: The domain's own.
+        out: The store that is to be: a source may keep what it found out beside it.
+
+    Raises:
+        ConfigError: For an unknown source, or as the source says.
+        DataError: As the source says.
+    """
     if not spec.sources:
         raise ConfigError(f"domain {spec.name!r} names no source, so nothing can be prepared for it.")
     name = settings.source or next(iter(spec.sources))
@@ -156,10 +169,10 @@ def _open_source(
         raise ConfigError(f"--source: {unknown_name('source', name, spec.sources)}")
     module, _, function = spec.sources[name].partition(":")
     make = cast(
-        "Callable[[DomainSpec, Sequence[str | Path], PrepareSettings, object | None], Source]",
+        "Callable[[DomainSpec, Sequence[str | Path], PrepareSettings, object | None, Path], Source]",
         getattr(importlib.import_module(module), function),
     )
-    return make(spec, sources, settings, options)
+    return make(spec, sources, settings, options, out)
 
 
 def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, progress: Progress | None) -> int | None:

@@ -30,7 +30,8 @@ OTHER_EXPANSION = 8
 
 
 def images(
-    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None,
+    out: Path | None = None,
 ) -> Source:
     """Image files in folders, globs or zip archives, one sample a file.
 
@@ -39,6 +40,7 @@ def images(
         sources: Folders, files, globs, `.zip` archives.
         settings: Columns, splits, resizing.
         options: Of the domain; none of them concerns image files.
+        out: The store; nothing is kept beside it.
 
     Raises:
         ConfigError: For columns or settings that do not fit.

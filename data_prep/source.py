@@ -1,8 +1,8 @@
 """What the engine asks of a source of data: inputs to deal out, and a way to read them.
 
 A domain names its sources in `DomainSpec.sources` as `module:function`. The engine calls
-`function(spec, sources, settings, options) -> Source` with the domain's own `prepare_options`. One input (a file, a
-survey tile, a slide, a tar) may give many samples.
+`function(spec, sources, settings, options, out) -> Source` with the domain's own `prepare_options` and the store to be,
+beside which a source may keep what it found out. One input (a file, a survey tile, a slide, a tar) may give many samples.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ MASK_LOOK_PX, MOSTLY = 512, 0.5
 
 
 def survey(
-    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None,
+    out: Path | None = None,
 ) -> Source:
     """Stamps around the sources of a catalogue, or on a grid, out of FITS tiles.
 
@@ -52,6 +53,7 @@ def survey(
         sources: Folders, files or globs with FITS tiles, and a catalogue among them unless `--catalogue` names one.
         settings: Columns and splits.
         options: A `SurveySettings`; None means all defaults.
+        out: The store; nothing is kept beside it.
 
     Raises:
         ConfigError: For columns, bands or sizes that do not fit.
@@ -93,12 +95,13 @@ def survey(
 
 
 def images_or_survey(
-    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None,
+    out: Path | None = None,
 ) -> Source:
     """The source `survey` where there are FITS tiles and a catalogue of positions that names no files, or a grid is
     asked for; else `images`."""
     make = survey if _is_survey(sources, settings, options) else images
-    return make(spec, sources, settings, options)
+    return make(spec, sources, settings, options, out)
 
 
 def _is_survey(sources: Sequence[str | Path], settings: PrepareSettings, options: object | None) -> bool:

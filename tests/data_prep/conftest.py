@@ -125,7 +125,7 @@ class Deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield from self.inner(Task(task.row, (entry,)))
 
-def make(spec, sources, settings, options=None):
+def make(spec, sources, settings, options=None, out=None):
     source = images(spec, sources, settings)
     return replace(source, read=Deadly(source.read).read)
 """

@@ -1,0 +1,1 @@
+"""Whole slides: readers, resolution, the grid of tiles, and the source that turns them into samples."""
