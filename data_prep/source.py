@@ -2,7 +2,8 @@
 
 A domain names its sources in `DomainSpec.sources` as `module:function`. The engine calls
 `function(spec, sources, settings, options, out) -> Source` with the domain's own `prepare_options` and the store to be,
-beside which a source may keep what it found out. One input (a file, a survey tile, a slide, a tar) may give many samples.
+beside which a source may keep what it found out. One input (a file, a survey tile, a slide, a tar) may give many
+samples.
 """
 
 from __future__ import annotations
