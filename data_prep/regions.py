@@ -38,27 +38,21 @@ class Region:
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
     @property
-    def area_px(self) -> float:
-        """Level-0 pixels of the outer ring less its holes; 0 for points."""
-        outer, *holes = (abs(_signed_area(ring)) for ring in self.rings)
-        return max(outer - sum(holes), 0.0)
-
-    @property
     def centroid(self) -> tuple[float, float]:
-        """x and y of the outer ring's centre of area, in level-0 pixels; of its corners where it has no area."""
-        ring, area = self.rings[0], _signed_area(self.rings[0])
+        """x and y of the outer ring's centre of area, in level-0 pixels.
+
+        The mean of the corners instead where the ring crosses itself so that its loops cancel, and for a point.
+        """
+        ring = self.rings[0]
         middle = ring.mean(0)
-        if area:
-            here = ring - middle  # near the origin, where products of large coordinates do not cancel
-            there = np.roll(here, -1, 0)
-            cross = here[:, 0] * there[:, 1] - there[:, 0] * here[:, 1]
-            middle = middle + ((here + there) * cross[:, None]).sum(0) / (6 * area)
+        here = ring - middle  # near the origin, where products of large coordinates do not cancel
+        there = np.roll(here, -1, 0)
+        cross = here[:, 0] * there[:, 1] - there[:, 0] * here[:, 1]
+        if twice := cross.sum():
+            centre = middle + ((here + there) * cross[:, None]).sum(0) / (3 * twice)
+            if np.all((ring.min(0) <= centre) & (centre <= ring.max(0))):
+                middle = centre
         return float(middle[0]), float(middle[1])
-
-
-def _signed_area(ring: np.ndarray) -> float:
-    x, y = (ring - ring[0]).T
-    return float(x @ np.roll(y, -1) - np.roll(x, -1) @ y) / 2
 
 
 def rasterise(
@@ -67,8 +61,9 @@ def rasterise(
 ) -> np.ndarray:
     """Which pixels of a raster some area covers: those whose centre lies in it, so that areas have no bias.
 
-    Within one region rings are filled by the even-odd rule: holes stay empty, and so does what a ring that crosses
-    itself goes round twice. Several regions make a union. Points cover nothing.
+    A region is its outer ring less its holes, whichever way round rings go and however far a hole reaches out. What a
+    ring that crosses itself goes round twice is outside (even-odd rule). Several regions make a union; points cover
+    nothing.
 
     Args:
         regions: Areas; points are passed over.
@@ -82,34 +77,38 @@ def rasterise(
     Source: ours (scan lines through the centres of pixels, all regions at once).
     """
     height, width = shape
-    steps = np.zeros(height * (width + 1), np.int64)
+    steps = np.zeros(height * (width + 1), np.int32)
     areas = (region for region in regions if region.kind == "area")
     while some := list(islice(areas, BATCH)):
-        row, x = _crossings(*_edges(some, scale, origin), height)
-        # A pixel is entered at the first centre at or right of a crossing: even ones enter, odd ones leave.
+        row, x, hole = _crossings(*_edges(some, scale, origin), height)
+        # Each ring crosses a row's line an even number of times, so that both counts are even again at its end.
+        inside = np.flatnonzero((np.cumsum(~hole) % 2 == 1) & (np.cumsum(hole) % 2 == 0))
         place = row * (width + 1) + np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-        steps += np.bincount(place[::2], minlength=len(steps)) - np.bincount(place[1::2], minlength=len(steps))
-    return np.cumsum(steps.reshape(height, width + 1), axis=1)[:, :width] > 0
+        np.add.at(steps, place[inside], 1)
+        np.add.at(steps, place[inside + 1], -1)
+    return np.cumsum(steps.reshape(height, width + 1), axis=1, dtype=np.int32)[:, :width] > 0
 
 
 def _edges(
     regions: Sequence[Region], scale: tuple[float, float], origin: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 4) x, y, x, y of all edges in pixels of the raster, upper end first; (n,) number of the region of each."""
-    rings = [(number, ring) for number, region in enumerate(regions) for ring in region.rings]
-    here = np.concatenate([ring for _, ring in rings])
-    there = np.concatenate([np.roll(ring, -1, 0) for _, ring in rings])
-    owner = np.repeat([number for number, _ in rings], [len(ring) for _, ring in rings])
-    here, there = (here - origin) / scale, (there - origin) / scale
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, 4) x, y, x, y of edges in pixels of the raster, upper end first; region of each; whether it is a hole's."""
+    rings = [(number, place > 0, ring) for number, region in enumerate(regions)
+             for place, ring in enumerate(region.rings)]
+    lengths = np.array([len(ring) for *_, ring in rings])
+    here = (np.concatenate([ring for *_, ring in rings]) - origin) / scale
+    following = np.arange(1, len(here) + 1)
+    following[np.cumsum(lengths) - 1] -= lengths  # the last corner of a ring leads to its first
+    there = here[following]
     upper = (here[:, 1] <= there[:, 1])[:, None]
-    return np.hstack([np.where(upper, here, there), np.where(upper, there, here)]), owner
+    edges = np.hstack([np.where(upper, here, there), np.where(upper, there, here)])
+    return edges, np.repeat([ring[0] for ring in rings], lengths), np.repeat([ring[1] for ring in rings], lengths)
 
 
-def _crossings(edges: np.ndarray, owner: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and x of each crossing of an edge with a row's centre line: region after region, row after row, x ascending.
-
-    A ring crosses a line an even number of times, so each pair of neighbours is one stretch inside a region.
-    """
+def _crossings(
+    edges: np.ndarray, owner: np.ndarray, hole: np.ndarray, height: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where edges cross the centre lines of rows: row, x, whether a hole's; by region, then row, then x."""
     x0, y0, x1, y1 = edges.T
     first, stop = (np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64) for y in (y0, y1))
     count = stop - first
@@ -117,4 +116,4 @@ def _crossings(edges: np.ndarray, owner: np.ndarray, height: int) -> tuple[np.nd
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
     order = np.lexsort((x, row, owner[edge]))
-    return row[order], x[order]
+    return row[order], x[order], hole[edge][order]
