@@ -24,8 +24,8 @@ Float64 = npt.NDArray[np.float64]
 class TileGrid:
     """Tiles of one size over one level, row after row.
 
-    Every edge lies on one lattice of stored pixels that begins at the slide's corner: `x / step` are whole numbers up to
-    float noise. So tiles that overlap show the same pixels.
+    Every edge lies on one lattice of stored pixels that begins at the slide's corner: `x / step` are whole numbers up
+    to float noise. So tiles that overlap show the same pixels.
 
     Attributes:
         level: Index of the level that is read.
