@@ -103,7 +103,8 @@ def _is_whole(steps: tuple[float, float]) -> bool:
 
 def _blocks(region: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Means of whole blocks, which OpenCV has a short way for."""
-    return cv2.resize(region, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    means: np.ndarray = cv2.resize(region, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    return means
 
 
 @dataclass(frozen=True, eq=False)
