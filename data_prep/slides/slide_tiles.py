@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sciencessl.data_prep.slides.grid import TileGrid
 from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.tiles import is_native, native_place, read_tiles
 from sciencessl.data_prep.stain import StainFit, normalise
@@ -16,6 +15,7 @@ from sciencessl.data_prep.tile_quality import tile_quality
 
 from sciencessl.data.decode import decode
 from sciencessl.data_prep.decode import Refused, encode, hash_pixels
+from sciencessl.data_prep.slides.grid import TileGrid
 from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.source import Input, Item, Task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -202,7 +203,17 @@ def _said(
         yield (f"scale: levels within 10 % are taken as they are, {stored[0]:g} to {stored[-1]:g} um/px; --exact-mpp "
                f"resamples to {target.mpp:g}")
     passed = sum(len(part.grid) for part in parts if tiles.passes_through(part))
-    yield f"passthrough: {passed / max(taken, 1):.0%} of tiles are native JPEG tiles and keep their bytes"
+    yield f"passthrough: {passed / max(taken, 1):.0%} of tiles are native JPEG tiles and keep their bytes{_hint(parts)}"
+
+
+def _hint(parts: Sequence[SlidePart]) -> str:
+    """What tile side would let native tiles pass, where the scale is native and only the side is not."""
+    sides = Counter(
+        native for part in parts
+        if part.grid.step == (1.0, 1.0) and (native := part.info.levels[part.grid.level].tile_px) is not None
+        and native != (part.grid.tile_px,) * 2 and native[0] == native[1]
+    )
+    return f"; with --tile-px {sides.most_common(1)[0][0][0]} more would" if sides else ""
 
 
 def _labels(manifest: Manifest, names: Pseudonyms | None, parts: Sequence[SlidePart]) -> Labels | None:
