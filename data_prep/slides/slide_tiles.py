@@ -136,15 +136,16 @@ class SlideTiles:
     def _samples(
         self, entry: Input, part: SlidePart, reader: SlideReader, indices: Sequence[int], alone: bool
     ) -> Iterator[tuple[int, PreparedSample]]:
-        passed = []
+        passed = set()
         if self.passes_through(part):
             for index in indices:
-                payload = reader.native_jpeg(part.grid.level, *native_place(part.info, part.grid, index))
+                place = native_place(part.info, part.grid, index)
+                payload = None if place is None else reader.native_jpeg(part.grid.level, *place)
                 pixels = None if payload is None else self._decoded(payload)
                 if payload is not None and pixels is not None:
-                    passed.append(index)
+                    passed.add(index)
                     yield index, self._sample(entry, part, index, payload, pixels, pixels, True)
-        rest = [index for index in indices if index not in set(passed)] if passed else list(indices)
+        rest = [index for index in indices if index not in passed]
         for some in ([[index] for index in rest] if alone else [rest] if rest else []):
             for index, pixels in read_tiles(reader, part.grid, np.array(some)):
                 yield index, self._encoded(entry, part, index, pixels)
