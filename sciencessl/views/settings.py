@@ -20,6 +20,8 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "small_size": (lambda v: v >= 8, "8 pixels or more; about half of views.size"),
     "small_area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
     "aspect": (lambda v: _pair(v, float("inf")), "two positive numbers, the smaller first"),
+    "stain": (lambda v: 0 <= v < 1, "a fraction in [0, 1): 0 for off, 0.05 for light, 0.2 for strong"),
+    "stain_p": (lambda v: 0 <= v <= 1, "a probability in [0, 1]"),
     "brightness": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
     "contrast": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
     "saturation": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),

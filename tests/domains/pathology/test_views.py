@@ -1,4 +1,4 @@
-"""Views of tissue tiles: the rates of every operation, colour jitter as for stain, and the evaluation window."""
+"""Views of tissue tiles: the rates of every operation, stain and colour jitter, and the evaluation window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def no_draw(view: int) -> np.random.Generator:
     raise AssertionError(f"evaluation draws for view {view}")
 
 
-RATES = {"RotatedCrop": 1.0, "ByolColourJitter": 0.8, "Greyscale": 0.2, "GaussianBlur": 0.5}
+RATES = {"RotatedCrop": 1.0, "StainJitter": 0.5, "ByolColourJitter": 0.8, "Greyscale": 0.2, "GaussianBlur": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,11 @@ def test_operations_are_independent_within_and_between_views(
             assert has_rate(found[view, :, i] & found[view, :, j], rates[i] * rates[j]), (names[i], names[j])
     for i in range(len(names)):
         assert has_rate(found[0, :, i] & found[1, :, i], rates[i] ** 2), names[i]
+
+
+def test_no_stain_jitter_is_no_operation_and_draws_nothing() -> None:
+    made: Any = pathology_views(PathologyViews(size=8, stain=0.0))[0]
+    assert [type(one).__name__ for one in made.pipelines[0].transforms] == [n for n in RATES if n != "StainJitter"]
 
 
 def test_stain_colour_varies() -> None:
@@ -81,7 +86,7 @@ def test_the_whole_tile_is_evaluated() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"size": 4}, {"area": (0.5, 0.2)}, {"evaluation_window": 1.5}, {"greyscale": 1.5}, {"blur": -0.1},
-     {"hue": 0.6}, {"saturation": -1.0}],
+     {"hue": 0.6}, {"saturation": -1.0}, {"stain": 1.0}, {"stain": -0.1}, {"stain_p": 1.5}],
 )  # fmt: skip
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"views\.{next(iter(wrong))} is "):
