@@ -131,7 +131,7 @@ def _page(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence
         yield from (f"- {aim['text']} **{_verdict(aim, results)}**" for aim in study["aims"])
     for name, result in results.items():
         yield ""
-        yield from _section(name, result, args)
+        yield from _section(name, result, args, study["transfers"][name].get("about", ""))
     if study.get("notes"):
         yield from ("", study["notes"].strip())
     yield ""
@@ -153,11 +153,13 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _section(name: str, result: TransferResult, args: argparse.Namespace) -> Iterator[str]:
+def _section(name: str, result: TransferResult, args: argparse.Namespace, about: str) -> Iterator[str]:
     picture = args.study.with_name(f"{args.study.stem}_{name}.png")
     shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
-    yield f"## {result.task}: {', '.join(result.classes)}"
+    yield f"## {name if about else result.task}: {', '.join(result.classes)}"
     yield ""
+    if about:
+        yield from (about.strip(), "")
     metric = result.metric.replace("_", " ")
     yield (f"{result.n_pool:,} labels to draw from, {result.n_test:,} test samples, unit {result.unit}; "
            f"{resolution_text(result.resolution, metric)}. {metric.capitalize()}, mean and half of the 95 % interval "
