@@ -44,7 +44,8 @@ class Columns:
 
 
 def choose_columns(
-    catalogue: Catalogue, spec: DomainSpec, settings: PrepareSettings, files: bool = True
+    catalogue: Catalogue, spec: DomainSpec, settings: PrepareSettings, files: bool = True,
+    id_names: Sequence[str] = ID_NAMES,
 ) -> Columns:
     """Take the columns that the settings name and guess the others by name, in any case.
 
@@ -53,6 +54,7 @@ def choose_columns(
         spec: The domain.
         settings: Which names columns, or leaves them to be guessed.
         files: Whether samples are files, so that a column may name them.
+        id_names: Names of columns that hold identifiers, the likeliest first.
 
     Raises:
         ConfigError: When a named column does not exist; says the closest one and all there are.
@@ -64,7 +66,7 @@ def choose_columns(
     require_columns(settings.label, "label", catalogue)
     file = (settings.file or first_name(FILE_NAMES, known)) if files else ""
     # "name" is an identifier only where it is not all the catalogue has of files.
-    identifier = settings.id or first_name((*ID_NAMES, "name"), known)
+    identifier = settings.id or first_name((*id_names, "name"), known)
     group = settings.group or first_name((spec.group, *GROUP_NAMES) if spec.group else GROUP_NAMES, known)
     split = settings.split or _guess_split(catalogue)
     classes = settings.label or _guess_classes(spec, known, {file, identifier, group, split})

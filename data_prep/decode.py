@@ -155,7 +155,7 @@ def _canonical_bytes(raw: bytes, options: Canonical) -> bytes:
     smaller = _shrunk_size((pixels.shape[1], pixels.shape[0]), options)
     if smaller:
         pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
-    return _encode(pixels, is_jpeg, options.jpeg_quality)
+    return encode(pixels, is_jpeg, options.jpeg_quality)
 
 
 def _check_size(size: tuple[int, int], options: Canonical) -> None:
@@ -211,7 +211,8 @@ def _from_integers(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _encode(pixels: np.ndarray, is_jpeg: bool, quality: int) -> bytes:
+def encode(pixels: np.ndarray, is_jpeg: bool, quality: int) -> bytes:
+    """(H, W) or (H, W, 3) uint8 as JPEG of a quality, without chroma subsampling, or as PNG."""
     out = io.BytesIO()
     # Built from the array, so that no metadata of the original travels along.
     image = Image.fromarray(pixels)

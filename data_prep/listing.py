@@ -18,6 +18,12 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm",
 )
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz", ".fits.bz2")
+SAMPLE_SUFFIXES = (*IMAGE_SUFFIXES, *FITS_SUFFIXES)
+SLIDE_SUFFIXES = (
+    ".svs", ".ndpi", ".scn", ".mrxs", ".svslide", ".bif", ".vms", ".vmu", ".dcm", ".tif", ".tiff", ".jpg", ".jpeg",
+    ".png", ".jp2",
+)
+"""Whole slides, and images of whole slides."""
 CATALOGUE_NAMES = (
     "catalogue.csv", "catalogue.parquet", "catalogue.fits", "catalogue.vot", "catalogue.votable", "catalogue.xml",
     "manifest.csv",
@@ -67,7 +73,7 @@ def has_suffix(name: str, suffixes: Sequence[str]) -> bool:
 
 def stem(name: str) -> str:
     """A name without its suffix; `.fits.gz` and the like count as one suffix."""
-    for suffix in sorted((*IMAGE_SUFFIXES, *FITS_SUFFIXES), key=len, reverse=True):
+    for suffix in sorted((*IMAGE_SUFFIXES, *FITS_SUFFIXES, *SLIDE_SUFFIXES), key=len, reverse=True):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -91,6 +97,7 @@ def absolute(path: str | Path) -> Path:
 
 @dataclass
 class _Found:
+    suffixes: Sequence[str]
     files: dict[str, FileRef] = field(default_factory=dict)
     tables: dict[str, FileRef] = field(default_factory=dict)
     others: int = 0
@@ -101,14 +108,14 @@ class _Found:
         base = posixpath.basename(name)
         if base.lower() in CATALOGUE_NAMES:
             self.tables[name] = ref
-        elif has_suffix(base, (*IMAGE_SUFFIXES, *FITS_SUFFIXES)):
+        elif has_suffix(base, self.suffixes):
             self.files[name] = ref
         else:
             self.others += 1
 
 
-def list_sources(sources: Sequence[str | Path]) -> Listing:
-    """List every image under folders, files, globs and zip archives.
+def list_sources(sources: Sequence[str | Path], suffixes: Sequence[str] = SAMPLE_SUFFIXES) -> Listing:
+    """List every file of some kinds under folders, files, globs and zip archives.
 
     A CSV or Parquet file stands for its folder. Names are relative to the one source, or to what all sources share.
 
@@ -120,7 +127,7 @@ def list_sources(sources: Sequence[str | Path]) -> Listing:
     expanded = [_expand(str(source)) for source in sources]
     roots = [root for root, _ in expanded]
     shared = Path(os.path.commonpath([root.parent if len(roots) > 1 and root.is_file() else root for root in roots]))
-    found = _Found()
+    found = _Found(suffixes)
     for _, picked in expanded:
         for path in picked:
             _walk(found, path, shared, named=len(picked) == 1)
@@ -129,7 +136,7 @@ def list_sources(sources: Sequence[str | Path]) -> Listing:
     listing = Listing(shared, found.files, found.tables, found.others, tops, _is_partial(expanded), searched)
     if not listing.files:
         raise DataError(
-            f"no images found in {searched}: looked for files ending in {' '.join((*IMAGE_SUFFIXES, *FITS_SUFFIXES))} "
+            f"no images found in {searched}: looked for files ending in {' '.join(suffixes)} "
             f"and found {listing.others} other file(s). Check the path, or unpack archives other than .zip."
         )
     return listing

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sciencessl.data_prep.catalogue import Catalogue, as_text, find_catalogue, from_folders, tidy
-from sciencessl.data_prep.columns import Columns, choose_columns, require_columns
+from sciencessl.data_prep.columns import ID_NAMES, Columns, choose_columns, require_columns
 from sciencessl.data_prep.labels import make_labels
 from sciencessl.data_prep.listing import (
     FITS_SUFFIXES,
+    SAMPLE_SUFFIXES,
     FileRef,
     Listing,
     Reader,
@@ -52,8 +53,27 @@ class Manifest:
     guessed: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FileKind:
+    """What is listed and how it is called.
+
+    Attributes:
+        suffixes: Of the files.
+        id_names: Names of catalogue columns that hold identifiers, the likeliest first.
+        group_of: Identifier -> its group, where no column says; None makes each a group of its own.
+    """
+
+    suffixes: Sequence[str] = SAMPLE_SUFFIXES
+    id_names: Sequence[str] = ID_NAMES
+    group_of: Callable[[str], str] | None = None
+
+
+IMAGE_FILES = FileKind()
+
+
 def read_manifest(
-    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, reader: Reader
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, reader: Reader,
+    kind: FileKind = IMAGE_FILES,
 ) -> Manifest:
     """List the sources, read the catalogue or the folder names, and join the two.
 
@@ -61,17 +81,17 @@ def read_manifest(
         ConfigError: For columns, schemas or a catalogue that do not exist.
         DataError: For no images, no file of the catalogue found, repeated identifiers, splits that leak, bad votes.
     """
-    listing = list_sources(sources)
+    listing = list_sources(sources, kind.suffixes)
     catalogue = find_catalogue(listing, reader, settings.catalogue)
     deeper = sorted(listing.tables) if catalogue is None else []
     catalogue = catalogue or from_folders(listing)
-    columns = choose_columns(catalogue, spec, settings)
+    columns = choose_columns(catalogue, spec, settings, id_names=kind.id_names)
     located, selected = locate(catalogue, columns, listing)
     catalogue, said = _select(catalogue, located, selected, listing)
     said += [f"{deeper[0]} lies below the source and is not used; pass --catalogue to use it"] if deeper else []
     located = [located[i] for i in selected]
     ids = identifiers(catalogue, columns, [name for name, _ in located])
-    groups = given_groups(catalogue, columns, ids)
+    groups = given_groups(catalogue, columns, ids, kind.group_of)
     splits = sample_splits(catalogue, columns, groups, settings)
     labels, votes, vote_words = make_labels(catalogue, ids, columns.classes, spec, settings)
     kept = kept_columns(catalogue, columns, votes, spec, settings)
@@ -180,13 +200,15 @@ def identifiers(catalogue: Catalogue, columns: Columns, names: Sequence[str]) ->
     return ids
 
 
-def given_groups(catalogue: Catalogue, columns: Columns, ids: Sequence[str]) -> list[str]:
-    """The group of each row as its column says; the row's own id where there is no column, or no value."""
+def given_groups(
+    catalogue: Catalogue, columns: Columns, ids: Sequence[str], group_of: Callable[[str], str] | None = None
+) -> list[str]:
+    """The group of each row as its column says; what its id says, or its own id, where there is no column or value."""
+    own = list(ids) if group_of is None else [group_of(identifier) for identifier in ids]
     if not columns.group:
-        return list(ids)
-    # A sample without a group is a group of its own.
+        return own
     values = as_text(catalogue.data, columns.group)
-    return [value or identifier for value, identifier in zip(values, ids, strict=True)]
+    return [value or group for value, group in zip(values, own, strict=True)]
 
 
 def sample_splits(

@@ -15,11 +15,14 @@ from typing import Any
 import pyarrow as pa
 
 from sciencessl.spec import FieldSpec, LabelSchema
+from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.writer import PreparedSample, Refusal
 
 Item = PreparedSample | Refusal
 CRASHED = "crashed"
 """Reason of an input that was refused because reading it ends the process that does."""
+
+REFUSED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +107,13 @@ class Source:
     def for_tasks(self) -> Source:
         """The same source without inputs and labels: all that a task needs, and small to send to another process."""
         return replace(self, inputs=(), labels=None, guessed=())
+
+
+def refused_inputs(refused: Sequence[Refusal]) -> Iterator[Input]:
+    """Samples and files that are refused before anything is read: they too have their rows. Their handle is the
+    refusals themselves."""
+    for part, first in enumerate(range(0, len(refused), REFUSED_AT_ONCE)):
+        some = tuple(refused[first : first + REFUSED_AT_ONCE])
+        told = digest(canonical_json([[entry.id, entry.reason, entry.detail] for entry in some]))
+        yield Input(f"refused#{part}", "", 0, 0, "train", {"sources": told}, some, len(some),
+                    ids=tuple(entry.id for entry in some))

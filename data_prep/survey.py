@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sciencessl.data_prep.listing import FITS_SUFFIXES, Listing, Reader, has_suf
 from sciencessl.data_prep.manifest import sample_splits, split_settings
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.sky_tiles import SkyTile
-from sciencessl.data_prep.source import Input, Source
+from sciencessl.data_prep.source import Input, Source, refused_inputs
 from sciencessl.data_prep.split import assign_split
 from sciencessl.data_prep.survey_bands import counted_bits, survey_bits
 from sciencessl.data_prep.survey_objects import Objects, catalogue_objects, has_positions
@@ -35,7 +35,6 @@ from sciencessl.store.writer import Refusal
 NAME = "survey"
 CHUNK_BYTES = 160 * 2**20
 """Payload of the sources of one tile that are read at a time: a tile with more is opened again."""
-REFUSED_AT_ONCE = 4096
 NO_IMAGE = "not-an-image"
 """Reason of FITS files that hold no image: surveys keep tables beside their tiles, which are nothing that was lost."""
 MASK_LOOK_PX, MOSTLY = 512, 0.5
@@ -224,7 +223,7 @@ def _inputs(
             f"not one of {len(ids):,} sources can be cut from the {len(tiles)} tiles, such as {refused[-1].id}: "
             f"{refused[-1].reason}, {refused[-1].detail}."
         )
-    return [*inputs, *_refused_inputs(refused)]
+    return [*inputs, *refused_inputs(refused)]
 
 
 def _chunk(
@@ -257,15 +256,6 @@ def _chunk_input(chunk: Chunk, part: int, bytes_each: int) -> Input:
         stamp=changed, split="train", columns={"sources": told}, handle=chunk, samples=len(chunk),
         expected_bytes=len(chunk) * bytes_each, ids=tuple(chunk.ids),
     )
-
-
-def _refused_inputs(refused: Sequence[Refusal]) -> Iterator[Input]:
-    """Sources and files that are refused before a pixel is read: they too have their rows."""
-    for part, first in enumerate(range(0, len(refused), REFUSED_AT_ONCE)):
-        some = tuple(refused[first : first + REFUSED_AT_ONCE])
-        told = digest(canonical_json([[entry.id, entry.reason, entry.detail] for entry in some]))
-        yield Input(f"refused#{part}", "", 0, 0, "train", {"sources": told}, some, len(some),
-                    ids=tuple(entry.id for entry in some))
 
 
 def _digested(objects: Objects, settings: PrepareSettings, chosen: SurveySettings) -> dict[str, Any]:

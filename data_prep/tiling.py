@@ -31,17 +31,21 @@ def grid_centres(shape: tuple[int, int], side_px: int, step_px: int, edge: str =
     Raises:
         ConfigError: For a side or step below 1, a shape below 0, or an unknown edge.
     """
-    if edge not in EDGES:
-        raise ConfigError(unknown_name("edge policy", edge, EDGES))
     if side_px < 1 or step_px < 1 or min(shape) < 0:
         raise ConfigError(f"grid of side_px {side_px} and step_px {step_px} over {tuple(shape)} pixels: side and step "
                           "must be 1 or more, and no side of the tile below 0.")
-    y, x = (_starts(length, side_px, step_px, edge) + (side_px - 1) / 2 for length in shape)
+    y, x = (grid_starts(length, side_px, step_px, edge) + (side_px - 1) / 2 for length in shape)
     return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
 
 
-def _starts(length: int, side: int, step: int, edge: str) -> np.ndarray:
-    """First pixels of the stamps along one axis, ascending."""
+def grid_starts(length: int, side: int, step: int, edge: str) -> np.ndarray:
+    """First pixels of the stamps along one axis, ascending; see `grid_centres`.
+
+    Raises:
+        ConfigError: For an unknown edge.
+    """
+    if edge not in EDGES:
+        raise ConfigError(unknown_name("edge policy", edge, EDGES))
     inside = np.arange(0, length - side + 1, step)
     if edge == "pad":
         return np.arange(0, max(length - side, 0) + step, step) if length else inside

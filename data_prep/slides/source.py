@@ -1,0 +1,243 @@
+"""The source `slides`: whole slides become tiles of tissue at one physical scale."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sciencessl.data_prep.slides.opening import has_tiles
+
+from sciencessl.data_prep.columns import ID_NAMES
+from sciencessl.data_prep.ingest import images
+from sciencessl.data_prep.listing import SLIDE_SUFFIXES, Reader, has_suffix, list_sources
+from sciencessl.data_prep.manifest import FileKind, Manifest, read_manifest
+from sciencessl.data_prep.settings import PrepareSettings
+from sciencessl.data_prep.slides.pseudonyms import Pseudonyms, read_key, scrub
+from sciencessl.data_prep.slides.scan import READY, SlideFile, SlideScan
+from sciencessl.data_prep.slides.scanning import scan_slides, slides_folder, states_text
+from sciencessl.data_prep.slides.settings import SlideSettings
+from sciencessl.data_prep.slides.slide_tiles import SlidePart, SlideTiles
+from sciencessl.data_prep.source import Input, Labels, Source, refused_inputs
+from sciencessl.errors import ConfigError, DataError
+from sciencessl.spec import DomainSpec, FieldSpec
+from sciencessl.store.format import canonical_json, digest
+from sciencessl.store.writer import Refusal
+
+NAME = "slides"
+ONLY_SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".svslide", ".bif", ".vms", ".vmu", ".dcm")
+"""Suffixes of files that are slides without looking into them."""
+PART_BYTES, PART_TILES = 32 * 2**20, 1024
+"""Most bytes and tiles of a slide that one input gives: a slide with more is opened again for each part."""
+BYTES_PER_PIXEL = {"jpeg": 0.5, "png": 2.5, "raw": 3.0}
+"""Expected, of tissue: a row is planned half full, so these need not be exact."""
+_BARCODE = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
+
+
+def slides(
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None,
+    out: Path | None = None,
+) -> Source:
+    """Tiles of tissue out of whole slides.
+
+    Args:
+        spec: The domain; its primary field is filled.
+        sources: Folders, files or globs with slides, and a manifest among them unless `--catalogue` names one.
+        settings: Columns and splits. A column `mpp` gives the scale of each slide in um/px.
+        options: A `SlideSettings`; None means all defaults.
+        out: The store; what is found out about slides is kept beside it.
+
+    Raises:
+        ConfigError: For columns or settings that do not fit.
+        DataError: For no slides, an unusable manifest, or not one tile in any slide.
+    """
+    chosen = options if isinstance(options, SlideSettings) else SlideSettings()
+    _check(settings)
+    reader = Reader()
+    manifest = read_manifest(spec, sources, settings, reader, SLIDE_FILES)
+    names = read_key(chosen.pseudonymise) if chosen.pseudonymise else None
+    files, entries = _files(manifest, names)
+    scans = scan_slides(files, chosen, slides_folder(Path(out or "slides.zarr")), settings.workers)
+    field = _field(spec, chosen)
+    tiles = SlideTiles(field, spec.primary, chosen.encoding, chosen.tile_quality, chosen.stain)
+    parts = [part for number, scan in enumerate(scans) if scan.state == READY
+             for part in _parts(files[number], scan, chosen)]
+    inputs = [_input(entries[part.slide], part, chosen) for part in parts]
+    refused = [Refusal(scan.slide, scan.state, scan.detail) for scan in scans if scan.state != READY]
+    if not inputs:
+        raise DataError(f"not one tile can be cut from {len(scans)} slides: {states_text(scans)}. The first is "
+                        f"{refused[0].id}: {refused[0].detail}.")
+    if names is not None:
+        names.write_map()
+    said = [*manifest.guessed, *_said(scans, parts, tiles, chosen)]
+    if names is not None:
+        said = [scrub(line, _roots(sources), "SOURCE") for line in said]
+    return Source(
+        name=NAME, fields={spec.primary: field}, inputs=[*_unique(inputs), *refused_inputs(refused)],
+        settings={**manifest.settings, NAME: _digested(chosen)}, read=tiles.read, fingerprint=tiles.fingerprint,
+        labels=_labels(manifest, names, parts), guessed=tuple(said), close=reader.close,
+    )
+
+
+def images_or_slides(
+    spec: DomainSpec, sources: Sequence[str | Path], settings: PrepareSettings, options: object | None = None,
+    out: Path | None = None,
+) -> Source:
+    """The source `slides` where there are whole slides among the files, else `images`."""
+    make = slides if _are_slides(sources) else images
+    return make(spec, sources, settings, options, out)
+
+
+def _are_slides(sources: Sequence[str | Path]) -> bool:
+    files = list_sources(sources, tuple({*SLIDE_SUFFIXES, *FileKind().suffixes})).files
+    if any(has_suffix(name, ONLY_SLIDES) for name in files):
+        return True
+    tiffs = [ref.path for name, ref in sorted(files.items()) if has_suffix(name, (".tif", ".tiff")) and not ref.member]
+    return any(has_tiles(path) for path in tiffs[:3])
+
+
+def patient_of(slide: str) -> str:
+    """The patient of a TCGA barcode, its first 12 characters; otherwise the slide itself."""
+    found = _BARCODE.match(slide)
+    return found.group() if found else slide
+
+
+SLIDE_FILES = FileKind(SLIDE_SUFFIXES, ("slide", "slide_id", *ID_NAMES), patient_of)
+
+
+def _check(settings: PrepareSettings) -> None:
+    if settings.resize_px is not None:
+        raise ConfigError("prepare setting resize_px shrinks image files; --tile-px and --mpp decide the size "
+                          "of tiles.")
+
+
+def _files(manifest: Manifest, names: Pseudonyms | None) -> tuple[list[SlideFile], dict[str, Input]]:
+    """What to look at, and the manifest's entry of each slide, under the names that are stored."""
+    files, entries = [], {}
+    for entry in manifest.inputs:
+        slide, shown = entry.id, entry
+        secrets: tuple[str, ...] = ()
+        ref = entry.handle
+        path = "" if ref is None or ref.member else ref.path
+        if names is not None:
+            slide = names.name("slide", entry.id)
+            patient = names.name("patient", str(entry.columns["group"]))
+            secrets = (path, str(Path(path).parent), Path(path).name, Path(path).stem, entry.id)
+            was = entry.columns["group"]
+            shown = replace(entry, id=slide, file=slide, columns={
+                name: patient if value == was else value for name, value in entry.columns.items()})
+        files.append(SlideFile(slide, path, entry.size, entry.stamp, _own_mpp(entry), secrets))
+        entries[slide] = replace(shown, columns={k: v for k, v in shown.columns.items() if k != "mpp"})
+    return files, entries
+
+
+def _own_mpp(entry: Input) -> float | None:
+    """Raises DataError for what is no number."""
+    value = entry.columns.get("mpp")
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"slide {entry.id!r}: column 'mpp' of the manifest is {value!r}, expected um/px, a number such "
+                        "as 0.25, or nothing.") from None
+    return None if np.isnan(number) else number
+
+
+def _field(spec: DomainSpec, chosen: SlideSettings) -> FieldSpec:
+    field = spec.fields[spec.primary]
+    if chosen.encoding != "raw":
+        return field
+    return replace(field, kind="array", shape=(chosen.target.tile_px,) * 2)
+
+
+def _parts(file: SlideFile, scan: SlideScan, chosen: SlideSettings) -> Iterator[SlidePart]:
+    assert scan.info is not None
+    assert scan.mpp is not None
+    grid = scan.grid(chosen)
+    most = max(1, min(PART_TILES, int(PART_BYTES // _tile_bytes(chosen))))
+    for first in range(0, len(grid), most):
+        some = np.arange(first, min(first + most, len(grid)))
+        yield SlidePart(scan.slide, file.path, scan.info, scan.mpp, grid.take(some), scan.shares[some], scan.stain,
+                        file.secrets)
+
+
+def _tile_bytes(chosen: SlideSettings) -> float:
+    return BYTES_PER_PIXEL[chosen.encoding] * chosen.target.tile_px**2
+
+
+def _input(entry: Input, part: SlidePart, chosen: SlideSettings) -> Input:
+    told = digest(canonical_json([part.grid, part.shares, part.mpp, part.stain]))
+    n = len(part.grid)
+    return replace(entry, columns={**entry.columns, "tiles": told}, handle=part, samples=n,
+                   expected_bytes=round(n * _tile_bytes(chosen)), ids=part.ids)
+
+
+def _unique(inputs: Sequence[Input]) -> Iterator[Input]:
+    """Parts of a slide are told apart by number."""
+    seen: dict[str, int] = {}
+    for entry in inputs:
+        number = seen[entry.id] = seen.get(entry.id, -1) + 1
+        yield replace(entry, id=f"{entry.id}#{number}")
+
+
+def _said(
+    scans: Sequence[SlideScan], parts: Sequence[SlidePart], tiles: SlideTiles, chosen: SlideSettings
+) -> Iterator[str]:
+    yield f"slides: {len(scans):,} ({states_text(scans)})"
+    target = chosen.target
+    scale = "native scale" if target.mpp is None else f"{target.mpp:g} um/px"
+    field = "" if target.mpp is None else f" = {target.tile_px * target.mpp:.4g} um"
+    taken, kept = sum(len(part.grid) for part in parts), sum(scan.kept for scan in scans)
+    candidates = sum(scan.candidates for scan in scans)
+    drawn = f", {taken:,} of them drawn" if taken < kept else ""
+    yield (f"tiles: {target.tile_px} px{field} at {scale}; {kept:,} of {candidates:,} have {chosen.min_tissue:.0%} "
+           f"tissue{drawn}")
+    stored = sorted({round(float(np.mean(part.grid.mpp)), 4) for part in parts})
+    if target.mpp is not None and any(abs(mpp / target.mpp - 1) > 1e-3 for mpp in stored):
+        yield (f"scale: levels within 10 % are taken as they are, {stored[0]:g} to {stored[-1]:g} um/px; --exact-mpp "
+               f"resamples to {target.mpp:g}")
+    passed = sum(len(part.grid) for part in parts if tiles.passes_through(part))
+    yield f"passthrough: {passed / max(taken, 1):.0%} of tiles are native JPEG tiles and keep their bytes{_hint(parts)}"
+
+
+def _hint(parts: Sequence[SlidePart]) -> str:
+    """What tile side would let native tiles pass, where the scale is native and only the side is not."""
+    sides = Counter(
+        native for part in parts
+        if part.grid.step == (1.0, 1.0) and (native := part.info.levels[part.grid.level].tile_px) is not None
+        and native != (part.grid.tile_px,) * 2 and native[0] == native[1]
+    )
+    return f"; with --tile-px {sides.most_common(1)[0][0][0]} more would" if sides else ""
+
+
+def _labels(manifest: Manifest, names: Pseudonyms | None, parts: Sequence[SlidePart]) -> Labels | None:
+    """Labels of slides, given to each of their tiles."""
+    if manifest.labels is None:
+        return None
+    data = manifest.labels.data
+    slides_there = [names.name("slide", name) if names else name for name in data["id"].to_pylist()]
+    row_of = {name: row for row, name in enumerate(slides_there)}
+    known = [part for part in parts if part.slide in row_of]
+    rows = np.repeat([row_of[part.slide] for part in known], [len(part.grid) for part in known]).astype(np.int64)
+    ids = pa.array((name for part in known for name in part.ids), pa.string())
+    taken = data.take(pa.array(rows))
+    return replace(manifest.labels, data=taken.set_column(taken.column_names.index("id"), "id", ids))
+
+
+def _roots(sources: Sequence[str | Path]) -> list[str]:
+    return [form for source in sources for form in (str(source), str(Path(source).absolute()),
+                                                    str(Path(source).absolute().parent))]
+
+
+def _digested(chosen: SlideSettings) -> Mapping[str, Any]:
+    """What changes pixels or ids; what a slide is called under a key shows in its id."""
+    own = {name: value for name, value in asdict(chosen).items() if name in SlideSettings.__dataclass_fields__}
+    return {**own, "pseudonymise": bool(chosen.pseudonymise), "masks": bool(chosen.masks)}
+
+

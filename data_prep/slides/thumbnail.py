@@ -1,0 +1,49 @@
+"""A small picture of a whole slide, from pixels of its pyramid: the thumbnails that scanners store are never read."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from sciencessl.data_prep.slides.slide import SlideInfo, SlideReader
+
+THUMBNAIL_PX = 2048
+"""Longer side of a thumbnail, at most."""
+STRIP_PIXELS = 16 * 2**20
+"""Pixels of a level that are read at a time."""
+
+
+def thumbnail(reader: SlideReader, most_px: int = THUMBNAIL_PX) -> tuple[np.ndarray, tuple[float, float]]:
+    """The slide shrunk by area averaging from the coarsest level that is large enough.
+
+    Memory is bounded: the level is read in strips. Shrinking is by whole numbers of level pixels, so that every pixel
+    is the mean of a block; incomplete blocks at the right and lower edge are left out.
+
+    Args:
+        reader: The slide.
+        most_px: Longer side of the result, at most.
+
+    Returns:
+        (h, w, 3) uint8, and the (x, y) level-0 pixels to one of its pixels.
+
+    Raises:
+        Refused: When pixels cannot be read.
+    """
+    level = _level(reader.info, most_px)
+    chosen = reader.info.levels[level]
+    factor = max(1, -(-max(chosen.width, chosen.height) // most_px))
+    factor = min(factor, chosen.width, chosen.height)
+    width, height = chosen.width // factor, chosen.height // factor
+    rows = max(1, STRIP_PIXELS // (width * factor * factor))
+    strips = []
+    for top in range(0, height, rows):
+        count = min(rows, height - top)
+        pixels = reader.read(level, 0, top * factor, width * factor, count * factor)
+        strips.append(pixels if factor == 1 else cv2.resize(pixels, (width, count), interpolation=cv2.INTER_AREA))
+    return np.concatenate(strips), (chosen.downsample[0] * factor, chosen.downsample[1] * factor)
+
+
+def _level(info: SlideInfo, most_px: int) -> int:
+    """The coarsest level that need not be enlarged to half of `most_px`."""
+    enough = [i for i, level in enumerate(info.levels) if max(level.width, level.height) >= most_px / 2]
+    return enough[-1] if enough else 0
