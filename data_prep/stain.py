@@ -186,7 +186,7 @@ def fit_slide(tiles: Iterable[np.ndarray], method: str) -> StainFit:
     return FITS[method](np.concatenate(held))
 
 
-def normalise(tiles: np.ndarray, fit: StainFit, target: StainFit) -> np.ndarray:
+def normalise(tiles: np.ndarray, fit: StainFit, target: StainFit | None = None) -> np.ndarray:
     """Tiles of one slide as the target's staining would have coloured them.
 
     Macenko: amounts of the slide's stains, not below 0, scaled by the ratio of the 99th percentiles, in the target's
@@ -197,7 +197,7 @@ def normalise(tiles: np.ndarray, fit: StainFit, target: StainFit) -> np.ndarray:
     Args:
         tiles: (H, W, 3) or (B, H, W, 3) uint8 RGB.
         fit: Of the slide.
-        target: Of the same method, from `TARGETS` or another slide.
+        target: Of the same method, such as another slide's; None is that of `TARGETS`.
 
     Returns:
         As tiles; new memory.
@@ -206,6 +206,7 @@ def normalise(tiles: np.ndarray, fit: StainFit, target: StainFit) -> np.ndarray:
         ConfigError: For fits of different methods.
         DataError: For another dtype or shape.
     """
+    target = TARGETS[fit.method] if target is None else target
     if fit.method != target.method:
         raise ConfigError(f"stain: the slide is fitted by {fit.method}, the target by {target.method}; use one method.")
     if tiles.dtype != np.uint8 or tiles.ndim not in (3, 4) or tiles.shape[-1] != 3:
