@@ -170,7 +170,7 @@ class Plan:
 
     def model_folder(self, item: Item) -> Path | None:
         """Where the model of a fit is kept: of the first subset of the largest budget; None for any other fit."""
-        if item.arm not in SAVED or item.encoder.table is not None or self.data.task.kind == "retrieval":
+        if item.arm not in SAVED or not item.encoder.has_weights or self.data.task.kind == "retrieval":
             return None
         if item.seed or item.budget != self.largest_budget(item.arm) or len(self.parts) > 1:
             return None
