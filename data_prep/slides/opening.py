@@ -16,11 +16,6 @@ from sciencessl.data_prep.slides.refusals import AGAIN, openslide_module, refusa
 from sciencessl.data_prep.slides.slide import SlideReader
 from sciencessl.data_prep.slides.tiff import check_chain, is_tiff
 
-SCANNER_SUFFIXES = (
-    ".svs", ".ndpi", ".scn", ".mrxs", ".dcm", ".bif", ".vms", ".vmu", ".svslide", ".tif", ".tiff", ".btf",
-)
-SLIDE_SUFFIXES = tuple(dict.fromkeys((*SCANNER_SUFFIXES, *IMAGE_SUFFIXES)))
-"""How names of slides end: formats of scanners first, then plain images."""
 _NEEDS = {
     ".mrxs": "it needs the folder of the same name beside it",
     ".vms": "it needs the .jpg files that it names beside it",

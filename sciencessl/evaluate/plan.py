@@ -317,7 +317,7 @@ def _part(
 def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
     task = data.task
     parts = (store.digest, other.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
-             data.train_units.tolist(), *filter(None, [store.removals_digest]))
+             data.train_units.tolist(), *filter(None, [store.removals_digest, "ordered" if task.ordered else ""]))
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from sciencessl.data_prep.decode import Refused
-from sciencessl.data_prep.slides.opening import SLIDE_SUFFIXES, one_per_slide, open_slide
+from sciencessl.data_prep.listing import SLIDE_SUFFIXES
+from sciencessl.data_prep.slides.opening import one_per_slide, open_slide
 
 
 def refused(path: Path) -> Refused:
