@@ -97,8 +97,8 @@ def tile_grid(
     if not len(x) * len(y):
         raise Refused("too-small", _too_small(info, mpp, side, serving.mpp))
     if len(x) * len(y) > MOST_TILES:
-        raise Refused("too-large", f"overlap {overlap} gives {len(x)} x {len(y)} tiles of {side} px, at most {MOST_TILES} "
-                      "fit; ask for less overlap, larger tiles or a coarser scale")
+        raise Refused("too-large", f"overlap {overlap} gives {len(x)} x {len(y)} tiles of {side} px, at most "
+                      f"{MOST_TILES} fit; ask for less overlap, larger tiles or a coarser scale")
     inside = [_share_inside(at, side * step, size) for at, step, size in zip((x, y), serving.step, sizes, strict=True)]
     columns, rows = np.tile(x, len(y)), np.repeat(y, len(x))
     down = level.downsample
