@@ -31,6 +31,14 @@ class Cells:
     names: np.ndarray
 
 
+@dataclass(frozen=True)
+class CellCounts:
+    """Cells in the n tiles of a slide: (n, k) int64 counts of the k classes."""
+
+    classes: tuple[str, ...]
+    counts: np.ndarray
+
+
 def cells_of_regions(regions: Sequence[Region]) -> Cells:
     """Each point is a cell, and each area one at its centre of area."""
     places = np.array([region.centroid for region in regions]).reshape(-1, 2)
@@ -54,12 +62,14 @@ def cells_of_masks(instances: np.ndarray, types: np.ndarray) -> Cells:
     y, x = np.nonzero(instances)
     _, cell = np.unique(instances[y, x], return_inverse=True)
     size = np.bincount(cell)
-    places = np.stack([np.bincount(cell, values + 0.5) / size for values in (x, y)], 1) if len(size) else np.zeros((0, 2))
+    if not len(size):
+        return Cells(np.zeros((0, 2)), np.zeros(0, object))
+    places = np.stack([np.bincount(cell, values + 0.5) / size for values in (x, y)], 1)
     known, kind = np.unique(types[y, x], return_inverse=True)
     votes = np.zeros((len(size), len(known)), np.int64)
     np.add.at(votes, (cell, kind), 1)
     votes[:, known == 0] = 0
-    names = np.array([str(value) for value in known] or [""], object)[votes.argmax(1) if len(size) else []]
+    names = np.array([str(value) for value in known], object)[votes.argmax(1)]
     names[votes.sum(1) == 0] = UNCLASSIFIED
     return Cells(places, names)
 
@@ -99,7 +109,12 @@ def _mask(path: Path) -> np.ndarray | None:
     return np.asarray(tifffile.imread(path))
 
 
-def count_cells(boxes: np.ndarray, cells: Cells, names: Sequence[str]) -> np.ndarray:
+def cells_together(parts: Sequence[Cells]) -> Cells:
+    """The cells of several files of a slide."""
+    return Cells(np.concatenate([part.places for part in parts]), np.concatenate([part.names for part in parts]))
+
+
+def count_cells(boxes: np.ndarray, cells: Cells) -> CellCounts:
     """Cells of each class in each tile.
 
     A cell is counted where its centre is: on the left or upper edge it is in the tile, on the right or lower one in the
@@ -108,18 +123,12 @@ def count_cells(boxes: np.ndarray, cells: Cells, names: Sequence[str]) -> np.nda
     Args:
         boxes: (n, 4) x, y, width, height of tiles in level-0 pixels.
         cells: Of the slide.
-        names: The k classes to count; others are left out.
-
-    Returns:
-        (n, k) int64.
     """
-    counts = np.zeros((len(boxes), len(names)), np.int64)
-    column = {name: i for i, name in enumerate(names)}
-    wanted = np.array([column.get(name, -1) for name in cells.names], np.int64)
+    classes, kind = np.unique(cells.names.astype(str), return_inverse=True)
+    counts = np.zeros((len(boxes), len(classes)), np.int64)
     for tile, cell in tiles_of_points(boxes, cells.places):
-        counted = wanted[cell] >= 0
-        np.add.at(counts, (tile[counted], wanted[cell[counted]]), 1)
-    return counts
+        np.add.at(counts, (tile, kind[cell]), 1)
+    return CellCounts(tuple(classes.tolist()), counts)
 
 
 def tiles_of_points(boxes: np.ndarray, points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
