@@ -11,7 +11,6 @@ import numpy as np
 from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.tiles import is_native, native_place, read_tiles
 from sciencessl.data_prep.stain import StainFit, normalise
-from sciencessl.data_prep.tile_quality import tile_quality
 
 from sciencessl.data.decode import decode
 from sciencessl.data_prep.decode import Refused, encode, hash_pixels
@@ -19,6 +18,7 @@ from sciencessl.data_prep.slides.grid import TileGrid
 from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.source import Input, Item, Task
+from sciencessl.data_prep.tile_quality import tile_quality
 from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store.writer import PreparedSample, Refusal
