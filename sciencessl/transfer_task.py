@@ -9,12 +9,16 @@ from typing import Literal
 from sciencessl.errors import ConfigError, unknown_name
 
 PRIMARY_METRICS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("class", "bag", "dense"), ("balanced_accuracy", "accuracy")),
+    **dict.fromkeys(("class", "bag"), ("balanced_accuracy", "accuracy", "quadratic_kappa")),
+    "dense": ("balanced_accuracy", "accuracy"),
     "multilabel": ("average_precision", "auroc", "f1"),
     "counts": ("nll", "rmse"),
     "retrieval": ("mean_average_precision", "precision_at_k"),
 }
 """Kind of task -> metrics that it may be judged by, the default first."""
+
+ORDERED_KINDS = ("class", "bag")
+"""Kinds of task whose classes may be in an order."""
 
 NO_MAJORITY = "no majority"
 """Value of a sample with enough votes, where no answer has more than its share of them: `classes` may map it."""
@@ -40,6 +44,9 @@ class TransferTask:
             `class` and `retrieval` the same votes, instead of a `column`: the leading answer is the sample's value.
         above: Share of the votes that the leading answer must exceed to be the value.
         least_votes: Samples with fewer votes have no value.
+        ordered: Whether the classes are in an order, from least to most: that of `classes`, or else of their numbers or
+            names. Then `quadratic_kappa` is known, and of two classes `sensitivity_at_95`, which is that to the last
+            one; for kinds `class` and `bag`.
 
     Raises:
         ConfigError: For an unknown kind or metric, no name, unit or budget, columns that do not fit the kind, or a
@@ -58,6 +65,7 @@ class TransferTask:
     columns: tuple[str, ...] = ()
     above: float = 0.5
     least_votes: float = 10
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         _check_task(self)
@@ -78,6 +86,11 @@ def _check_task(task: TransferTask) -> None:
     known = PRIMARY_METRICS[task.kind]
     if task.metric not in ("", *known):
         raise ConfigError(f"{where}: {unknown_name('primary metric', task.metric, known)}")
+    if task.metric == "quadratic_kappa" and not task.ordered:
+        raise ConfigError(f"{where}: metric 'quadratic_kappa' is of classes in an order: list them in `classes` from "
+                          "least to most, and set `ordered: true`.")
+    if task.ordered and task.kind not in ORDERED_KINDS:
+        raise ConfigError(f"{where}: ordered is for kinds {', '.join(ORDERED_KINDS)}; this one is {task.kind!r}.")
     given = f"got column {task.column!r}, columns {list(task.columns)}, classes {dict(task.classes)}"
     least = {"multilabel": 1, "counts": 2}.get(task.kind, 0)
     few = len(set(task.columns)) < max(least or 2, len(task.columns))

@@ -16,6 +16,7 @@ from sciencessl.data_prep.outlines import outlines, write_geojson
 from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.tiles import read_tiles
 from sciencessl.data_prep.stain import fit_slide
+from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 
 from sciencessl.data.order import derive_key
 from sciencessl.data_prep.annotations import read_annotations
@@ -28,7 +29,6 @@ from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.slides.thumbnail import thumbnail
 from sciencessl.data_prep.task import Tell, silent
-from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 from sciencessl.errors import DataError
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import canonical_json, digest
@@ -223,7 +223,7 @@ def _stain(
         return None
     step = max(1, len(found.selected) // STAIN_TILES)
     tiles = read_tiles(reader, grid, found.selected[::step][:STAIN_TILES])
-    return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()  # type: ignore[arg-type]
+    return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()
 
 
 def safe(slide: str) -> str:

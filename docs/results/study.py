@@ -26,6 +26,9 @@ import yaml
 from sciencessl.evaluate.results import Row, TransferResult, read_result
 from sciencessl.evaluate.tables import difference_text, endpoint_text, resolution_text
 
+OURS = ("store", "seeds", "about")
+"""Options of methods and transfers that are for this script and not for the command."""
+
 TIMES = "times.json"
 """Wall seconds of every command that has finished, summed over the calls that it took."""
 
@@ -55,27 +58,49 @@ def main() -> None:
 
 
 def _commands(study: Mapping[str, Any], data: Path) -> Iterator[tuple[str, list[str], str]]:
-    """(name, words, file that is there once it is done; empty for commands that find out themselves)."""
-    yield "prepare", ["prepare", study["domain"], str((data / study["source"]).resolve()), "--out", "store.zarr",
-                      *_words(study["prepare"])], ""
-    runs = [(f"{method}-{seed}", options, seed) for seed in study["seeds"]
-            for method, options in study["methods"].items()]
-    for name, options, seed in runs:
-        yield name, ["pretrain", "--data", "store.zarr", "--out", f"runs/{name}", "--seed", str(seed),
-                     *_words(study["pretrain"]), *_words(options)], f"runs/{name}/exported/model.json"
-    ordered = [f"runs/{name}" for name, _, _ in sorted(runs, key=lambda run: list(study["methods"]).index(
-        run[0].rpartition("-")[0]))]
+    """(name, words, file that is there once it is done; empty for commands that find out themselves).
+
+    Methods and transfers are of the study's first store unless their `store` names another. A transfer takes all runs
+    on its store, after the `beside` that the study compares with.
+    """
+    first, *_ = study["stores"]
+    for name, options in study["stores"].items():
+        yield _called("prepare", name, first), ["prepare", study["domain"], str((data / study["source"]).resolve()),
+                                                "--out", f"{name}.zarr", *_words(options)], ""
+    methods, runs = study["methods"], _runs(study, first)
+    for name, store, seed in sorted(runs, key=lambda run: run[2]):
+        yield name, ["pretrain", "--data", f"{store}.zarr", "--out", f"runs/{name}", "--seed", str(seed),
+                     *_words(study["pretrain"]), *_words(methods[name.rpartition("-")[0]])], \
+            f"runs/{name}/exported/model.json"
     for name, options in study["transfers"].items():
-        yield name, ["transfer", *ordered, "--data", "store.zarr", "--out", f"transfers/{name}", *_words(options)], ""
-    transfers = [f"transfers/{name}" for name in study["transfers"]]
-    yield "compare", ["compare", *transfers, "--out", "compare"], ""
-    yield "report", ["report", ordered[0], "--data", "store.zarr", "--transfer", *transfers], ""
+        own = options.get("store", first)
+        given = [*study.get("beside", []), *(f"runs/{run}" for run, store, _ in runs if store == own)]
+        yield name, ["transfer", *given, "--data", f"{own}.zarr", "--out", f"transfers/{name}", *_words(options)], ""
+    for store in study["stores"]:
+        transfers = [f"transfers/{name}" for name, options in study["transfers"].items()
+                     if options.get("store", first) == store]
+        ordered = [f"runs/{run}" for run, own, _ in runs if own == store]
+        yield _called("compare", store, first), ["compare", *transfers, "--out", _called("compare", store, first)], ""
+        yield _called("report", store, first), ["report", ordered[0], "--data", f"{store}.zarr", "--transfer",
+                                                *transfers], ""
+
+
+def _runs(study: Mapping[str, Any], first: str) -> list[tuple[str, str, int]]:
+    """(name, store, seed) of every run, method by method."""
+    return [(f"{method}-{seed}", options.get("store", first), seed) for method, options in study["methods"].items()
+            for seed in options.get("seeds", study["seeds"])]
+
+
+def _called(name: str, store: str, first: str) -> str:
+    return name if store == first else f"{name}-{store}"
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
-    """`{labels: [50, all]}` -> `--labels 50 all`."""
+    """`{labels: [50, all]}` -> `--labels 50 all`; what is for this script alone is left out."""
     words = []
     for name, value in options.items():
+        if name in OURS:
+            continue
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return words
 
@@ -106,7 +131,7 @@ def _page(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence
         yield from (f"- {aim['text']} **{_verdict(aim, results)}**" for aim in study["aims"])
     for name, result in results.items():
         yield ""
-        yield from _section(name, result, args)
+        yield from _section(name, result, args, study["transfers"][name].get("about", ""))
     if study.get("notes"):
         yield from ("", study["notes"].strip())
     yield ""
@@ -128,11 +153,13 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _section(name: str, result: TransferResult, args: argparse.Namespace) -> Iterator[str]:
+def _section(name: str, result: TransferResult, args: argparse.Namespace, about: str) -> Iterator[str]:
     picture = args.study.with_name(f"{args.study.stem}_{name}.png")
     shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
-    yield f"## {result.task}: {', '.join(result.classes)}"
+    yield f"## {name if about else result.task}: {', '.join(result.classes)}"
     yield ""
+    if about:
+        yield from (about.strip(), "")
     metric = result.metric.replace("_", " ")
     yield (f"{result.n_pool:,} labels to draw from, {result.n_test:,} test samples, unit {result.unit}; "
            f"{resolution_text(result.resolution, metric)}. {metric.capitalize()}, mean and half of the 95 % interval "

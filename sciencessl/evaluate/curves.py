@@ -131,16 +131,16 @@ def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[s
                 f"task {task.name!r} is of kind {task.kind!r}; arm {arm!r} is for kind 'class'. Choose among --arms "
                 f"{' '.join(ANY_KIND)}."
             )
-    tables = [encoder.name for encoder in encoders if encoder.table is not None]
-    lacking = [arm for arm in arms if arm in (*TRAINED, "random") and len(tables) == len(encoders)]
+    without = [encoder.name for encoder in encoders if not encoder.has_weights]
+    lacking = [arm for arm in arms if arm in (*TRAINED, "random") and len(without) == len(encoders)]
     if lacking:
         raise ConfigError(
-            f"{', '.join(tables)}: a table of features has no weights to train and no architecture, which arm "
-            f"{lacking[0]!r} needs; with it choose --arms frozen knn, or transfer the encoder itself."
+            f"{', '.join(without)}: features without an encoder have no weights to train and no architecture, which "
+            f"arm {lacking[0]!r} needs; choose --arms frozen knn, or give a run beside them."
         )
     if "finetune" in arms:
         for encoder in encoders:
-            if encoder.table is None:
+            if encoder.has_weights:
                 check_stages(encoder.module, training.stages)
 
 
@@ -148,19 +148,19 @@ def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int) -> t
     """Methods arm by arm, then what never learned: from scratch and random, for each architecture and input among them.
 
     Args:
-        methods: From `group_runs`. Tables of features are left out of arms that train a network.
+        methods: From `group_runs`. Those without weights are left out of arms that train a network.
         arms: Some of `ARMS`.
         count: Random encoders of each architecture.
     """
     runs = [method.runs[0] for method in methods]
-    kinds = {_kind(run): run for run in reversed(runs) if run.table is None}
+    kinds = {_kind(run): run for run in reversed(runs) if run.has_weights}
     endings = {kind: _ending(run, list(kinds.values())) for kind, run in kinds.items()}
     randoms = {kind: f"random{ending}" for kind, ending in endings.items()} if "random" in arms else {}
     scratches = {kind: f"scratch{ending}" for kind, ending in endings.items()} if "scratch" in arms else {}
     curves = [
         Curve(method.name, arm, {"": method.runs}, randoms.get(_kind(run), ""), scratches.get(_kind(run), ""))
         for arm in ("frozen", "knn", "linear", "finetune") if arm in arms
-        for method, run in zip(methods, runs, strict=True) if run.table is None or arm not in TRAINED
+        for method, run in zip(methods, runs, strict=True) if run.has_weights or arm not in TRAINED
     ]
     for kind, name in reversed(scratches.items()):
         curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))

@@ -15,6 +15,7 @@ from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 from sciencessl.data.loader import Decoder, EvaluationStream, make_loader
 from sciencessl.data.order import derive_key
 from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
+from sciencessl.evaluate.colour_histogram import COLOUR_HISTOGRAM, colour_histograms
 from sciencessl.evaluate.feature_table import FeatureTable
 from sciencessl.registry import load_domain, resolve
 from sciencessl.samples import Batch
@@ -43,7 +44,8 @@ class Encoder:
         module: In evaluation mode.
         digest: Of weights and input settings: what cached features are filed under.
         foreign: Whether its training is not on record.
-        statistics: Whether its batch-norm statistics are taken from split=train before it embeds anything.
+        statistics: Whether its batch-norm statistics, or the stretch that it sees flux by, are taken from split=train
+            before it embeds anything.
         source: Where its weights come from: a run folder or `timm:NAME`; empty for an encoder that never learned.
         table: Features that someone else computed; `module` then does nothing.
     """
@@ -56,6 +58,12 @@ class Encoder:
     statistics: bool = False
     source: str = ""
     table: FeatureTable | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is a network to train further, and an architecture to compare with; of a table of features
+        and of a colour histogram there is none."""
+        return bool(self.card.backbone)
 
     @property
     def input(self) -> str:
@@ -220,6 +228,9 @@ def embed_together(
         raise ConfigError(f"encoders {[e.name for e in encoders]} do not have one input; embed them one by one.")
     check_input(encoders[0], store)
     card = encoders[0].card
+    if card.method == COLOUR_HISTOGRAM:
+        few = worth_workers(workers, len(index))
+        return [colour_histograms(store, index, statistics or store, few, progress)] * len(encoders)
     take_statistics([encoder for encoder in encoders if encoder.statistics], statistics or store)
     parts: list[list[Tensor]] = [[torch.zeros(0, encoder.card.features)] for encoder in encoders]
     done = 0

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sciencessl.evaluate.curves import TRAINED
 from sciencessl.evaluate.encoders import fresh_module
@@ -13,6 +14,7 @@ from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import Labelled
 from sciencessl.evaluate.fits import Fit, load_fit, run_fit, run_training, save_fit
 from sciencessl.evaluate.kinds import frozen_fit, output_width
+from sciencessl.evaluate.metrics import ordered_metrics
 from sciencessl.evaluate.models import holds_model, save_model
 from sciencessl.evaluate.plan import Item, Plan, Request, make_plan
 from sciencessl.monitor.throughput import Progress
@@ -40,6 +42,9 @@ class Fitter:
         """Compute a fit and keep it; its model first, where that is kept, so that a fit that is done has one."""
         plan = self.plan
         fit = self._train(item) if item.arm in TRAINED else self._head(item)
+        if plan.data.task.ordered:
+            more = ordered_metrics(fit.probabilities, item.part.data.test_labels)
+            fit = replace(fit, metrics={**fit.metrics, **more})
         key, folder = plan.key(item), plan.model_folder(item)
         if folder is not None:
             save_model(folder, item.arm, item.encoder, fit, key, plan.store, plan.data, plan.training_of(item.arm))

@@ -10,6 +10,8 @@ from torch import nn
 
 from sciencessl.backbones.named_weights import NamedWeights, find_named, is_named
 from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.errors import RegistryError, unknown_name
+from sciencessl.evaluate.colour_histogram import COLOUR_HISTOGRAM, FEATURES
 from sciencessl.evaluate.encoders import Encoder, frozen, run_encoder
 from sciencessl.evaluate.feature_table import is_feature_table, read_feature_table
 from sciencessl.registry import load_domain
@@ -21,15 +23,20 @@ from sciencessl.train.folder import ModelCard
 from sciencessl.train.inputs import input_stats
 
 
+BASELINE = "baseline:"
+"""What names of features begin with that nothing was learned for."""
+
+
 def find_encoder(run: str | Path, store: Store) -> Encoder:
     """What RUN means wherever a verb takes one.
 
     - a run folder: the encoder that it exported;
     - weights by name, `timm:NAME@FILE`, `timm:NAME.TAG`, `seer:SIZE`, `hub:OWNER/NAME` or `local-dir:FOLDER`
       (`named_weights.find_named`): a stock architecture, downloaded where it is not on this machine;
-    - a table of features with ids (`feature_table.read_feature_table`): a Parquet or HDF5 file, or an `embed` folder.
+    - a table of features with ids (`feature_table.read_feature_table`): a Parquet or HDF5 file, or an `embed` folder;
+    - `baseline:colour-histogram`: 16 bins a colour, with nothing learned (`colour_histogram.colour_histograms`).
 
-    The last two are `foreign`: what their training saw is not on record.
+    Weights by name and tables are `foreign`: what their training saw is not on record.
 
     Args:
         run: One of these.
@@ -37,14 +44,21 @@ def find_encoder(run: str | Path, store: Store) -> Encoder:
 
     Raises:
         RunError, DataError: When it is none of these, damaged, or does not fit.
-        RegistryError: When timm has no such architecture or weights.
+        RegistryError: When timm has no such architecture or weights, or for another baseline.
         OutOfReachError: When weights are to be downloaded and the hub does not answer.
         MissingExtraError: For HDF5 without h5py.
     """
+    if str(run).startswith(BASELINE):
+        return _baseline_encoder(str(run), store)
     if is_named(run):
         return _named_encoder(find_named(str(run)), store)
     path = local_path(run, "RUN")
     return _table_encoder(path, store) if is_feature_table(path) else run_encoder(path)
+
+
+def is_path(run: str | Path) -> bool:
+    """Whether RUN is a file or folder, and not the name of something."""
+    return not is_named(run) and not str(run).startswith(BASELINE)
 
 
 def _named_encoder(weights: NamedWeights, store: Store) -> Encoder:
@@ -70,6 +84,14 @@ def _table_encoder(path: Path, store: Store) -> Encoder:
     table = read_feature_table(path)
     card = _card(store, "features", table.values.shape[1])
     return Encoder(path.resolve().stem, card, nn.Identity(), table.digest, foreign=True, table=table)
+
+
+def _baseline_encoder(name: str, store: Store) -> Encoder:
+    if name != COLOUR_HISTOGRAM:
+        raise RegistryError(unknown_name("baseline", name, [COLOUR_HISTOGRAM]))
+    card = _card(store, COLOUR_HISTOGRAM, FEATURES)
+    encoder = Encoder(COLOUR_HISTOGRAM.partition(":")[2], card, nn.Identity(), "", statistics=True)
+    return replace(encoder, digest=digest(COLOUR_HISTOGRAM.encode(), encoder.input.encode()))
 
 
 def _card(store: Store, method: str, features: int) -> ModelCard:

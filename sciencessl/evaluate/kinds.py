@@ -11,6 +11,7 @@ from sciencessl.evaluate.linear import few_units, fit_logistic, unit_folds
 from sciencessl.evaluate.metrics import correct
 from sciencessl.evaluate.multilabel import fit_labels, label_metrics, multilabel_metrics, multilabel_scores
 from sciencessl.evaluate.retrieval import RetrievalScores, retrieval_scores
+from sciencessl.evaluate.sample_scores import kappa_scores
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.evaluate.votes import fit_votes, mean_fractions, vote_metrics, vote_scores
 
@@ -108,7 +109,8 @@ def sample_scores(data: TaskData, outputs: np.ndarray) -> np.ndarray:
     if data.task.kind == "retrieval":
         return outputs[:, 0 if name == "mean_average_precision" else 1].astype(np.float64)
     if targets is None:
-        return correct(outputs, data.test_labels)
+        score_class = kappa_scores if name == "quadratic_kappa" else correct
+        return score_class(outputs, data.test_labels)
     score = multilabel_scores if data.task.kind == "multilabel" else vote_scores
     return score(name, outputs.astype(np.float64), targets)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sciencessl.backbones.licenses import license_words
 from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
+from sciencessl.evaluate.colour_histogram import COLOUR_HISTOGRAM
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.seen import Mark, related, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
@@ -52,7 +53,9 @@ def mark_encoder(
     mark = what_pretraining_saw(
         labels, data.task.label_columns, derived, any(overlaps), foreign=foreign, task_where=tuple(data.task.where)
     )
-    if None in overlaps and not foreign:
+    if encoder.card.method == COLOUR_HISTOGRAM:
+        mark = dataclasses.replace(mark, sentence="Nothing was seen by pretraining: it has no weights.")
+    elif None in overlaps and not foreign:
         mark = _unreachable(mark, cards[overlaps.index(None)], (tested, store))
     notes = {card.label_note.partition(":")[0] for card in cards if card.label_note} if mark.columns else set()
     said = [mark.sentence, *(f"They are {note}." for note in sorted(notes))]

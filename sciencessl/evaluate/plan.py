@@ -170,7 +170,7 @@ class Plan:
 
     def model_folder(self, item: Item) -> Path | None:
         """Where the model of a fit is kept: of the first subset of the largest budget; None for any other fit."""
-        if item.arm not in SAVED or item.encoder.table is not None or self.data.task.kind == "retrieval":
+        if item.arm not in SAVED or not item.encoder.has_weights or self.data.task.kind == "retrieval":
             return None
         if item.seed or item.budget != self.largest_budget(item.arm) or len(self.parts) > 1:
             return None
@@ -317,7 +317,7 @@ def _part(
 def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
     task = data.task
     parts = (store.digest, other.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
-             data.train_units.tolist(), *filter(None, [store.removals_digest]))
+             data.train_units.tolist(), *filter(None, [store.removals_digest, "ordered" if task.ordered else ""]))
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)
 

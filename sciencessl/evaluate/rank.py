@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sciencessl.backbones.named_weights import is_named
 from sciencessl.errors import ConfigError, DataError, RunError, did_you_mean
 from sciencessl.evaluate.embedded import Embedded, EmbeddedFolder, is_embed_folder, read_folder, read_rows
 from sciencessl.evaluate.encoders import VARIANTS, Encoder, check_input, compute_embeddings, random_encoder
-from sciencessl.evaluate.foreign import find_encoder
+from sciencessl.evaluate.foreign import find_encoder, is_path
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.nearness import OTHERS, similarity, strangeness
 from sciencessl.evaluate.predict import kept_columns
@@ -190,7 +189,7 @@ class _Source:
 
     def __init__(self, run: str | Path, store: Store, folder: Path, field: _Field, asked: Asked) -> None:
         self.store, self.field, self.asked, self.folder = store, field, asked, folder
-        self.table = None if is_named(run) else local_path(run, "RUN")
+        self.table = local_path(run, "RUN") if is_path(run) else None
         self.encoder: Encoder | None = None
         self.name = str(run)
         if self.table is None or not is_embed_folder(self.table):
@@ -205,8 +204,8 @@ class _Source:
     @property
     def notes(self) -> tuple[str, ...]:
         said = []
-        if self.wanted and not self._learns:
-            said.append("no random encoders: a table of features does not say which architecture made it")
+        if self.wanted and (self.encoder is None or not self.encoder.has_weights):
+            said.append("no random encoders: features without an encoder do not say which architecture made them")
         if self.asked.anomalies and len(self.field.ranked) > OTHERS:
             said.append(f"distances are to neighbours among {OTHERS:,} random samples")
         return tuple(said)
@@ -221,7 +220,7 @@ class _Source:
         return EmbeddedFolder(self.folder / EMBEDDINGS, [self.encoder], self.store, self.field.index)
 
     def _random(self) -> EmbeddedFolder | None:
-        if self.wanted is None or self.encoder is None or self.encoder.table is not None:
+        if self.wanted is None or self.encoder is None or not self.encoder.has_weights:
             return None
         encoders = [random_encoder(self.encoder.card, number, variant)
                     for variant in VARIANTS for number in range(self.asked.random_encoders)]

@@ -25,6 +25,7 @@ METRICS = {
     "f1": "F1 score",
     "brier": "Brier score",
     "nll": "negative log-likelihood",
+    "quadratic_kappa": "quadratic weighted kappa",
     "rmse": "root mean square error of the fractions",
 }
 """Metrics whose name is not their words."""

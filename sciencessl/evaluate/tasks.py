@@ -188,7 +188,7 @@ class _Labels:
 def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
     """A class for each sample."""
     named = [class_names(task, side) for side in sides]
-    classes = tuple(sorted({*named[0].names} - {""}))
+    classes = _in_order(task, {*named[0].names} - {""})
     number = {name: i for i, name in enumerate(classes)}
     found = []
     for side, each in zip(sides, named, strict=True):
@@ -198,6 +198,21 @@ def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], li
         unknown = Counter(f"{name} (no label in {sides[0].name})" for name in lost)
         found.append(_Labels(side, side.index[rows], label[rows], dropped=each.dropped + unknown))
     return classes, found
+
+
+def _in_order(task: TransferTask, names: set[str]) -> tuple[str, ...]:
+    """Classes that occur: alphabetically, or where they are ordered as the task lists them, else by their numbers."""
+    listed = list(dict.fromkeys(task.classes.values() or task.columns))
+    if not task.ordered or not listed:
+        return tuple(sorted(names, key=_number_first if task.ordered else None))
+    return tuple(name for name in listed if name in names)
+
+
+def _number_first(name: str) -> tuple[float, str]:
+    try:
+        return float(name), name
+    except ValueError:
+        return float("inf"), name
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     """Arguments of `transfer`."""
     parser.add_argument("runs", nargs="+", metavar="RUN",
                         help="finished runs, weights by name (timm:NAME.TAG, timm:NAME@FILE, seer:32gf, "
-                        "hub:OWNER/NAME, local-dir:FOLDER), or tables of features with ids")
+                        "hub:OWNER/NAME, local-dir:FOLDER), tables of features with ids, or "
+                        "baseline:colour-histogram")
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store with the task's labels")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for table, plot, subsets and cached fits")
     parser.add_argument("--task", default="", help="a task of the domain (not needed if there is one), or a FILE.yaml")

@@ -280,8 +280,8 @@ def test_embeddings_of_ours_and_of_others_give_the_same_curve(
 def test_tables_take_part_where_features_are_enough(tmp_path: Path, survey: Store, run: Path) -> None:
     embed(run, survey.path, tmp_path / "theirs", workers=0)
     for arms, wrong in ((("frozen", "finetune"), "finetune"), (("random",), "random"), (("scratch",), "scratch")):
-        with pytest.raises(ConfigError, match=f"theirs: a table of features has no weights to train and no "
-                                              f"architecture, which arm '{wrong}' needs; with it choose --arms frozen"):
+        with pytest.raises(ConfigError, match=f"theirs: features without an encoder have no weights to train and "
+                                              f"no architecture, which arm '{wrong}' needs; choose --arms frozen knn"):
             _transfer([tmp_path / "theirs"], survey, tmp_path / "out", arms=arms)
     embed(run, survey.path, tmp_path / "tested", split="test", workers=0)
     with pytest.raises(DataError, match=r"tested has no features for .* samples that are needed, the first being 'g"):

@@ -46,15 +46,20 @@ def test_commands_of_a_study_are_understood(
     for _, words, _ in commands:
         assert cli.run(words) == 0, capsys.readouterr().err
     verbs = [args.verb for args in found]
-    pretrained = len(written["seeds"]) * len(written["methods"])
-    assert verbs == ["prepare", *["pretrain"] * pretrained, *["transfer"] * len(written["transfers"]), "compare",
-                     "report"]
-    for args in found[1 : 1 + pretrained]:
+    stores, methods = written["stores"], written["methods"]
+    pretrained = [args for args in found if args.verb == "pretrain"]
+    assert verbs == [*["prepare"] * len(stores), *["pretrain"] * len(pretrained),
+                     *["transfer"] * len(written["transfers"]), *["compare", "report"] * len(stores)]
+    for args in pretrained:
         settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
         assert explain(domain=written["domain"], method=args.method, config=args.config,
                        settings=settings | args.settings)
-    names = [f"runs/{method}-{seed}" for method in written["methods"] for seed in written["seeds"]]
-    assert found[1 + pretrained].runs == names
+    names = {store: [f"runs/{method}-{seed}" for method, options in methods.items()
+                     if options.get("store", next(iter(stores))) == store
+                     for seed in options.get("seeds", written["seeds"])] for store in stores}
+    assert sorted(args.out for args in pretrained) == sorted(name for runs in names.values() for name in runs)
+    for args in found[len(stores) + len(pretrained) :][: len(written["transfers"])]:
+        assert args.runs == [*written.get("beside", []), *names[Path(args.data).stem]]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, study: ModuleType, capsys: pytest.CaptureFixture[str],

@@ -104,13 +104,13 @@ def test_a_slide_of_a_whole_number_of_tiles_loses_none_to_float_noise() -> None:
 
 
 def test_an_overlap_is_read_in_every_unit() -> None:
-    words = ("0", "0px", "32px", "16um", " 16 UM", "0.25", "0.5")
-    assert [overlap_px(word, 128, (0.5, 0.5)) for word in words] == [0, 0, 32, 32, 32, 32, 64]
+    words = ("0", "0px", "32px", "16um", " 16 UM", "0.25", ".5", "32", "1")
+    assert [overlap_px(word, 128, (0.5, 0.5)) for word in words] == [0, 0, 32, 32, 32, 32, 64, 32, 1]
     assert overlap_px("10um", 128, (0.25, 0.35)) == 33
 
 
 @pytest.mark.parametrize(
-    "word", ["1", "32", "128px", "64um", "-0.1", "-3px", "nan", "inf", "px", "", "a quarter", "0.999"]
+    "word", ["128", "1.5", "2.5px", "128px", "64um", "-0.1", "-3px", "nan", "inf", "1e400", "px", "", "half", "0.999"]
 )
 def test_an_overlap_that_makes_no_sense_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=r"overlap is '.*' for tiles of 128 px; expected pixels such as `32px`"):
