@@ -223,7 +223,7 @@ def _stain(
         return None
     step = max(1, len(found.selected) // STAIN_TILES)
     tiles = read_tiles(reader, grid, found.selected[::step][:STAIN_TILES])
-    return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()  # type: ignore[arg-type]
+    return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()
 
 
 def safe(slide: str) -> str:
