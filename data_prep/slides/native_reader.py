@@ -92,13 +92,12 @@ class NativeReader:
         return self._described()
 
     def _draw(self, index: int, page: Page) -> list[tuple[int, int]]:
-        columns, rows = page.grid
         rng = np.random.default_rng([os.fstat(self._file).st_size, index, page.width, page.height])
         across, down = page.tile_px or (0, 0)
-        can_x = np.flatnonzero(self._judge.exact(index, np.arange(columns) * across))
-        can_y = np.flatnonzero(self._judge.exact(index, np.arange(rows) * down))
+        can_x = np.flatnonzero(self._judge.exact(index, np.arange(page.columns) * across))
+        can_y = np.flatnonzero(self._judge.exact(index, np.arange(page.rows) * down))
         drawn = zip(rng.choice(can_x, _DRAWS).tolist(), rng.choice(can_y, _DRAWS).tolist(), strict=True)
-        return [place for place in dict.fromkeys(drawn) if page.counts[place[1] * columns + place[0]]][:PROOFS]
+        return [place for place in dict.fromkeys(drawn) if page.counts[place[1] * page.columns + place[0]]][:PROOFS]
 
     def _compared(self, index: int, native: _Native, column: int, row: int) -> list[bool | None]:
         """Whether a tile is what the judge sees, None where it cannot be decoded here; nothing for a damaged tile."""
@@ -161,10 +160,13 @@ class NativeReader:
             return None
 
     def _compressed(self, page: Page, column: int, row: int) -> bytes:
-        index = row * page.grid[0] + column
-        with refusals(self._path, "corrupt"):
-            data = os.pread(self._file, int(page.counts[index]), int(page.offsets[index]))
-        if len(data) < page.counts[index]:
+        index = row * page.columns + column
+        count = page.counts.item(index)
+        try:
+            data = os.pread(self._file, count, page.offsets.item(index))
+        except OSError as error:
+            raise Refused("corrupt", f"its pixels cannot be read: {error.strerror}") from error
+        if len(data) < count:
             raise Refused("truncated", f"the file ends within its pixels; {AGAIN}")
         return data
 
