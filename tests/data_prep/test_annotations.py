@@ -50,10 +50,10 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_bomb_of_entities_ends_at_once(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "bomb.xml"
-    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [{LAUGHS}]><Annotations>&l9;</Annotations>',
-                    encoding=encoding)
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [{LAUGHS}]>'
+                    "<Annotations>&l9;</Annotations>", encoding=encoding)
     start = time.perf_counter()
-    with pytest.raises(DataError, match="entities|no XML"):
+    with pytest.raises(DataError, match=r"entities|no XML"):
         read_annotations(path)
     assert time.perf_counter() - start < 2
 
@@ -69,7 +69,8 @@ def test_an_entity_of_another_file_is_never_read(tmp_path: Path) -> None:
 
 def test_real_files_of_qupath_darwin_and_ndp_view_are_read(shared_data: Path) -> None:
     folder = shared_data / "pathology" / "annotations"
-    assert Counter(region.class_name for region in read_annotations(folder / "dlup_qupath05.geojson")) == {"I": 2, "UT": 1}
+    qupath = read_annotations(folder / "dlup_qupath05.geojson")
+    assert Counter(region.class_name for region in qupath) == {"I": 2, "UT": 1}
     darwin = read_annotations(folder / "dlup_darwin_103S.json")
     assert Counter((region.class_name, region.kind) for region in darwin) == {
         ("ROI (segmentation)", "area"): 1, ("stroma (area)", "area"): 4, ("lymphocyte (cell)", "point"): 5,

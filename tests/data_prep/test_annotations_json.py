@@ -58,7 +58,8 @@ def test_properties_may_be_null(tmp_path: Path) -> None:
 def test_several_shapes_of_a_feature_are_several_regions(tmp_path: Path) -> None:
     moved = [[x + 20, y] for x, y in RING]
     found = read(tmp_path, [
-        feature("MultiPolygon", [[RING, HOLE], [moved]]), feature("Point", [3, 4]), feature("MultiPoint", [[1, 2], [3, 4]]),
+        feature("MultiPolygon", [[RING, HOLE], [moved]]), feature("Point", [3, 4]),
+        feature("MultiPoint", [[1, 2], [3, 4]]),
         {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": [
             {"type": "Polygon", "coordinates": [RING]}, {"type": "Point", "coordinates": [5, 6]}]}},
     ])
@@ -68,8 +69,8 @@ def test_several_shapes_of_a_feature_are_several_regions(tmp_path: Path) -> None
 
 def test_lines_empty_shapes_and_missing_geometries_are_counted(tmp_path: Path) -> None:
     skipped: Counter[str] = Counter()
-    found = read(tmp_path, [feature("LineString", [[0, 0], [1, 1]]), feature() | {"geometry": None}, feature("Polygon", []),
-                            feature("MultiPolygon", [])], skipped=skipped)
+    found = read(tmp_path, [feature("LineString", [[0, 0], [1, 1]]), feature() | {"geometry": None},
+                            feature("Polygon", []), feature("MultiPolygon", [])], skipped=skipped)
     assert not found
     assert skipped == {"lines": 1, "features without a geometry": 1, "areas of fewer than three corners": 1}
 
@@ -129,8 +130,8 @@ def test_darwin_polygons_boxes_ellipses_and_points_are_read(tmp_path: Path) -> N
     assert skipped == {"lines": 1, "annotations without a shape": 1}
 
 
-@pytest.mark.parametrize("annotation", [{"polygon": {"paths": [[{"x": 1}]]}}, {"keypoint": 5}, {"bounding_box": {"x": 1}},
-                                        {"polygon": {"paths": None}}])
+@pytest.mark.parametrize("annotation", [{"polygon": {"paths": [[{"x": 1}]]}}, {"polygon": {"paths": None}},
+                                        {"keypoint": 5}, {"bounding_box": {"x": 1}}])
 def test_damaged_darwin_annotations_are_an_error_with_their_number(tmp_path: Path, annotation: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="annotation 1 is damaged"):
         read(tmp_path, darwin({"keypoint": {"x": 1, "y": 1}}, annotation))

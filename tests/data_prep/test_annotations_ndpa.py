@@ -107,7 +107,7 @@ def test_a_slide_that_does_not_say_or_cannot_be_opened_is_an_error(
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
     opened(monkeypatch, file, {name: value for name, value in SAID.items() if "YOffset" not in name})
-    with pytest.raises(DataError, match="does not say 'hamamatsu.YOffsetFromSlideCentre', which places them"):
+    with pytest.raises(DataError, match=r"does not say 'hamamatsu.YOffsetFromSlideCentre', which places them"):
         read_annotations(write(file, AREA))
     opened(monkeypatch, file, None)
     with pytest.raises(DataError, match=r"slide .*S\.ndpi, whose annotations are to be read, cannot be opened"):

@@ -75,7 +75,8 @@ def test_a_table_without_geometry_and_a_cut_file_are_errors(tmp_path: Path) -> N
 
 def test_nineteen_thousand_nuclei_of_a_real_biopsy_are_read(shared_data: Path) -> None:
     skipped: Counter[str] = Counter()
-    found = read_annotations(shared_data / "pathology" / "histolytics" / "cervix_biopsy_nuclei.parquet", skipped=skipped)
+    folder = shared_data / "pathology" / "histolytics"
+    found = read_annotations(folder / "cervix_biopsy_nuclei.parquet", skipped=skipped)
     # The counts of classes are those that pyarrow gives of the column.
     assert Counter(region.class_name for region in found) == {
         "connective": 8177, "inflammatory": 6827, "neoplastic": 3572, "glandular_epithel": 618, "squamous_epithel": 3}

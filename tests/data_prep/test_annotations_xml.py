@@ -39,8 +39,9 @@ def test_asap_polygons_rectangles_splines_and_dots_are_read(tmp_path: Path) -> N
     skipped: Counter[str] = Counter()
     square = coordinates((0, 0), (10, 0), (10, 8), (0, 8))
     found = read(tmp_path, asap(
-        ("Polygon", "Tumor", square), ("Rectangle", "Tumor", square), ("Rectangle", "None", coordinates((1, 2), (4, 6))),
-        ("Spline", "Stroma", square), ("Dot", "Mitosis", coordinates((5, 6))),
+        ("Polygon", "Tumor", square), ("Rectangle", "Tumor", square),
+        ("Rectangle", "None", coordinates((1, 2), (4, 6))), ("Spline", "Stroma", square),
+        ("Dot", "Mitosis", coordinates((5, 6))),
         ("PointSet", "Mitosis", coordinates((1, 2), (3, 4))), ("Measurement", "None", coordinates((0, 0), (1, 1))),
     ), skipped)
     assert [(region.class_name, region.kind) for region in found] == [
@@ -62,7 +63,9 @@ def test_an_asap_corner_without_numbers_is_an_error_with_its_place(tmp_path: Pat
         read(tmp_path, ASAP)
 
 
-def region(*corners: tuple[float, float], kind: str = "0", negative: str = "0", text: str = "", tag: str = "Vertex") -> str:
+def region(
+    *corners: tuple[float, float], kind: str = "0", negative: str = "0", text: str = "", tag: str = "Vertex"
+) -> str:
     tags = "".join(f'<{tag} X="{x}" Y="{y}" Z="0"/>' for x, y in corners)
     return f'<Region Type="{kind}" NegativeROA="{negative}" Text="{text}"><Vertices>{tags}</Vertices></Region>'
 
@@ -77,8 +80,9 @@ SQUARE = ((0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0))
 
 def test_aperio_regions_have_the_class_of_their_layer(tmp_path: Path) -> None:
     skipped: Counter[str] = Counter()
-    found = read(tmp_path, aperio(region(*SQUARE), region((1, 2), (4, 6), kind="1"), region((10, 20), (50, 40), kind="2"),
-                                  region((0, 0), (1, 1), kind="3"), region((0, 0), (1, 1), kind="4")), skipped)
+    found = read(tmp_path, aperio(
+        region(*SQUARE), region((1, 2), (4, 6), kind="1"), region((10, 20), (50, 40), kind="2"),
+        region((0, 0), (1, 1), kind="3"), region((0, 0), (1, 1), kind="4")), skipped)
     assert [found.class_name for found in found] == ["Tumor"] * 3
     assert found[1].box == (1, 2, 4, 6)
     assert found[2].box == pytest.approx((10, 20, 50, 40))
@@ -111,10 +115,11 @@ def test_negative_regions_are_holes_of_what_is_around_them(tmp_path: Path) -> No
 
 
 def test_halo_files_are_read_alike(tmp_path: Path) -> None:
-    found = read(tmp_path, aperio(region(*SQUARE, kind="Polygon", tag="V"), region((0, 0), (1, 1), kind="Ruler", tag="V")))
+    found = read(tmp_path, aperio(region(*SQUARE, kind="Polygon", tag="V"),
+                                  region((0, 0), (1, 1), kind="Ruler", tag="V")))
     assert [each.box for each in found] == [(0, 0, 10, 10)]
 
 
 def test_an_aperio_corner_without_numbers_is_an_error_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="layer 0, region 1 has a corner that is no pair of numbers: .*no X"):
+    with pytest.raises(DataError, match=r"layer 0, region 1 has a corner that is no pair of numbers: .*no X"):
         read(tmp_path, aperio(region(*SQUARE), '<Region><Vertices><Vertex Y="1"/></Vertices></Region>'))

@@ -75,7 +75,8 @@ def test_what_a_crossing_ring_goes_round_twice_is_outside() -> None:
 
 
 def test_regions_outside_the_raster_and_points_cover_nothing() -> None:
-    far = [area(square(-50, -50, -20, 90)), area(square(1e7, 0, 2e7, 10)), Region((np.array([[5.0, 5.0]]),), "p", "point")]
+    point = Region((np.array([[5.0, 5.0]]),), "p", "point")
+    far = [area(square(-50, -50, -20, 90)), area(square(1e7, 0, 2e7, 10)), point]
     assert not rasterise(far, (10, 10), (1, 1)).any()
     assert not rasterise([], (10, 10), (1, 1)).any()
 
