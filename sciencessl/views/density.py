@@ -1,7 +1,7 @@
 """Optical density of stained tissue, of pixels and back, and the colours of the usual stains.
 
-Ruifrok and Johnston 2001 (Anal. Quant. Cytol. Histol. 23, 291). Intensity is (value + 1) / 256, so that 255 is clear glass,
-black has a density, and every value comes back. Densities are natural logarithms unless called decadic.
+Ruifrok and Johnston 2001 (Anal. Quant. Cytol. Histol. 23, 291). Intensity is (value + 1) / 256, so that 255 is clear
+glass, black has a density, and every value comes back. Densities are natural logarithms unless called decadic.
 """
 
 from __future__ import annotations
