@@ -45,6 +45,7 @@ def append_plan(domain: str, source: Source, old: Store, labels: str) -> tuple[P
     """The plan of a new version of a store, and the source that fills its new rows.
 
     Samples keep row, place and index. Inputs whose id the store has, withdrawn ones among them, are refused unread.
+    Inputs of many samples, such as slides, are left alone where the store has all of them.
 
     Args:
         domain: Name of the domain.
@@ -58,6 +59,7 @@ def append_plan(domain: str, source: Source, old: Store, labels: str) -> tuple[P
         ConfigError: When labels follow another schema.
     """
     known = {*old.ids}
+    source, said_alone = _without_known(source, known, old)
     fresh = [entry for entry in source.inputs if entry.id not in known]
     repeated = [replace(entry, handle=DUPLICATE, expected_bytes=0) for entry in source.inputs if entry.id in known]
     if source.inputs and not fresh:
@@ -84,9 +86,31 @@ def append_plan(domain: str, source: Source, old: Store, labels: str) -> tuple[P
                      "shuffle` makes larger ones")
     more = replace(
         source, read=WithDuplicates(source.read), labels=_joined(old, source.labels, labels),
-        guessed=(*source.guessed, said, *again),
+        guessed=(*source.guessed, said, *said_alone, *again),
     )
     return Plan(header, tasks, plan.row_bytes, old), more
+
+
+def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source, list[str]]:
+    """The source without inputs of many samples that are all in the store, and a sentence on these.
+
+    Raises:
+        DataError: When some samples of an input are there and some are not, or nothing is left.
+    """
+    kept, alone = [], 0
+    for entry in source.inputs:
+        there = sum(name in known for name in entry.ids)
+        if entry.ids and 0 < there < len(entry.ids):
+            raise DataError(f"{there:,} of the {len(entry.ids):,} samples of {entry.id.partition('#')[0]!r} are in "
+                            f"{old.path} already: it was cut otherwise then. Prepare a store of its own.")
+        if entry.ids and there:
+            alone += 1
+        else:
+            kept.append(entry)
+    if alone and not kept:
+        raise DataError(f"all samples of the {alone:,} inputs are in {old.path} already: there is nothing to append.")
+    said = [f"{alone:,} inputs are there already, with all of their samples, and are left alone"] if alone else []
+    return replace(source, inputs=kept), said
 
 
 def _check_groups(old: Store, fresh: Sequence[Input]) -> None:

@@ -148,7 +148,7 @@ def _canonical_bytes(raw: bytes, options: Canonical) -> bytes:
         as_is = _is_canonical(image, raw) and orientation == 1
         if as_is and not _shrunk_size(image.size, options):
             return raw
-        flat = _to_eight_bits(image)
+        flat = to_eight_bits(image)
         upright = flat if orientation == 1 else flat.transpose(_UPRIGHT[orientation])
         is_jpeg = image.format in ("JPEG", "MPO")
     pixels = np.asarray(upright)
@@ -189,8 +189,12 @@ def _shrunk_size(size: tuple[int, int], options: Canonical) -> tuple[int, int] |
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Mode `L` or `RGB`."""
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Mode `L` or `RGB`: palettes and CMYK become RGB, alpha is laid over white, 16 bits lose their low byte.
+
+    Raises:
+        Refused: With reason unsupported for floating-point pixels, and for integers that 16 bits do not hold.
+    """
     if image.mode.startswith("I"):
         return _from_integers(image)
     if image.mode == "F":

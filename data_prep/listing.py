@@ -19,11 +19,11 @@ IMAGE_SUFFIXES = (
 )
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz", ".fits.bz2")
 SAMPLE_SUFFIXES = (*IMAGE_SUFFIXES, *FITS_SUFFIXES)
-SLIDE_SUFFIXES = (
-    ".svs", ".ndpi", ".scn", ".mrxs", ".svslide", ".bif", ".vms", ".vmu", ".dcm", ".tif", ".tiff", ".jpg", ".jpeg",
-    ".png", ".jp2",
+SCANNER_SUFFIXES = (
+    ".svs", ".ndpi", ".scn", ".mrxs", ".dcm", ".bif", ".vms", ".vmu", ".svslide", ".tif", ".tiff", ".btf",
 )
-"""Whole slides, and images of whole slides."""
+SLIDE_SUFFIXES = tuple(dict.fromkeys((*SCANNER_SUFFIXES, *IMAGE_SUFFIXES)))
+"""How names of slides end: formats of scanners first, then plain images."""
 CATALOGUE_NAMES = (
     "catalogue.csv", "catalogue.parquet", "catalogue.fits", "catalogue.vot", "catalogue.votable", "catalogue.xml",
     "manifest.csv",

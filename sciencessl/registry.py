@@ -30,6 +30,7 @@ PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
 LABEL_READER = "sciencessl.data_prep.label_table:read_label_table"
 SKY_LABEL_READER = "sciencessl.data_prep.label_table:read_sky_table"
 EXPORT_READER = "sciencessl.data_prep.zooniverse:read_vote_table"
+ANNOTATION_READER = "sciencessl.data_prep.slide_labels:read_slide_labels"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
 DEMO_DOMAIN = "galaxy"
@@ -207,6 +208,12 @@ def sky_label_reader() -> Callable[..., Any]:
 def export_reader() -> Callable[..., Any]:
     """The function that reads votes from an export of a volunteers' project."""
     function: Callable[..., Any] = resolve(EXPORT_READER)
+    return function
+
+
+def annotation_reader() -> Callable[..., Any]:
+    """The function that reads what was drawn on slides as labels of their tiles."""
+    function: Callable[..., Any] = resolve(ANNOTATION_READER)
     return function
 
 

@@ -9,12 +9,16 @@ from typing import Literal
 from sciencessl.errors import ConfigError, unknown_name
 
 PRIMARY_METRICS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("class", "bag", "dense"), ("balanced_accuracy", "accuracy")),
+    **dict.fromkeys(("class", "bag"), ("balanced_accuracy", "accuracy", "quadratic_kappa")),
+    "dense": ("balanced_accuracy", "accuracy"),
     "multilabel": ("average_precision", "auroc", "f1"),
     "counts": ("nll", "rmse"),
     "retrieval": ("mean_average_precision", "precision_at_k"),
 }
 """Kind of task -> metrics that it may be judged by, the default first."""
+
+ORDERED_KINDS = ("class", "bag")
+"""Kinds of task whose classes may be in an order."""
 
 NO_MAJORITY = "no majority"
 """Value of a sample with enough votes, where no answer has more than its share of them: `classes` may map it."""
@@ -32,7 +36,8 @@ class TransferTask:
             of `columns` and `NO_MAJORITY`, which is dropped where `classes` is empty.
         where: Column -> values kept; rows with any other value are left out before anything else.
         kind: What the label is.
-        unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample itself.
+        unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample, or bag, itself.
+            By default `object`; of bags `group`, so that several slides of a patient stay together.
         metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
         budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
         description: One line for people.
@@ -40,6 +45,10 @@ class TransferTask:
             `class` and `retrieval` the same votes, instead of a `column`: the leading answer is the sample's value.
         above: Share of the votes that the leading answer must exceed to be the value.
         least_votes: Samples with fewer votes have no value.
+        ordered: Whether the classes are in an order, from least to most: that of `classes`, or else of their numbers or
+            names. Then `quadratic_kappa` is known, and of two classes `sensitivity_at_95`, which is that to the last
+            one; for kinds `class` and `bag`.
+        bag: Column that names the bag of each sample, for kind `bag`: all samples of a bag have one label.
 
     Raises:
         ConfigError: For an unknown kind or metric, no name, unit or budget, columns that do not fit the kind, or a
@@ -51,15 +60,18 @@ class TransferTask:
     classes: Mapping[str, str] = field(default_factory=dict)
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kind: Literal["class", "multilabel", "counts", "dense", "bag", "retrieval"] = "class"
-    unit: str = "object"
+    unit: str = ""
     metric: str = ""
     budgets: tuple[str, ...] = ("20/class", "50/class", "all")
     description: str = ""
     columns: tuple[str, ...] = ()
     above: float = 0.5
     least_votes: float = 10
+    ordered: bool = False
+    bag: str = "slide"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", self.unit or ("group" if self.kind == "bag" else "object"))
         _check_task(self)
         object.__setattr__(self, "metric", self.metric or PRIMARY_METRICS[self.kind][0])
 
@@ -68,16 +80,26 @@ class TransferTask:
         """All columns that hold the label, one or several."""
         return self.columns or (self.column,)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All columns that a store must have: of the label, of `where`, and the bag's."""
+        return (*self.label_columns, *self.where, *((self.bag,) if self.kind == "bag" else ()))
+
 
 def _check_task(task: TransferTask) -> None:
     where = f"task {task.name!r}"
-    if not (task.name and task.unit and task.budgets):
-        raise ConfigError(f"{where}: name, unit {task.unit!r} and budgets {list(task.budgets)} must not be empty.")
+    if not (task.name and task.budgets and task.bag):
+        raise ConfigError(f"{where}: name, bag {task.bag!r} and budgets {list(task.budgets)} must not be empty.")
     if task.kind not in PRIMARY_METRICS:
         raise ConfigError(f"{where}: {unknown_name('kind', task.kind, PRIMARY_METRICS)}")
     known = PRIMARY_METRICS[task.kind]
     if task.metric not in ("", *known):
         raise ConfigError(f"{where}: {unknown_name('primary metric', task.metric, known)}")
+    if task.metric == "quadratic_kappa" and not task.ordered:
+        raise ConfigError(f"{where}: metric 'quadratic_kappa' is of classes in an order: list them in `classes` from "
+                          "least to most, and set `ordered: true`.")
+    if task.ordered and task.kind not in ORDERED_KINDS:
+        raise ConfigError(f"{where}: ordered is for kinds {', '.join(ORDERED_KINDS)}; this one is {task.kind!r}.")
     given = f"got column {task.column!r}, columns {list(task.columns)}, classes {dict(task.classes)}"
     least = {"multilabel": 1, "counts": 2}.get(task.kind, 0)
     few = len(set(task.columns)) < max(least or 2, len(task.columns))

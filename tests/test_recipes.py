@@ -7,27 +7,32 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sciencessl.config import FullConfig, build_config, chosen_method, flatten, preset_layers
-from sciencessl.domains.web.views import WebViews
+from sciencessl.data_prep.slides.resolution import RECIPES
 from sciencessl.errors import ConfigError
 from sciencessl.explanation import explain
-from sciencessl.optim.schedules import epochs_to_steps, warmup_cosine
+from sciencessl.optim.schedules import epochs_to_steps, target_momentum, warmup_cosine
 from sciencessl.presets import presets
 from sciencessl.registry import load_domain, load_method
+from sciencessl.samples import Sample
 from sciencessl.train.run import fresh_settings
 
 IMAGENET = 1_281_167
 BILLION = 1_000_000_000
 EPOCHS = (100, 300, 1000)
 SIZES = ("016", "032", "160", "320")
-RUNS = [*(f"byol_resnet50_{n}ep" for n in EPOCHS), *(f"byol_regnety_{n}" for n in SIZES), "seer_256gf", "seer_128gf"]
+RUNS = [*(f"byol_resnet50_{n}ep" for n in EPOCHS), *(f"byol_regnety_{n}" for n in SIZES), "seer_256gf", "seer_128gf",
+        "ptcga200"]
+DOMAINS = {"ptcga200": "pathology"}
+"""Recipe -> the domain whose views it sets, where that is not photos."""
 
 
 @cache
 def recipe(name: str) -> FullConfig:
-    return fresh_settings(load_domain("web"), "STORE", "", "laptop", [f"recipe/{name}"], {})
+    return fresh_settings(load_domain(DOMAINS.get(name, "web")), "STORE", "", "laptop", [f"recipe/{name}"], {})
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -36,8 +41,10 @@ def test_a_recipe_takes_nothing_from_presets_and_repeats_no_default(name: str) -
     assert not [(key, layer) for key, layer in found.origin.items() if layer.startswith(("scale", "method"))]
     own = {key for key, layer in found.origin.items() if layer == f"recipe/{name}"}
     method = load_method(found.run.method)
-    default = dict(flatten(build_config([], method.Options, WebViews, {"data": "STORE"}).to_dict(), set(found.origin)))
-    below = preset_layers("laptop", found.run.method, "web", [])
+    domain = load_domain(DOMAINS.get(name, "web"))
+    plain = build_config([], method.Options, domain.train_options, {"data": "STORE"}).to_dict()
+    default = dict(flatten(plain, set(found.origin)))
+    below = preset_layers("laptop", found.run.method, domain.name, [])
     replaced = {key for layer in below for key, _ in flatten(layer.values, set(found.origin))}
     values = dict(flatten(found.to_dict(), set(found.origin)))
     # Defaults of views are those of a domain, and a recipe serves several.
@@ -91,6 +98,47 @@ def test_seer_has_the_numbers_of_its_card(name: str, backbone: str, batch: int, 
     assert (run.compute.sync_bn_ranks, run.compute.checkpointing, run.compute.strategy) == (64, "stage", "fsdp")
 
 
+def test_ptcga200_has_the_numbers_of_its_card() -> None:
+    found = recipe("ptcga200")
+    run, options, views = found.run, found.options, found.views
+    assert (run.method, run.backbone, run.epochs, run.optim.name) == ("byol", "resnet50", 40, "lars")
+    assert (run.optim.weight_decay, run.optim.momentum, run.optim.final) == (1e-6, 0.9, 0.0)
+    assert round(run.optim.warmup * 40, 9) == 10
+    assert (options.hidden, options.out, options.tau_base, options.tau_schedule) == (4096, 256, 0.99, "cosine")
+    assert (views.size, views.area, views.greyscale, views.blur, views.stain) == (224, (0.8, 1.0), 0.2, 0.5, 0.0)
+    assert (views.brightness, views.contrast, views.saturation, views.hue) == (0.4, 0.4, 0.4, 0.1)
+
+
+@pytest.mark.parametrize("batch", [64, 512, 4096])
+def test_the_learning_rate_of_ptcga200_follows_the_batch_down_too(batch: int) -> None:
+    # A defect elsewhere: batch // 512 makes it 0 below 512.
+    rate = recipe("ptcga200").run.optim.at_batch(batch).learning_rate
+    assert rate == pytest.approx(0.45 * batch / 512, rel=1e-12)
+
+
+def test_ptcga200_is_evaluated_at_half_a_micrometre_a_pixel() -> None:
+    tile = RECIPES["ptcga200"]
+    assert (tile.tile_px, tile.mpp) == (512, 0.39)
+    assert 200 / tile.mpp == pytest.approx(512.82, abs=0.005)
+    assert tile.field_um == pytest.approx(199.68)
+    views = recipe("ptcga200").views
+    window = views.evaluation_window * tile.tile_px
+    assert window == 287
+    assert window * tile.mpp / views.size == pytest.approx(0.4997, abs=5e-5)
+    # An image whose pixels are 1 in the middle 287 only: the evaluated view shows nothing else.
+    image = np.zeros((512, 512, 3), np.uint8)
+    image[112:399, 112:399] = 1
+    evaluate = load_domain("pathology").views(views)[1]
+    seen = evaluate(Sample({"tile": image}, {}, "t", 0), lambda view: np.random.default_rng(view))[0].fields["tile"]
+    assert seen.shape == (224, 224, 3)
+    assert seen.min() == 1
+
+
+def test_the_momentum_of_the_card_is_half_way_in_the_middle() -> None:
+    taus = [target_momentum(step, 1000, 0.97, "cosine") for step in (0, 500, 1000)]
+    assert taus == pytest.approx([0.97, 0.985, 1.0])
+
+
 def test_a_flag_wins_over_a_recipe_and_its_length_replaces_the_recipes_own() -> None:
     flags = {"steps": "5", "backbone": "resnet18"}
     run = fresh_settings(load_domain("web"), "STORE", "", "laptop", ["recipe/byol_resnet50_100ep"], flags).run
@@ -122,7 +170,7 @@ def test_every_recipe_is_listed_with_what_it_is() -> None:
 
 def test_recipes_say_what_is_not_verified() -> None:
     for preset in presets():
-        if preset.name.startswith("seer"):
+        if preset.name.startswith(("seer", "ptcga200")):
             assert "Unverified" in preset.about
         if preset.name.startswith("byol_regnety"):
             assert "ours" in preset.about

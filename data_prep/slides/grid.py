@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from sciencessl.errors import ConfigError
 
 MOST_TILES = 50_000_000
 """Candidates of one slide: more are a mistake in a setting, and would fill the memory."""
+_OVERLAP = re.compile(r"(?P<number>\d{1,9}(\.\d*)?|\.\d+) *(?P<unit>px|um|)")
 _NOISE_PX = 1e-6  # of a stored pixel: what a ratio of floats may lack of a whole number
 
 Float64 = npt.NDArray[np.float64]
@@ -76,16 +78,16 @@ def tile_grid(
         info: The slide.
         mpp: Scale of its level 0.
         target: Scale and side of stored tiles; see `serving_level` for what is stored as it is.
-        overlap: Of neighbouring tiles: `32px` in stored pixels, `16um`, or `0.25` of the side; rounded to whole stored
-            pixels, below the side.
+        overlap: Of neighbouring tiles: `32px` in stored pixels, `16um`, or `0.25` of the side, rounded to whole stored
+            pixels; see `overlap_px`.
         edges: `skip` keeps whole tiles only; `pad` goes on until the slide is covered, with white beyond it, and
             `valid` tells how much; `shift` moves the last column and row back onto the slide.
         upsample: Enlarge slides that are coarser than the target instead of refusing them.
 
     Raises:
-        ConfigError: For an overlap or edges that cannot be read, an overlap of a side or more, or a grid of more than
-            50 million tiles.
-        Refused: With reason `too-coarse`; `too-small` where not one tile fits and edges are not padded.
+        ConfigError: For an overlap or edges that cannot be read, or an overlap of a side or more.
+        Refused: With reason `too-coarse`; `too-small` where not one tile fits and edges are not padded; `too-large` for
+            more than 50 million tiles.
     """
     serving = serving_level(info, mpp, target, upsample)
     level, side = info.levels[serving.level], target.tile_px
@@ -95,8 +97,8 @@ def tile_grid(
     if not len(x) * len(y):
         raise Refused("too-small", _too_small(info, mpp, side, serving.mpp))
     if len(x) * len(y) > MOST_TILES:
-        raise ConfigError(f"overlap {overlap} gives {len(x)} x {len(y)} tiles of {side} px; at most {MOST_TILES} fit: "
-                          "ask for less overlap, larger tiles or a coarser scale.")
+        raise Refused("too-large", f"overlap {overlap} gives {len(x)} x {len(y)} tiles of {side} px, at most "
+                      f"{MOST_TILES} fit; ask for less overlap, larger tiles or a coarser scale")
     inside = [_share_inside(at, side * step, size) for at, step, size in zip((x, y), serving.step, sizes, strict=True)]
     columns, rows = np.tile(x, len(y)), np.repeat(y, len(x))
     down = level.downsample
@@ -128,20 +130,22 @@ def overlap_px(text: str, side: int, mpp: tuple[float, float]) -> int:
     """Stored pixels that neighbouring tiles share.
 
     Args:
-        text: `32px`, `16um` or a share of the side such as `0.25`.
+        text: `32px` or `32`, `16um`, or a share of the side below 1 such as `0.25`.
         side: Of the tile in stored pixels.
         mpp: (x, y) um a stored pixel; an overlap in um is by their mean.
 
     Raises:
-        ConfigError: For another word, or an overlap below 0 or of a side or more.
+        ConfigError: For another word, part of a pixel, or an overlap of a side or more.
     """
-    word = text.strip().lower()
-    unit = {"px": 1.0, "um": 2 / sum(mpp)}.get(word[-2:])
-    try:
-        pixels = float(word) * side if unit is None else float(word[:-2]) * unit
-    except ValueError:
-        pixels = np.nan
-    if not (0 <= pixels < side and round(pixels) < side):
+    word = _OVERLAP.fullmatch(text.strip().lower())
+    number = float(word["number"]) if word else side
+    if word and not word["unit"] and number < 1:
+        number *= side
+    elif word and word["unit"] == "um":
+        number *= 2 / sum(mpp)
+    elif number != int(number):
+        number = side
+    if round(number) >= side:
         raise ConfigError(f"overlap is {text!r} for tiles of {side} px; expected pixels such as `32px`, um such as "
-                          "`16um`, or a share of the side such as `0.25`: 0 or more, and less than the side.")
-    return round(pixels)
+                          "`16um`, or a share of the side such as `0.25`: less than the side.")
+    return round(number)

@@ -20,7 +20,7 @@ SQUARE_WITHIN = 0.05
 """Pixels whose sides differ by more than this share are made square: they are never stored as they are."""
 STRANGE_BEYOND = 0.2
 """Pixels whose sides differ by more than this share are a wrong tag."""
-LEAST_TILE_PX, MOST_TILE_PX = 8, 4096
+LEAST_TILE_PX, MOST_TILE_PX = 8, 2048
 """Sides of stored tiles."""
 
 _GIVE_MPP = "give its um/px with --slide-mpp, the manifest column `mpp`, or --vendor-mpp"
@@ -57,7 +57,7 @@ def parse_target(mpp: str, tile_px: int, tile_um: float | None = None, exact: bo
     Args:
         mpp: um/px such as `0.5`; `native` for the pixels of level 0; or an objective power such as `20x`, an alias for
             10/20 = 0.5 um/px. Only an alias, since objectives of one power differ in scale.
-        tile_px: Side in stored pixels, 8 to 4096.
+        tile_px: Side in stored pixels, 8 to 2048.
         tile_um: Side in um; where given, `tile_px` follows from it, rounded to whole pixels.
         exact: See `Target`.
 

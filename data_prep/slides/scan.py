@@ -12,19 +12,19 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from sciencessl.data_prep.annotations import read_annotations
 from sciencessl.data_prep.outlines import outlines, write_geojson
-from sciencessl.data_prep.regions import rasterise
-from sciencessl.data_prep.slides.grid import TileGrid, tile_grid
 from sciencessl.data_prep.slides.opening import open_slide
-from sciencessl.data_prep.slides.resolution import slide_mpp
 from sciencessl.data_prep.slides.tiles import read_tiles
 from sciencessl.data_prep.stain import fit_slide
 from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 
 from sciencessl.data.order import derive_key
+from sciencessl.data_prep.annotations import read_annotations
 from sciencessl.data_prep.decode import Refused, encode
+from sciencessl.data_prep.regions import rasterise
+from sciencessl.data_prep.slides.grid import TileGrid, tile_grid
 from sciencessl.data_prep.slides.pseudonyms import scrub
+from sciencessl.data_prep.slides.resolution import slide_mpp
 from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.slides.thumbnail import thumbnail
@@ -73,7 +73,7 @@ class SlideScan:
         detail: What is wrong and what to do, for people; empty when ready.
         info: What the file says; None where it cannot be opened.
         mpp: The scale that counts, with its origin; None where there is none.
-        tissue: How tissue was found: method, thresholds, scores, and the share of it; empty where it was not looked for.
+        tissue: How tissue was found: method, thresholds, scores and its share; empty where it was not looked for.
         candidates: Tiles of the grid.
         kept: Tiles with enough tissue.
         stain: Fit of the slide's stain, where asked for.
@@ -160,7 +160,7 @@ def _look(file: SlideFile, settings: SlideSettings, folder: Path, found: SlideSc
         try:
             small, scale = thumbnail(reader)
             write_atomic(thumbnail_file(folder, file.slide), encode(small, False, 0))
-            mpp = slide_mpp(reader.info, settings.slide_mpp, file.mpp, settings.vendor_mpp)
+            mpp = slide_mpp(reader.info, settings.slide_mpp, file.mpp, settings.mpp_of_vendor)
             found = replace(found, mpp=mpp)
             grid = all_tiles(reader.info, mpp, settings)
             tissue = _tissue(file, settings, small, scale, mpp)
@@ -223,7 +223,7 @@ def _stain(
         return None
     step = max(1, len(found.selected) // STAIN_TILES)
     tiles = read_tiles(reader, grid, found.selected[::step][:STAIN_TILES])
-    return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()  # type: ignore[arg-type]
+    return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()
 
 
 def safe(slide: str) -> str:

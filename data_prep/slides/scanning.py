@@ -131,4 +131,5 @@ def _state(scan: SlideScan) -> dict[str, object]:
 def states_text(scans: Sequence[SlideScan]) -> str:
     """How many slides are in which state."""
     counts = Counter(scan.state for scan in scans)
-    return ", ".join(f"{counts[state]:,} {state}" for state in sorted(counts, key=lambda state: (state != READY, state)))
+    ordered = sorted(counts, key=lambda state: (state != READY, state))
+    return ", ".join(f"{counts[state]:,} {state}" for state in ordered)

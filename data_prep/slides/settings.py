@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sciencessl.data_prep.slides.grid import overlap_px
 from sciencessl.data_prep.slides.resolution import RECIPES, Target, parse_target
+from sciencessl.data_prep.tiling import EDGES
 from sciencessl.errors import ConfigError, unknown_name
 
-EDGES = ("skip", "pad", "shift")
 TISSUE_METHODS = ("auto", "otsu", "saturation", "entropy", "all")
 ENCODINGS = ("jpeg", "png", "raw")
 STAINS = ("none", "macenko", "reinhard")
-MOST_TILE_PX = 2048
 _VENDOR = re.compile(r"[\w-]+=(?=.*[1-9])\d*\.?\d+")
 
 
@@ -75,7 +75,6 @@ class SlideSettings:
     def __post_init__(self) -> None:
         for name, allowed in (("edges", EDGES), ("tissue", TISSUE_METHODS), ("encoding", ENCODINGS), ("stain", STAINS)):
             _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
-        _require("tile_px", self.tile_px, 8 <= self.tile_px <= MOST_TILE_PX, f"8 to {MOST_TILE_PX}")
         _require("tile_quality", self.tile_quality, 1 <= self.tile_quality <= 100, "1 to 100")
         _require("min_tissue", self.min_tissue, 0 <= self.min_tissue <= 1, "0 to 1")
         _require("tile_seed", self.tile_seed, self.tile_seed >= 0, "0 or more")
@@ -89,9 +88,8 @@ class SlideSettings:
             _require("vendor_mpp", repr(word), known, "VENDOR=UM_PER_PX, such as hamamatsu=0.23")
         if self.masks:
             _require("masks", self.masks, self.tissue == "auto", "without --tissue, which it replaces")
-        target = self.target
-        side = target.tile_px
-        _require("tile_um", self.tile_um, 8 <= side <= MOST_TILE_PX, f"8 to {MOST_TILE_PX} px at mpp; it is {side}")
+        scale = self.target.mpp or 1.0
+        overlap_px(self.overlap, self.target.tile_px, (scale, scale))
 
     @property
     def target(self) -> Target:

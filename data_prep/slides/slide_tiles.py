@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sciencessl.data_prep.slides.grid import TileGrid
-from sciencessl.data_prep.slides.opening import open_slide
-from sciencessl.data_prep.slides.tiles import is_native, native_place, read_tiles
-from sciencessl.data_prep.stain import StainFit, normalise
-from sciencessl.data_prep.tile_quality import tile_quality
 
 from sciencessl.data.decode import decode
 from sciencessl.data_prep.decode import Refused, encode, hash_pixels
+from sciencessl.data_prep.slides.grid import TileGrid
+from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
+from sciencessl.data_prep.slides.tiles import is_native, native_place, read_tiles
 from sciencessl.data_prep.source import Input, Item, Task
+from sciencessl.data_prep.stain import TARGETS, StainFit, normalise
+from sciencessl.data_prep.tile_quality import tile_quality
 from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store.writer import PreparedSample, Refusal
@@ -136,21 +136,24 @@ class SlideTiles:
     def _samples(
         self, entry: Input, part: SlidePart, reader: SlideReader, indices: Sequence[int], alone: bool
     ) -> Iterator[tuple[int, PreparedSample]]:
-        passed = []
+        passed = set()
         if self.passes_through(part):
             for index in indices:
-                payload = reader.native_jpeg(part.grid.level, *native_place(part.info, part.grid, index))
+                place = native_place(part.info, part.grid, index)
+                payload = None if place is None else reader.native_jpeg(part.grid.level, *place)
                 pixels = None if payload is None else self._decoded(payload)
                 if payload is not None and pixels is not None:
-                    passed.append(index)
+                    passed.add(index)
                     yield index, self._sample(entry, part, index, payload, pixels, pixels, True)
-        rest = [index for index in indices if index not in set(passed)] if passed else list(indices)
+        rest = [index for index in indices if index not in passed]
         for some in ([[index] for index in rest] if alone else [rest] if rest else []):
             for index, pixels in read_tiles(reader, part.grid, np.array(some)):
                 yield index, self._encoded(entry, part, index, pixels)
 
     def passes_through(self, part: SlidePart) -> bool:
         """Whether native tiles are what is to be stored."""
+        if part.info.backend != "native":
+            return False
         return self.encoding == "jpeg" and self.stain == "none" and is_native(part.info, part.grid)
 
     def _decoded(self, payload: bytes) -> np.ndarray | None:
@@ -161,7 +164,7 @@ class SlideTiles:
 
     def _encoded(self, entry: Input, part: SlidePart, index: int, pixels: np.ndarray) -> PreparedSample:
         if part.stain is not None:
-            pixels = normalise(pixels, StainFit.from_dict(part.stain))
+            pixels = normalise(pixels, StainFit.from_dict(part.stain), TARGETS[self.stain])
         if self.encoding == "raw":
             return self._sample(entry, part, index, np.moveaxis(pixels, 2, 0), pixels, pixels, False)
         payload = encode(pixels, self.encoding == "jpeg", self.quality)

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sciencessl.data_prep.slides.opening import has_tiles
 
 from sciencessl.data_prep.columns import ID_NAMES
+from sciencessl.data_prep.decode import Refused
 from sciencessl.data_prep.ingest import images
-from sciencessl.data_prep.listing import SLIDE_SUFFIXES, Reader, has_suffix, list_sources
+from sciencessl.data_prep.listing import (
+    SAMPLE_SUFFIXES,
+    SCANNER_SUFFIXES,
+    SLIDE_SUFFIXES,
+    Reader,
+    has_suffix,
+    list_sources,
+)
 from sciencessl.data_prep.manifest import FileKind, Manifest, read_manifest
 from sciencessl.data_prep.settings import PrepareSettings
+from sciencessl.data_prep.slides.opening import one_per_slide
 from sciencessl.data_prep.slides.pseudonyms import Pseudonyms, read_key, scrub
 from sciencessl.data_prep.slides.scan import READY, SlideFile, SlideScan
 from sciencessl.data_prep.slides.scanning import scan_slides, slides_folder, states_text
 from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.data_prep.slides.slide_tiles import SlidePart, SlideTiles
+from sciencessl.data_prep.slides.tiff import is_tiff, open_tiff
 from sciencessl.data_prep.source import Input, Labels, Source, refused_inputs
-from sciencessl.errors import ConfigError, DataError
+from sciencessl.errors import ConfigError, DataError, MissingExtraError
 from sciencessl.spec import DomainSpec, FieldSpec
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.writer import Refusal
 
 NAME = "slides"
-ONLY_SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".svslide", ".bif", ".vms", ".vmu", ".dcm")
-"""Suffixes of files that are slides without looking into them."""
+TIFF_SUFFIXES = (".tif", ".tiff")
+LOOKED_INTO = 3
+"""TIFF files that are opened to find out whether a folder holds slides."""
 PART_BYTES, PART_TILES = 32 * 2**20, 1024
 """Most bytes and tiles of a slide that one input gives: a slide with more is opened again for each part."""
 BYTES_PER_PIXEL = {"jpeg": 0.5, "png": 2.5, "raw": 3.0}
@@ -58,7 +70,7 @@ def slides(
     chosen = options if isinstance(options, SlideSettings) else SlideSettings()
     _check(settings)
     reader = Reader()
-    manifest = read_manifest(spec, sources, settings, reader, SLIDE_FILES)
+    manifest = _one_per_slide(read_manifest(spec, sources, settings, reader, _kind(sources)))
     names = read_key(chosen.pseudonymise) if chosen.pseudonymise else None
     files, entries = _files(manifest, names)
     scans = scan_slides(files, chosen, slides_folder(Path(out or "slides.zarr")), settings.workers)
@@ -78,7 +90,7 @@ def slides(
         said = [scrub(line, _roots(sources), "SOURCE") for line in said]
     return Source(
         name=NAME, fields={spec.primary: field}, inputs=[*_unique(inputs), *refused_inputs(refused)],
-        settings={**manifest.settings, NAME: _digested(chosen)}, read=tiles.read, fingerprint=tiles.fingerprint,
+        settings={**manifest.settings, **_digested(chosen)}, read=tiles.read, fingerprint=tiles.fingerprint,
         labels=_labels(manifest, names, parts), guessed=tuple(said), close=reader.close,
     )
 
@@ -93,20 +105,35 @@ def images_or_slides(
 
 
 def _are_slides(sources: Sequence[str | Path]) -> bool:
-    files = list_sources(sources, tuple({*SLIDE_SUFFIXES, *FileKind().suffixes})).files
-    if any(has_suffix(name, ONLY_SLIDES) for name in files):
+    files = list_sources(sources, tuple({*SLIDE_SUFFIXES, *SAMPLE_SUFFIXES})).files
+    if any(has_suffix(name, SCANNER_SUFFIXES) and not has_suffix(name, TIFF_SUFFIXES) for name in files):
         return True
-    tiffs = [ref.path for name, ref in sorted(files.items()) if has_suffix(name, (".tif", ".tiff")) and not ref.member]
-    return any(has_tiles(path) for path in tiffs[:3])
+    tiffs = [ref.path for name, ref in sorted(files.items()) if has_suffix(name, TIFF_SUFFIXES) and not ref.member]
+    return any(_has_tiles(path) for path in tiffs[:LOOKED_INTO])
+
+
+def _has_tiles(path: str) -> bool:
+    """Whether a TIFF is made of tiles, as those of scanners are."""
+    try:
+        if not is_tiff(path):
+            return False
+        with closing(open_tiff(path)) as tiff:
+            return bool(tiff.pages[0].is_tiled)
+    except (Refused, MissingExtraError):
+        return False
+
+
+def _kind(sources: Sequence[str | Path]) -> FileKind:
+    """Where there are files of scanners, images beside them are no slides."""
+    files = list_sources(sources, SLIDE_SUFFIXES).files
+    scanners = any(has_suffix(name, SCANNER_SUFFIXES) for name in files)
+    return FileKind(SCANNER_SUFFIXES if scanners else SLIDE_SUFFIXES, ("slide", "slide_id", *ID_NAMES), patient_of)
 
 
 def patient_of(slide: str) -> str:
     """The patient of a TCGA barcode, its first 12 characters; otherwise the slide itself."""
     found = _BARCODE.match(slide)
     return found.group() if found else slide
-
-
-SLIDE_FILES = FileKind(SLIDE_SUFFIXES, ("slide", "slide_id", *ID_NAMES), patient_of)
 
 
 def _check(settings: PrepareSettings) -> None:
@@ -133,6 +160,18 @@ def _files(manifest: Manifest, names: Pseudonyms | None) -> tuple[list[SlideFile
         files.append(SlideFile(slide, path, entry.size, entry.stamp, _own_mpp(entry), secrets))
         entries[slide] = replace(shown, columns={k: v for k, v in shown.columns.items() if k != "mpp"})
     return files, entries
+
+
+def _one_per_slide(manifest: Manifest) -> Manifest:
+    """Without further files of a slide that has several."""
+    paths = [entry.handle.path for entry in manifest.inputs if entry.handle is not None and not entry.handle.member]
+    kept = {*one_per_slide(paths)}
+    if len(kept) == len(paths):
+        return manifest
+    inputs = tuple(entry for entry in manifest.inputs if entry.handle is None or entry.handle.member
+                   or entry.handle.path in kept)
+    said = f"{len(paths) - len(kept)} files belong to slides of which another file is listed"
+    return replace(manifest, inputs=inputs, guessed=(*manifest.guessed, said))
 
 
 def _own_mpp(entry: Input) -> float | None:
@@ -199,10 +238,20 @@ def _said(
            f"tissue{drawn}")
     stored = sorted({round(float(np.mean(part.grid.mpp)), 4) for part in parts})
     if target.mpp is not None and any(abs(mpp / target.mpp - 1) > 1e-3 for mpp in stored):
-        yield (f"scale: levels within 10 % are taken as they are, {stored[0]:g} to {stored[-1]:g} um/px; --exact-mpp "
-               f"resamples to {target.mpp:g}")
+        some = " to ".join(f"{mpp:g}" for mpp in dict.fromkeys((stored[0], stored[-1])))
+        yield f"scale: levels within 10 % are taken as they are, {some} um/px; --exact-mpp resamples to {target.mpp:g}"
     passed = sum(len(part.grid) for part in parts if tiles.passes_through(part))
-    yield f"passthrough: {passed / max(taken, 1):.0%} of tiles are native JPEG tiles and keep their bytes"
+    yield f"passthrough: {passed / max(taken, 1):.0%} of tiles are native JPEG tiles and keep their bytes{_hint(parts)}"
+
+
+def _hint(parts: Sequence[SlidePart]) -> str:
+    """What tile side would let native tiles pass, where the scale is native and only the side is not."""
+    sides = Counter(
+        native for part in parts
+        if part.grid.step == (1.0, 1.0) and (native := part.info.levels[part.grid.level].tile_px) is not None
+        and native != (part.grid.tile_px,) * 2 and native[0] == native[1]
+    )
+    return f"; with --tile-px {sides.most_common(1)[0][0][0]} more would" if sides else ""
 
 
 def _labels(manifest: Manifest, names: Pseudonyms | None, parts: Sequence[SlidePart]) -> Labels | None:
@@ -224,9 +273,10 @@ def _roots(sources: Sequence[str | Path]) -> list[str]:
                                                     str(Path(source).absolute().parent))]
 
 
-def _digested(chosen: SlideSettings) -> Mapping[str, Any]:
-    """What changes pixels or ids; what a slide is called under a key shows in its id."""
+def _digested(chosen: SlideSettings) -> dict[str, Any]:
+    """What changes pixels or ids of all slides alike. What may be said for single slides (scale, tissue) shows in the
+    tiles of each, so that a slide may be appended with what it lacked."""
     own = {name: value for name, value in asdict(chosen).items() if name in SlideSettings.__dataclass_fields__}
-    return {**own, "pseudonymise": bool(chosen.pseudonymise), "masks": bool(chosen.masks)}
-
-
+    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks")
+    kept = {name: value for name, value in own.items() if name not in each}
+    return {**kept, "pseudonymise": bool(chosen.pseudonymise)}

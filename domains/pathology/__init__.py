@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.domains.pathology.tasks import TASKS
 from sciencessl.domains.pathology.views import FIELD, PathologyViews, pathology_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
@@ -14,8 +15,8 @@ from sciencessl.views.display import display_rgb
 
 
 @dataclass(frozen=True)
-class PathologyPrepare:
-    """Image tiles need no settings beyond those of every source."""
+class PathologyPrepare(SlideSettings):
+    """Settings of slides; image tiles need none beyond those of every source."""
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -30,7 +31,9 @@ SPEC = DomainSpec(
     fields={FIELD: FieldSpec("bytes", ("r", "g", "b"), scale_unit="um/px")},
     columns=(
         ColumnSpec("patient", "str", "group", description="whom the tissue is from; never straddles splits"),
-        ColumnSpec("mpp", "float64", "quality", "um/px", "pixel scale of the tile"),
+        ColumnSpec("mpp", "float64", "quality", "um/px", "pixel scale of the tile; in a manifest, of the slide"),
+        ColumnSpec("slide", "str", description="the slide that a tile is from"),
+        ColumnSpec("site", "str", description="where slides were made; stains differ between sites"),
         ColumnSpec("class", "str", "label", description="tissue class"),
     ),
     group="patient",
@@ -38,7 +41,10 @@ SPEC = DomainSpec(
     views=pathology_views,
     display=display_rgb(FIELD),
     synthetic=_synthetic,
-    sources={"images": "sciencessl.data_prep.ingest:images"},
+    sources={
+        "auto": "sciencessl.data_prep.slides.source:images_or_slides",
+        "images": "sciencessl.data_prep.ingest:images", "slides": "sciencessl.data_prep.slides.source:slides",
+    },
     train_options=PathologyViews,
     prepare_options=PathologyPrepare,
     tasks=TASKS,

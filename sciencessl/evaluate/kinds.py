@@ -11,17 +11,20 @@ from sciencessl.evaluate.linear import few_units, fit_logistic, unit_folds
 from sciencessl.evaluate.metrics import correct
 from sciencessl.evaluate.multilabel import fit_labels, label_metrics, multilabel_metrics, multilabel_scores
 from sciencessl.evaluate.retrieval import RetrievalScores, retrieval_scores
+from sciencessl.evaluate.sample_scores import kappa_scores
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.evaluate.votes import fit_votes, mean_fractions, vote_metrics, vote_scores
 
 FROZEN_HEADS: Mapping[str, str] = {
     "class": "logistic", "multilabel": "logistic of each label", "counts": "multinomial", "retrieval": "search",
+    "bag": "logistic of the mean",
 }
 """Kind of task -> name of the head that `frozen_fit` fits."""
 
 IN_WORDS: Mapping[str, str] = {
     "class": "logistic regression", "multilabel": "logistic regression of each label",
     "counts": "multinomial regression of votes", "retrieval": "nearest labelled samples",
+    "bag": "logistic regression on the mean over each bag",
 }
 """Kind of task -> the same for people."""
 
@@ -34,7 +37,7 @@ def output_width(data: TaskData) -> int:
 def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
     """Fit the kind's head on a budget's rows, tuned on these alone, and score it on the test rows.
 
-    Logistic regression for classes, one for each label for several labels, a multinomial for votes; retrieval fits
+    Logistic regression for classes (of bags too, whose features are pooled), one for each label for several labels, a multinomial for votes; retrieval fits
     nothing, its budget is the pool that is searched.
 
     Args:
@@ -56,7 +59,7 @@ def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.nda
 
 LOSSES: Mapping[str, str] = {
     "class": "log loss", "multilabel": "log loss (mean over labels)", "counts": "log loss per vote",
-    "retrieval": "loss (one minus mean average precision)",
+    "retrieval": "loss (one minus mean average precision)", "bag": "log loss",
 }
 """Kind -> what `held_out_loss` is, in words."""
 
@@ -108,7 +111,8 @@ def sample_scores(data: TaskData, outputs: np.ndarray) -> np.ndarray:
     if data.task.kind == "retrieval":
         return outputs[:, 0 if name == "mean_average_precision" else 1].astype(np.float64)
     if targets is None:
-        return correct(outputs, data.test_labels)
+        score_class = kappa_scores if name == "quadratic_kappa" else correct
+        return score_class(outputs, data.test_labels)
     score = multilabel_scores if data.task.kind == "multilabel" else vote_scores
     return score(name, outputs.astype(np.float64), targets)
 
@@ -157,4 +161,5 @@ def _targets(data: TaskData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 _FITS: Mapping[str, Callable[[TaskData, np.ndarray, np.ndarray, np.ndarray, int], Fit]] = {
     "class": _fit_classes, "multilabel": _fit_labels, "counts": _fit_votes, "retrieval": _search,
+    "bag": _fit_classes,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from sciencessl.errors import ConfigError, DataError, unknown_name
 
@@ -116,10 +116,61 @@ def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
     return np.bincount(labels * width + probabilities.argmax(axis=1), minlength=width**2).reshape(width, width)
 
 
+def quadratic_kappa(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Cohen's kappa with quadratic weights of label against most probable class; 1 is agreement, 0 is chance.
+
+    1 - sum_ij d_ij O_ij / sum_ij d_ij E_ij with d_ij = (i - j)^2, O the shares of (label, prediction) and E those that
+    the same margins would give by chance (Cohen 1968): a miss by two classes costs as much as four by one. Class ids
+    must be in their order, equally far apart. NaN where labels and predictions are all of one class.
+
+    Raises:
+        DataError: As `accuracy`.
+    """
+    observed, by_chance = kappa_costs(probabilities, labels)
+    return 1 - float(observed.mean() / by_chance.mean()) if by_chance.any() else float("nan")
+
+
+def kappa_costs(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) squared distance of each row's prediction from its label, and (N,) that expected by chance.
+
+    The latter is the mean of what its label costs against all predictions and its prediction against all labels, so
+    that `quadratic_kappa` is 1 minus the ratio of their means.
+
+    Raises:
+        DataError: As `accuracy`.
+    """
+    _check(probabilities, labels)
+    truth, told = labels.astype(np.float64), probabilities.argmax(axis=1).astype(np.float64)
+    against_told = (truth - told.mean()) ** 2 + told.var()
+    against_truth = (told - truth.mean()) ** 2 + truth.var()
+    return (truth - told) ** 2, (against_told + against_truth) / 2
+
+
+def sensitivity_at_95(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Highest sensitivity to the last class at a specificity of at least 95 %, in [0, 1]; NaN with one side missing.
+
+    It is read off the ROC curve of these very rows: no threshold is carried over from labels that were drawn, so it
+    says what a threshold could reach on this test set, not what one that was fixed before does reach. Only thresholds
+    between rows count, nothing is interpolated: with fewer than 20 rows of the other class none of these may be above.
+
+    Raises:
+        DataError: As `accuracy`.
+    """
+    _check(probabilities, labels)
+    positive = labels == probabilities.shape[1] - 1
+    if positive.all() or not positive.any():
+        return float("nan")
+    false, true, _ = roc_curve(positive, probabilities[:, -1], drop_intermediate=False)
+    return float(true[false <= ALLOWED_FALSE + 1e-12].max())
+
+
 def classes_missing(labels: np.ndarray, n_classes: int) -> list[int]:
     """Class ids below `n_classes` that do not occur in the test labels."""
     return np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()
 
+
+ALLOWED_FALSE = 0.05
+"""Share of the other class that `sensitivity_at_95` lets through."""
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 """(N, K) probabilities and (N,) labels -> a number."""
@@ -132,7 +183,7 @@ METRICS: Mapping[str, Metric] = {
     "nll": nll,
     "brier": brier,
 }
-"""Metrics by the name that a task gives."""
+"""Metrics of class probabilities by name, whatever the classes mean; `ordered_metrics` has more."""
 
 LOWER_IS_BETTER = frozenset({"nll", "brier", "rmse"})
 """Names of metrics, of any kind of task, whose smaller values are better."""
@@ -156,6 +207,18 @@ def all_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, floa
         DataError: As `accuracy`.
     """
     return {name: function(probabilities, labels) for name, function in METRICS.items()}
+
+
+def ordered_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`quadratic_kappa`, and of two classes `sensitivity_at_95`, for classes that are in an order.
+
+    Raises:
+        DataError: As `accuracy`.
+    """
+    found = {"quadratic_kappa": quadratic_kappa(probabilities, labels)}
+    if probabilities.shape[1] == 2:
+        found["sensitivity_at_95"] = sensitivity_at_95(probabilities, labels)
+    return found
 
 
 def _by_class(score: Callable[..., float], probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

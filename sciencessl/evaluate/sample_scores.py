@@ -3,7 +3,7 @@
 A metric is a function of the weights of the test samples, all 1, and does not change when all grow alike. With
 `score_j = metric + N * d metric / d w_j` the mean over the N samples is the metric exactly, and its spread over units
 is the metric's (infinitesimal jackknife: Jaeckel 1972, Efron 1982). So `hierarchical_interval` covers label subsets and
-test units for average precision, AUROC, F1 and votes as it does for right answers, and differences stay paired.
+test units for average precision, AUROC, F1, kappa and votes as it does for right answers, and differences stay paired.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sciencessl.errors import DataError
+from sciencessl.evaluate.metrics import kappa_costs
 
 LabelScores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(N,) whether positive and (N,) finite predictions -> (N,) scores whose mean is the metric."""
@@ -70,6 +71,24 @@ def f1_scores(positive: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """(N,) scores whose mean is F1 = 2 TP / (2 TP + FP + FN) at a probability of 0.5, at least one positive."""
     called = predicted >= 0.5
     return ratio_scores(2.0 * (positive & called), positive.astype(np.float64) + called)
+
+
+def kappa_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N,) scores whose mean is `metrics.quadratic_kappa`, for (N, K) probabilities and (N,) class ids in their order.
+
+    With O = sum_j w_j o_j / W and E quadratic in the weights, N dE / dw_j = 2 (e_j - E) where e_j are the expected
+    costs of `kappa_costs`; its spread is that of Fleiss, Cohen & Everitt (1969).
+
+    Raises:
+        DataError: When labels and predictions are all of one class, or as `metrics.accuracy`.
+    """
+    observed, by_chance = kappa_costs(probabilities, labels)
+    cost, chance = float(observed.mean()), float(by_chance.mean())
+    if not chance > 0:
+        raise DataError(f"kappa: {len(labels)} labels and predictions are all of one class; there is nothing to agree "
+                        "on by more than chance.")
+    scores: np.ndarray = 1 - cost / chance - (observed - cost) / chance + cost / chance**2 * 2 * (by_chance - chance)
+    return scores
 
 
 def _by_value(positive: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -110,8 +110,14 @@ def _number(value: Any) -> float:
     return value
 
 
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"got {value!r} where true or false is expected.")
+    return value
+
+
 _READ: Mapping[str, Callable[[Any], Any]] = {
     "classes": _classes, "where": _where, "budgets": _budgets, "columns": _list, "above": _number,
-    "least_votes": _number,
+    "least_votes": _number, "ordered": _truth,
 }
 """Key -> reader of its value, where it is not a word."""

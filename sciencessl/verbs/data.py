@@ -123,37 +123,79 @@ def _audit(args: argparse.Namespace) -> int:
     return LEAK if found.verdict == audit_record.LEAK else DONE
 
 
+LABEL_FLAGS = {
+    "": ("id", "match_sky", "schema", "derived_from", "columns"),
+    "zooniverse": ("id", "schema", "questions", "subjects", "add_to"),
+    "regions": ("classes", "by_file", "rule", "min_fraction", "raters"),
+    "cells": ("classes", "by_file"),
+}
+"""What `store label` reads, a table of its own or --from something -> the flags that it takes."""
+
+
 def _fill_label(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet, FITS or VOTable file whose rows name samples")
-    parser.add_argument("--from", dest="origin", default="", choices=("", "zooniverse"), metavar="zooniverse",
-                        help="TABLE is a Zooniverse export: its classifications, or reductions, are counted as votes")
-    parser.add_argument("--questions", default="", metavar="FILE",
-                        help="YAML that maps an export's tasks and answers to those of a label schema")
-    parser.add_argument("--subjects", default="", metavar="FILE",
-                        help="subjects.csv of the project, for exports of reductions")
-    parser.add_argument("--add-to", default="", metavar="TABLE",
-                        help="a table of votes whose counts are added to those of an export, in the new table")
-    parser.add_argument("--name", default="", help="of the table in the store (default: labels; votes with --from)")
+    parser.add_argument("table", metavar="TABLE", help="CSV, Parquet, FITS or VOTable file whose rows name samples; "
+                        "with --from an export, or a folder of annotations")
+    parser.add_argument("--from", dest="origin", default="", choices=tuple(LABEL_FLAGS),
+                        metavar="zooniverse|regions|cells",
+                        help="TABLE is a Zooniverse export, whose classifications or reductions are counted as votes; "
+                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them")
+    _fill_table(parser)
+    _fill_export(parser)
+    _fill_drawn(parser)
+    parser.add_argument("--name", default="", help="of the table in the store (default: labels; with --from votes, "
+                        "region or cells)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="where the values come from, in words")
+    parser.add_argument("--overwrite", action="store_true", help="replace another table of that name")
+
+
+def _fill_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names the samples (default: guessed)")
     parser.add_argument("--match-sky", type=float, default=None, metavar="ARCSEC",
                         help="join by RA and Dec instead of ids, one to one, at most so far apart")
     parser.add_argument("--schema", default="", metavar="NAME|FILE", help="label schema of vote counts")
     parser.add_argument("--derived-from", nargs="+", default=(), metavar="COL=A,B",
                         help="columns that a column was computed from, for what evaluation says of leaks")
-    parser.add_argument("--note", default="", metavar="TEXT", help="where the values come from, in words")
     parser.add_argument("--columns", nargs="+", default=(), metavar="COLUMN",
                         help="columns to take (default: all that the rows of the store do not have)")
-    parser.add_argument("--overwrite", action="store_true", help="replace another table of that name")
+
+
+def _fill_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--questions", default="", metavar="FILE",
+                        help="YAML that maps an export's tasks and answers to those of a label schema")
+    parser.add_argument("--subjects", default="", metavar="FILE",
+                        help="subjects.csv of the project, for exports of reductions")
+    parser.add_argument("--add-to", default="", metavar="TABLE",
+                        help="a table of votes whose counts are added to those of an export, in the new table")
+
+
+def _fill_drawn(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classes", nargs="+", default=(), metavar="NAME[=OURS]",
+                        help="classes of annotations to take and how to call them, the earlier going before where they "
+                        "overlap (default: all, the rarer first)")
+    parser.add_argument("--rule", default="majority", metavar="majority|centre|any",
+                        help="a tile is of the class that covers most of it (default), its centre, or any of it")
+    parser.add_argument("--min-fraction", type=float, default=None, metavar="SHARE",
+                        help="share of the tile that its class must cover (default: 0.5 for a majority, else any)")
+    parser.add_argument("--raters", action="store_true", help="several people annotated the same slides, in "
+                        "SLIDE_RATER.geojson or RATER/SLIDE.geojson: count how many say which class")
+    parser.add_argument("--by-file", default="", metavar="CSV", help="columns file, slide and, if any, rater: which "
+                        "slide each file is of, where its name does not say so")
+
+
+def _check_label_flags(args: argparse.Namespace) -> None:
+    for flag in dict.fromkeys(flag for flags in LABEL_FLAGS.values() for flag in flags):
+        takes = [f"--from {origin}" if origin else "tables" for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        if flag not in LABEL_FLAGS[args.origin] and getattr(args, flag) not in ("", (), None, False, "majority"):
+            what = f"--from {args.origin}" if args.origin else "a table"
+            raise ConfigError(f"--{flag.replace('_', '-')} is for {' and '.join(takes)}, and means nothing for {what}.")
 
 
 def _label(args: argparse.Namespace) -> int:
     from sciencessl.store.label import DEFAULT_NAME, label, label_text
 
+    _check_label_flags(args)
     if args.origin:
-        return _label_votes(args)
-    if args.questions or args.subjects or args.add_to:
-        raise ConfigError("--questions, --subjects and --add-to are for exports of a volunteers' project: add --from "
-                          "zooniverse.")
+        return _label_votes(args) if args.origin == "zooniverse" else _label_drawn(args)
     parents = {}
     for word in args.derived_from:
         column, _, names = word.rpartition("=")
@@ -166,15 +208,21 @@ def _label(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _label_drawn(args: argparse.Namespace) -> int:
+    from sciencessl.store.drawn_labels import drawn_text, label_drawn
+
+    found = label_drawn(args.store, args.table, args.origin, args.name, args.rule, args.min_fraction, args.classes,
+                        args.raters, args.by_file, args.note, args.overwrite)
+    emit(found, args.json, drawn_text(found))
+    return REFUSED if found.refused else DONE
+
+
 def _label_votes(args: argparse.Namespace) -> int:
     from sciencessl.store.volunteers import DEFAULT_NAME, label_votes, votes_text
 
     if not args.questions:
         raise ConfigError("--from zooniverse needs --questions FILE.yaml, which maps the project's tasks and answers "
                           "to those of a label schema; docs/how-to/volunteers.md shows one.")
-    if args.derived_from or args.columns or args.match_sky is not None:
-        raise ConfigError("--derived-from, --columns and --match-sky are for tables; an export gives the columns of "
-                          "its questions, and names its subjects.")
     found = label_votes(args.store, args.table, args.questions, args.name or DEFAULT_NAME, args.schema, args.id,
                         args.subjects, args.note, args.overwrite, args.add_to)
     emit(found, args.json, votes_text(found))

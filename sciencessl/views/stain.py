@@ -21,9 +21,37 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 Source: Ruifrok and Johnston 2001."""
 
 GLASS = 0.15
-"""Mean density of the three channels from which a pixel counts as tissue entirely. Source: Macenko 2009, beta."""
+"""Mean decadic density of the three channels from which a pixel counts as tissue entirely. Source: ours."""
 
-_DENSITY = -np.log((np.arange(256) + 1) / 256).astype(np.float32)  # natural
+_DENSITY = -np.log((np.arange(256) + 1) / 256).astype(np.float32)
+
+
+def densities(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W, 3) float32 natural optical densities, 0 for 255 and 5.5 for 0."""
+    found: np.ndarray = cv2.LUT(image, _DENSITY)
+    return found
+
+
+def tissue_share(density: np.ndarray, full: float) -> np.ndarray:
+    """How much of a pixel is tissue rather than glass: (mean density / full)**2, 1 at most.
+
+    Args:
+        density: (H, W, 3) float32, natural.
+        full: Mean density that counts as tissue entirely, natural.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
+    share: np.ndarray = cv2.min(cv2.transform(density, np.full((1, 3), 1 / (3 * full), dtype=np.float32)), 1.0)
+    share *= share
+    return share
+
+
+def to_pixels(light: np.ndarray) -> np.ndarray:
+    """(H, W, 3) float32 intensities, of which 1 is clear glass -> (H, W, 3) uint8, clipped and rounded."""
+    # Darker than black is black: convertScaleAbs would take 256 light - 1 < 0 for positive.
+    pixels: np.ndarray = cv2.convertScaleAbs(cv2.max(light, (1 / 256,) * 3 + (0.0,)), alpha=256, beta=-1)
+    return pixels
 
 
 def stain_basis() -> np.ndarray:
@@ -81,13 +109,7 @@ class StainJitter(ImageOperation):
                 f"stain jitter takes RGB images of uint8, got {img.dtype} of shape {img.shape}; set views.stain to 0 "
                 "for images that are not stained tissue in colour."
             )
-        density = cv2.LUT(img, _DENSITY)
-        share = np.full((1, 3), 1 / (3 * math.log(10) * GLASS), dtype=np.float32)
-        tissue = cv2.min(cv2.transform(density, share), 1.0)
-        tissue *= tissue
+        density = densities(img)
+        tissue = tissue_share(density, math.log(10) * GLASS)
         change = jitter_matrix(np.array(factors), np.array(shifts)).astype(np.float32)
-        light = cv2.exp(cv2.transform(cv2.merge([density, tissue]), -change))
-        # Darker than black is black: convertScaleAbs would take 256 light - 1 < 0 for positive.
-        light = cv2.max(light, (1 / 256,) * 3 + (0.0,))
-        out: np.ndarray = cv2.convertScaleAbs(light, alpha=256, beta=-1)
-        return out
+        return to_pixels(cv2.exp(cv2.transform(cv2.merge([density, tissue]), -change)))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate import metrics
@@ -77,3 +78,53 @@ def test_bad_input_is_refused(probabilities, labels, message: str) -> None:
     for function in metrics.METRICS.values():
         with pytest.raises(DataError, match=message):
             function(probabilities, labels)
+
+
+def told(classes: list[int], width: int) -> np.ndarray:
+    """Probabilities whose largest is that of the class given."""
+    return 0.5 * np.eye(width)[classes] + 0.5 / width
+
+
+def test_quadratic_kappa_of_a_table_worked_by_hand() -> None:
+    # Labels 0, 0, 1, 1, 2, 2 told as 0, 1, 1, 1, 2, 0. Costs 0, 1, 0, 0, 0, 4: mean 5/6. By chance: label shares are
+    # 2/6 each, shares told 2/6, 3/6, 1/6, so sum_ij (i - j)^2 r_i c_j = (3 * 1 + 1 * 4 + 2 * 1 + 1 * 1 + 2 * 4 + 3 * 1)
+    # * 2 / 36 = 42 / 36, and kappa = 1 - (5 / 6) / (42 / 36) = 2 / 7.
+    labels, predicted = np.array([0, 0, 1, 1, 2, 2]), [0, 1, 1, 1, 2, 0]
+    assert metrics.quadratic_kappa(told(predicted, 3), labels) == pytest.approx(2 / 7)
+    assert metrics.quadratic_kappa(told(labels.tolist(), 3), labels) == 1
+    assert metrics.quadratic_kappa(told([1] * 6, 3), labels) == pytest.approx(0, abs=1e-12)
+
+
+def test_quadratic_kappa_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    for width in (2, 3, 6):
+        labels, predicted = rng.integers(0, width, (2, 50))
+        # A grade that nobody has keeps its place: without `labels` scikit-learn would close the gap.
+        labels[labels == 1] = 0
+        expected = cohen_kappa_score(labels, predicted, labels=np.arange(width), weights="quadratic")
+        assert metrics.quadratic_kappa(told(predicted.tolist(), width), labels) == pytest.approx(expected)
+    assert math.isnan(metrics.quadratic_kappa(told([1, 1], 3), np.array([1, 1])))
+
+
+def test_sensitivity_at_95_by_hand() -> None:
+    # 20 of the other class with scores 0.00 ... 0.95 in steps of 0.05: one of them, 0.95, may lie at or above the
+    # threshold. So it is anywhere above 0.90: positives at 0.99, 0.96, 0.91 count, those at 0.90 and 0.3 do not.
+    others, positives = np.arange(20) / 20, np.array([0.99, 0.96, 0.91, 0.90, 0.3])
+    score = np.concatenate([others, positives])
+    labels = np.array([0] * 20 + [1] * 5)
+    probabilities = np.stack([1 - score, score], axis=1)
+    assert metrics.sensitivity_at_95(probabilities, labels) == 0.6
+    # With 19 none may be above, and nothing is interpolated between the thresholds that occur: above 0.95 lie 2 of 5.
+    fewer = np.r_[1:25]
+    assert metrics.sensitivity_at_95(probabilities[fewer], labels[fewer]) == 0.4
+    tied = np.full((25, 2), 0.5)
+    assert metrics.sensitivity_at_95(tied, labels) == 0.0
+    assert math.isnan(metrics.sensitivity_at_95(probabilities[:20], labels[:20]))
+
+
+def test_classes_in_an_order_have_more_metrics() -> None:
+    assert set(metrics.ordered_metrics(P, Y)) == {"quadratic_kappa"}
+    assert set(metrics.ordered_metrics(P[:, :2], Y)) == {"quadratic_kappa", "sensitivity_at_95"}
+    for function in (metrics.quadratic_kappa, metrics.sensitivity_at_95):
+        with pytest.raises(DataError, match="not finite"):
+            function(P * np.nan, Y)

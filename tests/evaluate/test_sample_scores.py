@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, cohen_kappa_score, f1_score, roc_auc_score
 
 from sciencessl.errors import DataError
-from sciencessl.evaluate.sample_scores import auroc_scores, average_precision_scores, f1_scores, ratio_scores
+from sciencessl.evaluate.sample_scores import (
+    auroc_scores,
+    average_precision_scores,
+    f1_scores,
+    kappa_scores,
+    ratio_scores,
+)
 from sciencessl.evaluate.statistics import hierarchical_interval
 
 METRICS = [
@@ -75,3 +81,44 @@ def test_ratio_worked() -> None:
     np.testing.assert_allclose(ratio_scores(np.array([1.0, 5.0]), np.array([1.0, 3.0])), [1.25, 1.75])
     with pytest.raises(DataError, match="weights sum to 0"):
         ratio_scores(np.zeros(3), np.zeros(3))
+
+
+def grades(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities of four grades, their labels, and patients: all grades of a patient lean one way."""
+    rng = np.random.default_rng(seed)
+    patient = np.arange(n) // 4
+    labels = rng.integers(0, 4, n)
+    read = np.clip(np.round(labels + rng.normal(0, 0.8, n) + rng.normal(0, 0.5, n)[patient]), 0, 3).astype(int)
+    return np.eye(4)[read], labels, patient
+
+
+def test_mean_is_kappa_and_each_score_its_slope() -> None:
+    probabilities, labels, _ = grades(40, 1)
+    predicted = probabilities.argmax(axis=1)
+
+    def kappa(weights: np.ndarray) -> float:
+        return float(cohen_kappa_score(labels, predicted, weights="quadratic", sample_weight=weights))
+
+    found, step = kappa_scores(probabilities, labels), 1e-5
+    value = kappa(np.ones(40))
+    assert found.mean() == pytest.approx(value, abs=1e-12)
+    for j in range(40):
+        change = step * np.eye(40)[j]
+        slope = (kappa(1 + change) - kappa(1 - change)) / (2 * step)
+        assert found[j] == pytest.approx(value + 40 * slope, abs=1e-5)
+    with pytest.raises(DataError, match="all of one class"):
+        kappa_scores(np.eye(4)[[1, 1]], np.array([1, 1]))
+
+
+def test_intervals_of_kappa_over_patients_cover_and_those_over_their_tiles_do_not() -> None:
+    probabilities, labels, _ = grades(400_000, 4)
+    truth = kappa_scores(probabilities, labels).mean()
+    covered = {"patients": 0, "tiles": 0}
+    for i in range(400):
+        probabilities, labels, patients = grades(240, 10 + i)
+        scores = kappa_scores(probabilities, labels)
+        for name, units in (("patients", patients), ("tiles", np.arange(240))):
+            interval = hierarchical_interval(scores, units)
+            covered[name] += interval.low <= truth <= interval.high
+    assert 0.92 < covered["patients"] / 400 < 0.975
+    assert covered["tiles"] < covered["patients"]

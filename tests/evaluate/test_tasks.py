@@ -41,6 +41,14 @@ def test_values_that_are_not_mapped_are_dropped_and_counted(tmp_path: Path, make
     assert len(data.train) + len(data.test) == 23
 
 
+def test_classes_in_an_order_keep_that_of_the_task_or_of_their_numbers(tmp_path: Path, make_store: Any) -> None:
+    store = make_store(tmp_path / "s", NAMES, classes={name: (2, 10, 1)[i % 3] for i, name in enumerate(NAMES)})
+    assert load_task(store, TransferTask("t", "class", ordered=True)).classes == ("1", "2", "10")
+    assert load_task(store, TransferTask("t", "class")).classes == ("1", "10", "2")
+    listed = TransferTask("t", "class", {"1": "low", "10": "high", "2": "high"}, ordered=True)
+    assert load_task(store, listed).classes == ("low", "high")
+
+
 def test_where_leaves_samples_out_first(tmp_path: Path, make_store: Any) -> None:
     bands = {name: {"band": "gr"[i // 3 % 2]} for i, name in enumerate(NAMES)}
     store = make_store(tmp_path / "s", NAMES, columns=bands)

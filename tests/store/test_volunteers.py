@@ -125,6 +125,6 @@ def test_the_verb_counts_refusals_in_its_exit_code(
     assert cli.run(words) == 2
     assert "--from zooniverse needs --questions FILE.yaml" in capsys.readouterr().err
     assert cli.run([*words, "--questions", "x.yaml", "--columns", "a"]) == 2
-    assert "an export gives the columns of its questions" in capsys.readouterr().err
+    assert "--columns is for tables, and means nothing for --from zooniverse" in capsys.readouterr().err
     assert cli.run([*words[:-2], "--questions", str(questions)]) == 2
-    assert "add --from zooniverse" in capsys.readouterr().err
+    assert "--questions is for --from zooniverse" in capsys.readouterr().err

@@ -36,17 +36,17 @@ def test_tiles_of_half_the_scale_are_twice_as_large_on_level_0() -> None:
     assert grid.y0.tolist() == [0] * 3 + [256] * 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     mpp=st.tuples(st.floats(0.1, 1), st.floats(0.95, 1.05)), down=st.sampled_from([3.9998, 4.016, 8.086, 16.0]),
-    wanted=st.floats(1.2, 20), edges=st.sampled_from(["skip", "pad", "shift"]), overlap=st.integers(0, 40),
+    wanted=st.floats(1.2, 6), edges=st.sampled_from(["skip", "pad", "shift"]), overlap=st.integers(0, 40),
 )
 def test_the_physical_field_is_exact_at_any_scale_and_downsample(
     mpp: tuple[float, float], down: float, wanted: float, edges: str, overlap: int
 ) -> None:
     # A defect elsewhere: the downsample is cut to a whole number, one axis of the scale serves both.
     scale = Mpp(mpp[0], mpp[0] * mpp[1], "the test")
-    info = slide_info((40_000, 30_000), None, (1, down))
+    info = slide_info((30_000, 3100), None, (1, down))
     grid = tile_grid(info, scale, Target(wanted, 48, exact=True), f"{overlap}px", edges)
     field_um = (grid.field0[0] * scale.x, grid.field0[1] * scale.y)
     np.testing.assert_allclose(field_um, 48 * wanted, rtol=1.001e-3)
@@ -103,13 +103,15 @@ def test_a_slide_of_a_whole_number_of_tiles_loses_none_to_float_noise() -> None:
     assert len(grid) == 100
 
 
-def test_overlap_is_read_in_every_unit() -> None:
-    words = ("0", "0px", "32px", "16um", " 16 UM", "0.25", "0.5")
-    assert [overlap_px(word, 128, (0.5, 0.5)) for word in words] == [0, 0, 32, 32, 32, 32, 64]
+def test_an_overlap_is_read_in_every_unit() -> None:
+    words = ("0", "0px", "32px", "16um", " 16 UM", "0.25", ".5", "32", "1")
+    assert [overlap_px(word, 128, (0.5, 0.5)) for word in words] == [0, 0, 32, 32, 32, 32, 64, 32, 1]
     assert overlap_px("10um", 128, (0.25, 0.35)) == 33
 
 
-@pytest.mark.parametrize("word", ["1", "32", "128px", "64um", "-0.1", "-3px", "nan", "inf", "px", "", "a quarter", "0.999"])
+@pytest.mark.parametrize(
+    "word", ["128", "1.5", "2.5px", "128px", "64um", "-0.1", "-3px", "nan", "inf", "1e400", "px", "", "half", "0.999"]
+)
 def test_an_overlap_that_makes_no_sense_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=r"overlap is '.*' for tiles of 128 px; expected pixels such as `32px`"):
         overlap_px(word, 128, (0.5, 0.5))
@@ -127,7 +129,7 @@ def test_an_overlap_is_the_same_on_every_call() -> None:
 def test_a_slide_smaller_than_a_tile_is_refused_unless_padded() -> None:
     info = slide_info((100, 1000))
     for edges in ("skip", "shift"):
-        with pytest.raises(Refused, match="25 x 250 um and a tile 64 x 64; ask for smaller tiles, or edges `pad`") as no:
+        with pytest.raises(Refused, match="25 x 250 um and a tile 64 x 64; ask for smaller tiles") as no:
             tile_grid(info, QUARTER, Target(0.25, 256), edges=edges)
         assert no.value.reason == "too-small"
     grid = tile_grid(info, QUARTER, Target(0.25, 256), edges="pad")
@@ -138,7 +140,7 @@ def test_a_slide_smaller_than_a_tile_is_refused_unless_padded() -> None:
 def test_unknown_edges_and_endless_grids_are_refused() -> None:
     with pytest.raises(ConfigError, match="no edge policy named 'crop'"):
         tile_grid(slide_info((100, 100)), QUARTER, Target(0.25, 32), edges="crop")
-    with pytest.raises(ConfigError, match=r"overlap 31px gives 99969 x 99969 tiles of 32 px; at most 50000000 fit"):
+    with pytest.raises(Refused, match=r"too-large: overlap 31px gives 99969 x 99969 tiles of 32 px, at most 50000000"):
         tile_grid(slide_info((100_000, 100_000)), QUARTER, Target(0.25, 32), "31px")
 
 

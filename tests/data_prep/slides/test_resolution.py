@@ -73,7 +73,7 @@ def test_a_target_that_cannot_be_read_is_refused(word: str) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (("0.5", 4), "tile_px is 4; expected a side of 8 to 4096 pixels"),
+    (("0.5", 4), "tile_px is 4; expected a side of 8 to 2048 pixels"),
     (("0.5", 5000), "tile_px is 5000"),
     (("0.5", 256, 1.0), r"tile_px is 2 \(1 um at 0.5 um/px\)"),
     (("0.5", 256, 1e4), r"tile_px is 20000 \(10000 um at 0.5 um/px\)"),

@@ -1,0 +1,176 @@
+"""Plain images as slides of one level: through Pillow, or a TIFF through tifffile, strip by strip where it is large."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NoReturn, cast
+
+import numpy as np
+from PIL import Image
+
+from sciencessl.data_prep.decode import FORMATS, MAX_PIXELS, Refused, to_eight_bits
+from sciencessl.data_prep.slides.mosaic import TileCache, framed, from_tiles
+from sciencessl.data_prep.slides.openslide_reader import on_white, unsendable
+from sciencessl.data_prep.slides.refusals import CONVERT, refusals
+from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo
+from sciencessl.data_prep.slides.tiff import as_page, check_pixels, check_whole, is_tiff, open_tiff, resolution
+
+WHOLE_PIXELS = 2**24
+"""A TIFF of so many pixels or fewer is decoded at once when it is opened."""
+_TOO_MANY = f"more than the {MAX_PIXELS / 1e6:.0f} million pixels that are decoded at once"
+_INVERTED, _PALETTE, _CMYK = 0, 3, 5
+_PREMULTIPLIED, _STRAIGHT = 1, 2
+
+
+class FlatReader:
+    """An image without a pyramid. EXIF orientation is left as it is; alpha is laid over white, grey becomes RGB.
+
+    A PNG, JPEG or the like is decoded when it is opened, up to `MAX_PIXELS`. Of a large TIFF, strips or tiles are
+    decoded when they are asked for, and a bounded number of them kept.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open it, and decode it or its last strip.
+
+        Raises:
+            Refused: With reason `unreadable`, `corrupt`, `truncated`, `not-rgb8` or `too-large`.
+        """
+        self._path = path
+        self._tiff: Any = None
+        self._mpp: Mpp | None = None
+        self._cache = TileCache()
+        try:
+            if is_tiff(path):
+                self._open_tiff()
+            else:
+                self._open_image()
+            width, height = self._size
+            said = "a flat image, read without pyramid"
+            self.info = SlideInfo("flat", "flat", (Level(width, height),), self._mpp, said=said)
+            self.read(0, width - 1, height - 1, 1, 1)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_image(self) -> None:
+        with refusals(self._path, "unreadable", "it is no image that is known"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the budget is ours
+            try:
+                image = Image.open(self._path, formats=FORMATS)
+            except Image.DecompressionBombError as error:
+                raise Refused("too-large", f"{_TOO_MANY}; {CONVERT}") from error
+        with image:
+            self._size = self._tile_px = image.size
+            _check_size(*image.size)
+            with refusals(self._path, "corrupt", "its pixels cannot be decoded"):
+                image.load()
+                _check_depth(image, self._path)
+                self._whole = np.asarray(to_eight_bits(image).convert("RGB"))
+
+    def _open_tiff(self) -> None:
+        self._tiff = open_tiff(self._path)
+        with refusals(self._path, "corrupt", "its TIFF directory is damaged"):
+            check_pixels(self._tiff, alone=True)
+            page = as_page(self._tiff.pages[0])
+            check_whole(page, self._tiff.filehandle.size)
+            self._mpp = resolution(self._tiff)
+        self._size = self._tile_px = (page.width, page.height)
+        if page.width * page.height > WHOLE_PIXELS:
+            self._tile_px = page.tile_px or (page.width, min(int(self._tiff.pages[0].rowsperstrip), page.height))
+            if not page.planar:
+                raise Refused("too-large", f"its channels lie apart in {page.width} x {page.height} px; {CONVERT}")
+        if math.prod(self._tile_px) > MAX_PIXELS:
+            raise Refused("too-large", f"one strip holds {self._tile_px[0]} x {self._tile_px[1]} px; {CONVERT}")
+
+    def _tile(self, column: int, row: int) -> np.ndarray:
+        if self._tiff is None:
+            return self._whole
+        return self._cache.get((column, row), lambda: self._segment(column, row))
+
+    def _segment(self, column: int, row: int) -> np.ndarray:
+        with refusals(self._path, "corrupt", "its pixels cannot be decoded"):
+            page = self._tiff.pages[0]
+            if self._tile_px == self._size:
+                return eight_bit_rgb(page.asarray(), page)
+            return decode_segment(page, row * math.ceil(self._size[0] / self._tile_px[0]) + column)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """As `SlideReader.read`."""
+        return framed((x, y, width, height), self._size, lambda box: from_tiles(box, self._tile_px, self._tile))
+
+    def native_jpeg(self, level: int, column: int, row: int) -> bytes | None:
+        """None: the image has no native tiles."""
+        return None
+
+    def close(self) -> None:
+        """As `SlideReader.close`."""
+        self._cache.clear()
+        self._whole = np.empty((0, 0, 3), np.uint8)
+        if self._tiff is not None:
+            self._tiff.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise unsendable(self)
+
+
+def decode_segment(page: Any, index: int) -> np.ndarray:
+    """One strip or tile of a `TiffPage`, decoded by tifffile: (height, width, 3) uint8, white where the file has none.
+
+    Raises:
+        Refused: With reason `truncated` where the file ends within it, `not-rgb8` for a colour space that is not known.
+        Exception: Whatever a decoder raises over damaged bytes.
+    """
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[index])
+    data = file.read(page.databytecounts[index])
+    if len(data) < page.databytecounts[index]:
+        raise Refused("truncated", "the file ends within its pixels")
+    found, _, (_, height, width, _) = page.decode(data or None, index, jpegtables=page.jpegtables)
+    if found is None:
+        return np.full((height, width, 3), 255, np.uint8)
+    return eight_bit_rgb(found[0], page)
+
+
+def eight_bit_rgb(pixels: np.ndarray, page: Any) -> np.ndarray:
+    """What tifffile decodes of a `TiffPage` of 8 bits, (H, W) or (H, W, samples), as (H, W, 3) uint8 RGB.
+
+    Raises:
+        Refused: With reason `not-rgb8` for a colour space that is not known.
+    """
+    if int(page.planarconfig) == 2 and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
+    grey = pixels if pixels.ndim == 2 else pixels[..., 0]
+    photometric, samples = int(page.photometric), 1 if pixels.ndim == 2 else pixels.shape[2]
+    if photometric == _PALETTE and page.colormap is not None:
+        return np.ascontiguousarray((np.asarray(page.colormap) >> 8).astype(np.uint8).T[grey])
+    if samples == 1 and photometric in (_INVERTED, 1):
+        return np.repeat((255 - grey if photometric == _INVERTED else grey)[..., None], 3, axis=2)
+    if photometric == _CMYK and samples == 4:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels), "CMYK").convert("RGB"))
+    if photometric not in (2, 6) or samples not in (3, 4):
+        raise Refused("not-rgb8", f"{samples} channel(s) in a colour space that is not known ({page.photometric!r})")
+    return np.ascontiguousarray(pixels) if samples == 3 else _without_alpha(pixels, tuple(page.extrasamples))
+
+
+def _without_alpha(pixels: np.ndarray, extra: tuple[int, ...]) -> np.ndarray:
+    if extra == (_STRAIGHT,):
+        return on_white(pixels)
+    if extra == (_PREMULTIPLIED,):
+        light = pixels[..., :3].astype(np.uint16) + (255 - pixels[..., 3:])
+        return cast(np.ndarray, np.minimum(light, 255).astype(np.uint8))
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Refused("too-large", f"{width} x {height} px: {_TOO_MANY}; {CONVERT}")
+
+
+def _check_depth(image: Image.Image, path: str) -> None:
+    depth = 8
+    if image.format == "PNG":  # Pillow shows 16-bit RGB as 8-bit RGB: byte 24 of the file is its bit depth
+        with open(path, "rb") as file:
+            depth = file.read(25)[24]
+    if depth == 16 or image.mode.startswith(("I", "F")):
+        raise Refused("not-rgb8", "16 bits or more a channel; expected 8-bit RGB or grey: export it as RGB first")

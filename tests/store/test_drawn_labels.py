@@ -1,0 +1,110 @@
+"""What is drawn on slides comes to lie beside the pixels of their tiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sciencessl import cli
+from sciencessl.errors import ConfigError, StoreError
+from sciencessl.store.drawn_labels import drawn_text, label_drawn
+from sciencessl.store.reader import Store
+from tests.data_prep.test_slide_labels import geojson
+
+
+@pytest.fixture
+def slides(tmp_path: Path, make: Callable[..., Store], sample: Callable[..., object]) -> Store:
+    """Two slides of two tiles of 100 px, dealt over two rows."""
+    def tile(slide: str, x: float) -> object:
+        return sample(f"{slide}_{x:.0f}", slide=slide, x_px=x, y_px=0.0, field_px_x=100.0, field_px_y=100.0, mpp=0.5)
+
+    return make(tmp_path / "slides.zarr", [[tile("B", 0), tile("A", 100)], [tile("A", 0), tile("B", 100)]])
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    geojson(folder, "A.geojson", ("Tumor", (0, 0, 100, 75)), ("Stroma", (100, 0, 200, 100)))
+    geojson(folder, "B.geojson", ("Stroma", (0, 0, 20, 100)))
+    return folder
+
+
+def test_regions_become_columns_of_the_store(slides: Store, drawn: Path) -> None:
+    found = label_drawn(slides.path, drawn, "regions", note="by hand")
+    assert (found.name, found.labelled, found.with_value, found.unchanged) == ("region", 4, 2, False)
+    assert slides.ids == ["B_0", "A_100", "A_0", "B_100"]
+    assert slides.column("region").tolist() == [None, "Stroma", "Tumor", None]
+    assert slides.column("area_Stroma") == pytest.approx([0.2, 1, 0, 0], abs=0.01)
+    assert slides.table("region").note.startswith("by hand; regions drawn on 2 slides (files ")
+    text = drawn_text(found)
+    assert "4 tiles have a row, and 2 of them a label" in text
+    assert label_drawn(slides.path, drawn, "regions", note="by hand").unchanged
+
+
+def test_cells_become_counts_of_one_question(slides: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    geojson(folder, "A_nuclei.geojson", ("tumor", (5, 5)), ("tumor", (105, 5)), ("immune", (106, 5)))
+    label_drawn(slides.path, folder, "cells")
+    table = slides.table("cells")
+    assert table.questions == ["cells"]
+    assert table.schema is not None
+    assert table.counts(slides.ids, table.schema.columns).tolist() == [[0, 0], [1, 1], [0, 1], [0, 0]]
+
+
+def test_edited_masks_come_back_as_a_table_of_their_own(slides: Store, drawn: Path) -> None:
+    label_drawn(slides.path, drawn, "regions")
+    geojson(drawn.parent / "masks", "A.geojson", ("Tissue", (0, 0, 150, 100)))
+    found = label_drawn(slides.path, drawn.parent / "masks", "regions", "tissue_edited")
+    assert found.columns == ("area_Tissue", "tissue_edited")
+    assert slides.column("region").tolist() == [None, "Stroma", "Tumor", None]  # nothing is hidden
+    assert slides.column("tissue_edited").tolist() == [None, "Tissue", "Tissue", None]
+
+
+def test_another_table_of_the_name_is_kept_and_hidden_columns_are_told(slides: Store, drawn: Path) -> None:
+    label_drawn(slides.path, drawn, "regions")
+    with pytest.raises(StoreError, match="has another table 'region'"):
+        label_drawn(slides.path, drawn, "regions", rule="any")
+    found = label_drawn(slides.path, drawn, "regions", "any_region", rule="any")
+    assert "column 'area_Tumor' is hidden by that of table 'region'" in found.said
+    assert label_drawn(slides.path, drawn, "regions", rule="any", overwrite=True).with_value == 3
+
+
+def test_stores_that_are_not_made_of_slides_say_what_is_missing(survey: Store, slides: Store, drawn: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no column 'slide'\. .* from slides, whose tiles have slide, x_px"):
+        label_drawn(survey.path, drawn, "regions")
+    with pytest.raises(ConfigError, match=r"--name mpp: the rows of .* have a column of that name"):
+        label_drawn(slides.path, drawn, "regions", "mpp")
+    with pytest.raises(ConfigError, match="written by `sciencessl store remove`"):
+        label_drawn(slides.path, drawn, "regions", "removals")
+
+
+def test_the_command_line_labels_and_says_what_was_refused(
+    slides: Store, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["store", "label", str(slides.path), str(drawn), "--from", "regions", "--rule", "any"]
+    assert cli.run(call) == 0
+    assert "table 'region' of" in capsys.readouterr().out
+    (drawn / "B.xml").write_text("<ASAP_Annotations>")
+    assert cli.run([*call, "--json", "--overwrite", "--classes", "Stroma", "Tumor=cancer"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["refused"][0]["file"] == "B.xml"
+    assert told["columns"] == ["area_Stroma", "area_cancer", "region"]
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--from", "regions", "--id", "x"], "--id is for tables and --from zooniverse, and means nothing for --from"),
+    (["--from", "cells", "--rule", "any"], "--rule is for --from regions, and means nothing for --from cells"),
+    (["--raters"], "--raters is for --from regions, and means nothing for a table"),
+    (["--from", "zooniverse", "--classes", "a"], "--classes is for --from regions and --from cells, and means nothing"),
+    (["--questions", "q.yaml"], "--questions is for --from zooniverse, and means nothing for a table"),
+])
+def test_flags_of_another_kind_of_label_are_refused(
+    slides: Store, drawn: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert cli.run(["store", "label", str(slides.path), str(drawn), *flags]) != 0
+    assert words in " ".join(capsys.readouterr().err.split())
