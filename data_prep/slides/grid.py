@@ -85,9 +85,9 @@ def tile_grid(
         upsample: Enlarge slides that are coarser than the target instead of refusing them.
 
     Raises:
-        ConfigError: For an overlap or edges that cannot be read, an overlap of a side or more, or a grid of more than
-            50 million tiles.
-        Refused: With reason `too-coarse`; `too-small` where not one tile fits and edges are not padded.
+        ConfigError: For an overlap or edges that cannot be read, or an overlap of a side or more.
+        Refused: With reason `too-coarse`; `too-small` where not one tile fits and edges are not padded; `too-large` for
+            more than 50 million tiles.
     """
     serving = serving_level(info, mpp, target, upsample)
     level, side = info.levels[serving.level], target.tile_px
@@ -97,8 +97,8 @@ def tile_grid(
     if not len(x) * len(y):
         raise Refused("too-small", _too_small(info, mpp, side, serving.mpp))
     if len(x) * len(y) > MOST_TILES:
-        raise ConfigError(f"overlap {overlap} gives {len(x)} x {len(y)} tiles of {side} px; at most {MOST_TILES} fit: "
-                          "ask for less overlap, larger tiles or a coarser scale.")
+        raise Refused("too-large", f"overlap {overlap} gives {len(x)} x {len(y)} tiles of {side} px, at most "
+                      f"{MOST_TILES} fit; ask for less overlap, larger tiles or a coarser scale")
     inside = [_share_inside(at, side * step, size) for at, step, size in zip((x, y), serving.step, sizes, strict=True)]
     columns, rows = np.tile(x, len(y)), np.repeat(y, len(x))
     down = level.downsample

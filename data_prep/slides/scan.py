@@ -221,8 +221,8 @@ def _stain(
     """Fitted on tiles spread evenly over those that are taken."""
     if settings.stain == "none":
         return None
-    step = max(1, len(found.selected) // STAIN_TILES)
-    tiles = read_tiles(reader, grid, found.selected[::step][:STAIN_TILES])
+    at = np.unique(np.linspace(0, len(found.selected) - 1, STAIN_TILES).round().astype(int))
+    tiles = read_tiles(reader, grid, found.selected[at])
     return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()
 
 

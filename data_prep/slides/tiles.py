@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sciencessl.data_prep.slides.grid import TileGrid
+from sciencessl.data_prep.slides.mosaic import CACHE_BYTES
 from sciencessl.data_prep.slides.slide import SlideInfo, SlideReader
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-BAND_BYTES = 32 * 2**20
-"""Level pixels of a row of tiles that is read before the next one begins: what a reader's cache surely holds."""
+BAND_BYTES = CACHE_BYTES // 2
+"""Level pixels of a row of tiles that is read before the next begins: half, as OpenSlide keeps four bytes a pixel."""
 STRIP_BYTES = 4 * 2**20
 """Level pixels that are shrunk at once: a tile of a larger field is made from strips of its rows."""
 _WHOLE = 1e-9  # a ratio this close to a whole number is one; across a slide that is no shift

@@ -140,7 +140,7 @@ def test_a_slide_smaller_than_a_tile_is_refused_unless_padded() -> None:
 def test_unknown_edges_and_endless_grids_are_refused() -> None:
     with pytest.raises(ConfigError, match="no edge policy named 'crop'"):
         tile_grid(slide_info((100, 100)), QUARTER, Target(0.25, 32), edges="crop")
-    with pytest.raises(ConfigError, match=r"overlap 31px gives 99969 x 99969 tiles of 32 px; at most 50000000 fit"):
+    with pytest.raises(Refused, match=r"too-large: overlap 31px gives 99969 x 99969 tiles of 32 px, at most 50000000"):
         tile_grid(slide_info((100_000, 100_000)), QUARTER, Target(0.25, 32), "31px")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from sciencessl.data_prep.slides.grid import TileGrid, tile_grid
-from sciencessl.data_prep.slides.resolution import Target
+from sciencessl.data_prep.slides.mosaic import CACHE_BYTES
+from sciencessl.data_prep.slides.opening import open_slide
+from sciencessl.data_prep.slides.resolution import Target, slide_mpp
 from sciencessl.data_prep.slides.slide import Mpp
 from sciencessl.data_prep.slides.tiles import STRIP_BYTES, is_native, native_place, read_tiles, reading_order
 from tests.data_prep.slides.slides_in_memory import SlideInMemory, slide_in_memory, slide_info, textured
@@ -71,16 +74,15 @@ def test_tiles_equal_a_float_reference(wanted: float) -> None:
 @pytest.mark.parametrize("wanted", [0.499, 0.7, 0.998])
 def test_a_real_slide_equals_a_float_reference(shared_data: Path, wanted: float) -> None:
     openslide = pytest.importorskip("openslide")
-    with openslide.OpenSlide(shared_data / "pathology" / "slides" / "CMU-1-Small-Region.svs") as file:
+    path = shared_data / "pathology" / "slides" / "CMU-1-Small-Region.svs"
+    with openslide.OpenSlide(path) as file:
         pixels = np.asarray(file.read_region((0, 0), 0, file.dimensions).convert("RGB"))
-        mpp = float(file.properties["openslide.mpp-x"])
-    slide = slide_in_memory(pixels, mpp)
-    grid = grid_of(slide, Target(wanted, 24, exact=wanted != 0.499))
-    np.testing.assert_allclose(np.multiply(grid.field0, mpp), 24 * wanted, rtol=1e-3)
-    differences = []
-    for index, tile in read_tiles(slide, grid, np.linspace(0, len(grid) - 1, 6).astype(int)):
-        reference = naive_tile(pixels, grid.boxes0[index], 24)
-        differences.append(np.abs(tile - reference).mean())
+    with closing(open_slide(str(path))) as reader:
+        mpp = slide_mpp(reader.info, None, None, {})
+        grid = tile_grid(reader.info, mpp, Target(wanted, 24))
+        np.testing.assert_allclose(np.multiply(grid.field0, (mpp.x, mpp.y)), 24 * wanted, rtol=1e-3)
+        tiles = dict(read_tiles(reader, grid, np.linspace(0, len(grid) - 1, 6).astype(int)))
+    differences = [np.abs(tile - naive_tile(pixels, grid.boxes0[index], 24)).mean() for index, tile in tiles.items()]
     assert len(differences) == 6
     assert max(differences) < 0.5  # two grey levels are asked for; rounding alone is a quarter of one
 
@@ -198,7 +200,7 @@ def test_large_fields_are_read_in_strips() -> None:
 
 
 def decodes(info_px: tuple[int, int], grid: TileGrid, indices: np.ndarray) -> tuple[int, int]:
-    """Native tiles of 256 px that a cache of 64 MiB has to decode, and how many there are."""
+    """Native tiles of 256 px that a reader's cache has to decode, and how many there are."""
     slide_px = slide_info(info_px)
     cache: OrderedDict[tuple[int, int], None] = OrderedDict()
     count, seen = 0, set()
@@ -212,7 +214,7 @@ def decodes(info_px: tuple[int, int], grid: TileGrid, indices: np.ndarray) -> tu
             count += key not in cache
             cache[key] = None
             cache.move_to_end(key)
-            if len(cache) > 64 * 2**20 // (3 * 256**2):
+            if len(cache) > CACHE_BYTES // (4 * 256**2):
                 cache.popitem(last=False)
     return count, len(seen)
 
