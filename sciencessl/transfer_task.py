@@ -36,7 +36,8 @@ class TransferTask:
             of `columns` and `NO_MAJORITY`, which is dropped where `classes` is empty.
         where: Column -> values kept; rows with any other value are left out before anything else.
         kind: What the label is.
-        unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample itself.
+        unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample, or bag, itself.
+            By default `object`; of bags `group`, so that several slides of a patient stay together.
         metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
         budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
         description: One line for people.
@@ -47,6 +48,7 @@ class TransferTask:
         ordered: Whether the classes are in an order, from least to most: that of `classes`, or else of their numbers or
             names. Then `quadratic_kappa` is known, and of two classes `sensitivity_at_95`, which is that to the last
             one; for kinds `class` and `bag`.
+        bag: Column that names the bag of each sample, for kind `bag`: all samples of a bag have one label.
 
     Raises:
         ConfigError: For an unknown kind or metric, no name, unit or budget, columns that do not fit the kind, or a
@@ -58,7 +60,7 @@ class TransferTask:
     classes: Mapping[str, str] = field(default_factory=dict)
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kind: Literal["class", "multilabel", "counts", "dense", "bag", "retrieval"] = "class"
-    unit: str = "object"
+    unit: str = ""
     metric: str = ""
     budgets: tuple[str, ...] = ("20/class", "50/class", "all")
     description: str = ""
@@ -66,8 +68,10 @@ class TransferTask:
     above: float = 0.5
     least_votes: float = 10
     ordered: bool = False
+    bag: str = "slide"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", self.unit or ("group" if self.kind == "bag" else "object"))
         _check_task(self)
         object.__setattr__(self, "metric", self.metric or PRIMARY_METRICS[self.kind][0])
 
@@ -76,11 +80,16 @@ class TransferTask:
         """All columns that hold the label, one or several."""
         return self.columns or (self.column,)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All columns that a store must have: of the label, of `where`, and the bag's."""
+        return (*self.label_columns, *self.where, *((self.bag,) if self.kind == "bag" else ()))
+
 
 def _check_task(task: TransferTask) -> None:
     where = f"task {task.name!r}"
-    if not (task.name and task.unit and task.budgets):
-        raise ConfigError(f"{where}: name, unit {task.unit!r} and budgets {list(task.budgets)} must not be empty.")
+    if not (task.name and task.budgets and task.bag):
+        raise ConfigError(f"{where}: name, bag {task.bag!r} and budgets {list(task.budgets)} must not be empty.")
     if task.kind not in PRIMARY_METRICS:
         raise ConfigError(f"{where}: {unknown_name('kind', task.kind, PRIMARY_METRICS)}")
     known = PRIMARY_METRICS[task.kind]

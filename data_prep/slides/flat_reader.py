@@ -1,9 +1,10 @@
-"""Plain images as slides of one level: through Pillow, or a TIFF through tifffile, strip by strip where it is large."""
+"""Plain images as slides: through Pillow, or a TIFF through tifffile, strip by strip where it is large."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -11,49 +12,53 @@ from PIL import Image
 
 from sciencessl.data_prep.decode import FORMATS, MAX_PIXELS, Refused, to_eight_bits
 from sciencessl.data_prep.slides.mosaic import TileCache, framed, from_tiles
-from sciencessl.data_prep.slides.openslide_reader import on_white, unsendable
+from sciencessl.data_prep.slides.openslide_reader import on_white, pyramid, unsendable
 from sciencessl.data_prep.slides.refusals import CONVERT, refusals
-from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo
-from sciencessl.data_prep.slides.tiff import as_page, check_pixels, check_whole, is_tiff, open_tiff, resolution
+from sciencessl.data_prep.slides.slide import Level, SlideInfo
+from sciencessl.data_prep.slides.tiff import (
+    Page,
+    as_page,
+    check_pixels,
+    check_whole,
+    is_tiff,
+    open_tiff,
+    resolution,
+    tiff_levels,
+)
 
 WHOLE_PIXELS = 2**24
-"""A TIFF of so many pixels or fewer is decoded at once when it is opened."""
+"""A TIFF of strips that has so many pixels or fewer is decoded at once."""
 _TOO_MANY = f"more than the {MAX_PIXELS / 1e6:.0f} million pixels that are decoded at once"
 _INVERTED, _PALETTE, _CMYK = 0, 3, 5
 _PREMULTIPLIED, _STRAIGHT = 1, 2
 
 
 class FlatReader:
-    """An image without a pyramid. EXIF orientation is left as it is; alpha is laid over white, grey becomes RGB.
+    """An image as Pillow or tifffile reads it. EXIF orientation is left as it is; alpha is laid over white.
 
-    A PNG, JPEG or the like is decoded when it is opened, up to `MAX_PIXELS`. Of a large TIFF, strips or tiles are
-    decoded when they are asked for, and a bounded number of them kept.
+    A PNG, JPEG or the like is one level and decoded when it is opened, up to `MAX_PIXELS`. Levels of a TIFF are decoded
+    by strips or tiles when they are asked for, and a bounded number of them kept.
     """
 
     def __init__(self, path: str) -> None:
-        """Open it, and decode it or its last strip.
+        """Open it, and decode the last corner of each level.
 
         Raises:
             Refused: With reason `unreadable`, `corrupt`, `truncated`, `not-rgb8` or `too-large`.
+            MissingExtraError: When it is a TIFF and tifffile is not installed.
         """
         self._path = path
         self._tiff: Any = None
-        self._mpp: Mpp | None = None
         self._cache = TileCache()
         try:
-            if is_tiff(path):
-                self._open_tiff()
-            else:
-                self._open_image()
-            width, height = self._size
-            said = "a flat image, read without pyramid"
-            self.info = SlideInfo("flat", "flat", (Level(width, height),), self._mpp, said=said)
-            self.read(0, width - 1, height - 1, 1, 1)
+            self.info = self._open_tiff() if is_tiff(path) else self._open_image()
+            for index, level in enumerate(self.info.levels):
+                self.read(index, level.width - 1, level.height - 1, 1, 1)
         except BaseException:
             self.close()
             raise
 
-    def _open_image(self) -> None:
+    def _open_image(self) -> SlideInfo:
         with refusals(self._path, "unreadable", "it is no image that is known"), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the budget is ours
             try:
@@ -61,46 +66,53 @@ class FlatReader:
             except Image.DecompressionBombError as error:
                 raise Refused("too-large", f"{_TOO_MANY}; {CONVERT}") from error
         with image:
-            self._size = self._tile_px = image.size
-            _check_size(*image.size)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Refused("too-large", f"{width} x {height} px: {_TOO_MANY}; {CONVERT}")
             with refusals(self._path, "corrupt", "its pixels cannot be decoded"):
                 image.load()
                 _check_depth(image, self._path)
                 self._whole = np.asarray(to_eight_bits(image).convert("RGB"))
+        self._segments_px = [(width, height)]
+        return SlideInfo("flat", "flat", (Level(width, height),), said="a flat image, decoded whole")
 
-    def _open_tiff(self) -> None:
+    def _open_tiff(self) -> SlideInfo:
         self._tiff = open_tiff(self._path)
         with refusals(self._path, "corrupt", "its TIFF directory is damaged"):
             check_pixels(self._tiff, alone=True)
-            page = as_page(self._tiff.pages[0])
-            check_whole(page, self._tiff.filehandle.size)
-            self._mpp = resolution(self._tiff)
-        self._size = self._tile_px = (page.width, page.height)
-        if page.width * page.height > WHOLE_PIXELS:
-            self._tile_px = page.tile_px or (page.width, min(int(self._tiff.pages[0].rowsperstrip), page.height))
-            if not page.planar:
-                raise Refused("too-large", f"its channels lie apart in {page.width} x {page.height} px; {CONVERT}")
-        if math.prod(self._tile_px) > MAX_PIXELS:
-            raise Refused("too-large", f"one strip holds {self._tile_px[0]} x {self._tile_px[1]} px; {CONVERT}")
+            self._pages = tiff_levels(self._tiff)
+            pages = [as_page(page) for page in self._pages]
+            for page in pages:
+                check_whole(page, self._tiff.filehandle.size)
+            mpp = resolution(self._tiff)
+        strips = [int(page.rowsperstrip) if page.rowsperstrip else 0 for page in self._pages]
+        self._segments_px = [_segment_px(page, rows) for page, rows in zip(pages, strips, strict=True)]
+        levels = pyramid([(page.width, page.height) for page in pages], [page.tile_px for page in pages])
+        return SlideInfo("flat", "flat", levels, mpp, said="read through tifffile")
 
-    def _tile(self, column: int, row: int) -> np.ndarray:
+    def _tile(self, level: int, column: int, row: int) -> np.ndarray:
         if self._tiff is None:
             return self._whole
-        return self._cache.get((column, row), lambda: self._segment(column, row))
+        return self._cache.get((level, column, row), lambda: self._segment(level, column, row))
 
-    def _segment(self, column: int, row: int) -> np.ndarray:
+    def _segment(self, level: int, column: int, row: int) -> np.ndarray:
+        page, across = self._pages[level], self._segments_px[level][0]
         with refusals(self._path, "corrupt", "its pixels cannot be decoded"):
-            page = self._tiff.pages[0]
-            if self._tile_px == self._size:
+            if self._segments_px[level] == (page.imagewidth, page.imagelength):
                 return eight_bit_rgb(page.asarray(), page)
-            return decode_segment(page, row * math.ceil(self._size[0] / self._tile_px[0]) + column)
+            return decode_segment(page, row * math.ceil(page.imagewidth / across) + column)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """As `SlideReader.read`."""
-        return framed((x, y, width, height), self._size, lambda box: from_tiles(box, self._tile_px, self._tile))
+        size, tile_px, tile = self.info.levels[level], self._segments_px[level], partial(self._tile, level)
+        return framed((x, y, width, height), (size.width, size.height), lambda box: from_tiles(box, tile_px, tile))
+
+    def exact(self, level: int, at: np.ndarray) -> np.ndarray:
+        """Which pixels along an axis can be read as they are: all."""
+        return np.ones(len(at), bool)
 
     def native_jpeg(self, level: int, column: int, row: int) -> bytes | None:
-        """None: the image has no native tiles."""
+        """None: what is read through Pillow or tifffile is decoded."""
         return None
 
     def close(self) -> None:
@@ -112,6 +124,19 @@ class FlatReader:
 
     def __reduce__(self) -> NoReturn:
         raise unsendable(self)
+
+
+def _segment_px(page: Page, rows: int) -> tuple[int, int]:
+    """What is decoded at once: a tile, a strip, or all of a small page, or of one whose channels lie apart."""
+    if page.planar and page.tile_px:
+        segment = page.tile_px
+    elif not page.planar or page.width * page.height <= WHOLE_PIXELS:
+        segment = (page.width, page.height)
+    else:
+        segment = (page.width, min(rows, page.height) or page.height)
+    if math.prod(segment) > MAX_PIXELS:
+        raise Refused("too-large", f"{segment[0]} x {segment[1]} px in one piece: {_TOO_MANY}; {CONVERT}")
+    return segment
 
 
 def decode_segment(page: Any, index: int) -> np.ndarray:
@@ -160,11 +185,6 @@ def _without_alpha(pixels: np.ndarray, extra: tuple[int, ...]) -> np.ndarray:
         light = pixels[..., :3].astype(np.uint16) + (255 - pixels[..., 3:])
         return cast(np.ndarray, np.minimum(light, 255).astype(np.uint8))
     return np.ascontiguousarray(pixels[..., :3])
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise Refused("too-large", f"{width} x {height} px: {_TOO_MANY}; {CONVERT}")
 
 
 def _check_depth(image: Image.Image, path: str) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from sciencessl.data_prep.decode import Refused
 from sciencessl.data_prep.listing import IMAGE_SUFFIXES, has_suffix
 from sciencessl.data_prep.slides.flat_reader import FlatReader
+from sciencessl.data_prep.slides.native_reader import NativeReader
 from sciencessl.data_prep.slides.openslide_reader import OpenSlideReader
 from sciencessl.data_prep.slides.refusals import AGAIN, openslide_module, refusals
 from sciencessl.data_prep.slides.slide import SlideReader
-from sciencessl.data_prep.slides.tiff import check_chain, is_tiff
+from sciencessl.data_prep.slides.tiff import Facts, check_chain, check_whole, is_tiff, read_facts
 
+_GENERIC = "generic-tiff"
 _NEEDS = {
     ".mrxs": "it needs the folder of the same name beside it",
     ".vms": "it needs the .jpg files that it names beside it",
@@ -37,9 +39,53 @@ def open_slide(path: str) -> SlideReader:
     _check_file(path)
     with refusals(path, "unreadable"):
         vendor = openslide_module().OpenSlide.detect_format(path)
+    if is_tiff(path):
+        return _open_tiff(path, vendor)
+    if vendor is not None:
+        return OpenSlideReader(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in IMAGE_SUFFIXES:
+        # An .mrxs is a JPEG of the whole slide, a thumbnail: without its folder it must not pass for a flat slide.
+        raise Refused("unreadable", f"no reader knows its format; {_NEEDS.get(suffix, _CHECK)}")
+    return FlatReader(path)
+
+
+def _open_tiff(path: str, vendor: str | None) -> SlideReader:
+    try:
+        if vendor is None:
+            check_chain(path)
+        facts = read_facts(path, alone=vendor in (None, _GENERIC))
+    except Refused as refused:
+        if vendor is None or refused.reason == "not-rgb8":
+            raise
+        return OpenSlideReader(path)  # which understands what tifffile does not
+    judge = _judge(path, vendor, facts)
+    pages = facts.levels if isinstance(judge, FlatReader) else facts.pages
+    sizes = {(level.width, level.height) for level in judge.info.levels}
+    try:
+        for page in pages:
+            if (page.width, page.height) in sizes:
+                check_whole(page, os.path.getsize(path))
+    except BaseException:
+        judge.close()
+        raise
+    return NativeReader(path, judge, pages)
+
+
+def _judge(path: str, vendor: str | None, facts: Facts) -> OpenSlideReader | FlatReader:
+    """OpenSlide where it opens the file and sees all of its levels, else tifffile."""
     if vendor is None:
-        return _without_openslide(path)
-    return OpenSlideReader(path)
+        return FlatReader(path)
+    try:
+        reader = OpenSlideReader(path, facts.mpp)
+    except Refused as refused:
+        if refused.reason != "unreadable":
+            raise
+        return FlatReader(path)
+    if vendor == _GENERIC and len(reader.info.levels) < len(facts.levels):  # levels in SubIFDs
+        reader.close()
+        return FlatReader(path)
+    return reader
 
 
 def _check_file(path: str) -> None:
@@ -51,16 +97,6 @@ def _check_file(path: str) -> None:
             raise Refused("unreadable", "a pipe or a device; expected a file")
         if status.st_size == 0:
             raise Refused("truncated", f"the file is empty; {AGAIN}")
-
-
-def _without_openslide(path: str) -> SlideReader:
-    suffix = os.path.splitext(path)[1].lower()
-    if is_tiff(path):
-        check_chain(path)
-    elif suffix not in IMAGE_SUFFIXES:
-        # An .mrxs is a JPEG of the whole slide, a thumbnail: without its folder it must not pass for a flat slide.
-        raise Refused("unreadable", f"no reader knows its format; {_NEEDS.get(suffix, _CHECK)}")
-    return FlatReader(path)
 
 
 def one_per_slide(paths: Iterable[str]) -> list[str]:

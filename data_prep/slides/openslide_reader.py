@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any, NoReturn
 
@@ -78,6 +77,7 @@ class OpenSlideReader:
         """
         module = openslide_module()
         self._path = path
+        self._closed = False
         with refusals(path, "unreadable", "OpenSlide cannot open it"):
             self._slide = module.OpenSlide(path)
         self._slide.set_cache(module.OpenSlideCache(CACHE_BYTES))
@@ -104,9 +104,17 @@ class OpenSlideReader:
         size = self.info.levels[level]
         return framed((x, y, width, height), (size.width, size.height), lambda box: self._blocks(level, box))
 
-    def is_exact(self, level: int, x: int, y: int) -> bool:
-        """Whether pixels at this place of a level come as they are in the file."""
-        return None not in (exact_start(x, self._downsamples[level]), exact_start(y, self._downsamples[level]))
+    def exact(self, level: int, at: np.ndarray) -> np.ndarray:
+        """Which pixels along either axis can be read as they are in the file.
+
+        Args:
+            level: Index of the level.
+            at: (n,) pixels of that level.
+
+        Returns:
+            (n,) bool.
+        """
+        return np.array([exact_start(pixel, self._downsamples[level]) is not None for pixel in at.tolist()], bool)
 
     def _blocks(self, level: int, box: Box) -> np.ndarray:
         x, y, width, height = box
@@ -134,11 +142,9 @@ class OpenSlideReader:
 
     def close(self) -> None:
         """As `SlideReader.close`."""
-        self._slide.close()
-
-    def fall_back(self, why: str) -> None:
-        """Say in `info` why this reader was chosen though native tiles were there."""
-        self.info = replace(self.info, said=f"falls back on OpenSlide: {why}")
+        if not self._closed:
+            self._slide.close()
+        self._closed = True
 
     def __reduce__(self) -> NoReturn:
         raise unsendable(self)

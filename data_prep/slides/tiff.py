@@ -59,6 +59,31 @@ class Page:
         return math.ceil(self.width / self.tile_px[0]), math.ceil(self.height / self.tile_px[1])
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a TIFF says: the levels of its first image as tifffile finds them, all its images, and its pixel scale."""
+
+    levels: list[Page]
+    pages: list[Page]
+    mpp: Mpp | None
+
+
+def read_facts(path: str, alone: bool) -> Facts:
+    """Everything that is needed of a TIFF before a pixel is read.
+
+    Args:
+        path: The file.
+        alone: As in `check_pixels`.
+
+    Raises:
+        Refused: With reason `not-rgb8`, `truncated` or `unreadable`.
+    """
+    with open_tiff(path) as tiff, refusals(path, "unreadable", "its TIFF directory is damaged"):
+        check_pixels(tiff, alone)
+        pages = [as_page(page) for page in itertools.islice(tiff.pages, _MOST_PAGES)]
+        return Facts([as_page(page) for page in tiff_levels(tiff)], pages, resolution(tiff))
+
+
 def is_tiff(path: str) -> bool:
     """Whether a file begins like a TIFF or BigTIFF.
 
@@ -97,10 +122,14 @@ def check_chain(path: str, first_only: bool = False) -> None:
             so that a copy that was cut has lost them.
     """
     size = os.path.getsize(path)
-    with refusals(path, "truncated", "its TIFF directory is cut"), open(path, "rb") as file:
-        for place in itertools.islice(_directories(file), 1 if first_only else _MOST_PAGES):
-            if place >= size:
-                raise Refused("truncated", f"the file ends at byte {size}, and its TIFF directory is at {place}; {AGAIN}")
+    with refusals(path, "unreadable"), open(path, "rb") as file:
+        try:
+            for place in itertools.islice(_directories(file), 1 if first_only else _MOST_PAGES):
+                if place >= size:
+                    where = f"the file ends at byte {size}, and its TIFF directory is at {place}"
+                    raise Refused("truncated", f"{where}; {AGAIN}")
+        except struct.error as error:
+            raise Refused("truncated", f"the file ends at byte {size}, within its TIFF directory; {AGAIN}") from error
 
 
 def _directories(file: IO[bytes]) -> Iterator[int]:
@@ -142,6 +171,14 @@ def check_pixels(tiff: Any, alone: bool) -> None:
 def _layers(tiff: Any) -> int:
     series = tiff.series[0]
     return math.prod(size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS")
+
+
+def tiff_levels(tiff: Any) -> list[Any]:
+    """Pages of the first image of a `TiffFile`, from fine to coarse, as tifffile finds its pyramid."""
+    found = [level.keyframe for level in tiff.series[0].levels]
+    sizes = [page.imagewidth * page.imagelength for page in found]
+    # A pyramid whose levels are in no order is none.
+    return found if sizes == sorted(sizes, reverse=True) else found[:1]
 
 
 def as_page(page: Any) -> Page:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from sciencessl.evaluate.bags import all_samples, pooled
 from sciencessl.evaluate.encoders import VARIANTS, Encoder
 from sciencessl.evaluate.features import FeatureCache
 from sciencessl.evaluate.kinds import LOSSES, held_out_loss
@@ -68,10 +70,11 @@ def choose_variant(
     if kept is not None:
         return kept
     index = data.train[rows]
-    cache.fill([encoder for encoders in variants.values() for encoder in encoders], index)
+    cache.fill([encoder for encoders in variants.values() for encoder in encoders], all_samples(data.train_bags, index))
     losses: dict[str, float] = {}
     for name, encoders in variants.items():
-        asked = [held_out_loss(data, rows, cache.get(encoder, index), 0) for encoder in encoders]
+        asked = [held_out_loss(data, rows, pooled(partial(cache.get, encoder), data.train_bags, index), 0)
+                 for encoder in encoders]
         known = [loss for loss in asked if loss is not None]
         if len(known) == len(encoders):
             losses[name] = float(np.mean(known))
@@ -96,6 +99,7 @@ def _path(
 ) -> Path:
     encoders = "".join(encoder.digest for group in variants.values() for encoder in group)
     units = "\n".join(map(str, data.train_units[rows]))
-    key = digest(encoders.encode(), cache.store.digest.encode(), data.digest.encode(), data.train[rows].tobytes(),
+    samples = all_samples(data.train_bags, data.train[rows])
+    key = digest(encoders.encode(), cache.store.digest.encode(), data.digest.encode(), samples.tobytes(),
                  units.encode(), data.task.kind.encode())
     return cache.folder / f"variant-{key}.json"

@@ -35,7 +35,8 @@ def colour_histogram(rgb: np.ndarray) -> np.ndarray:
         (48,) float32, each colour's 16 adding up to 1. Nothing of where a pixel lies enters. Source: ours.
     """
     counts = [np.bincount(rgb[..., colour].ravel() // BINS, minlength=BINS) for colour in range(3)]
-    return (np.concatenate(counts) / (rgb.shape[0] * rgb.shape[1])).astype(np.float32)
+    shares: np.ndarray = (np.concatenate(counts) / (rgb.shape[0] * rgb.shape[1])).astype(np.float32)
+    return shares
 
 
 def colour_histograms(

@@ -12,19 +12,23 @@ from sciencessl.config import read_yaml
 from sciencessl.errors import ConfigError, SciencesslError, unknown_name
 from sciencessl.evaluate.encoders import VARIANTS, Encoder, random_encoder, scratch_encoder
 from sciencessl.evaluate.finetune import Training
+from sciencessl.evaluate.results import NEVER_LEARNED
 from sciencessl.evaluate.stages import check_stages
 from sciencessl.spec import TransferTask
 from sciencessl.train.folder import CONFIG
 
-ARMS = ("frozen", "knn", "linear", "finetune", "scratch", "random")
+ARMS = ("frozen", "knn", "max", "abmil", "linear", "finetune", "scratch", "random")
 TRAINED = ("linear", "finetune", "scratch")
 """Arms that train a network: a fit takes minutes, so they have fewer subsets."""
 
-SAVED = ("frozen", "linear", "finetune", "scratch")
+SAVED = ("frozen", "max", "abmil", "linear", "finetune", "scratch")
 """Arms whose model at the largest budget is kept."""
 
 ANY_KIND = ("frozen", "random")
-"""Arms for every kind of task; the others predict one class a sample."""
+"""Arms for every kind of task."""
+
+OF_KIND = {"class": ("frozen", "knn", *TRAINED, "random"), "bag": ("frozen", "max", "abmil", "random")}
+"""Kind -> its arms; other kinds have `ANY_KIND`."""
 
 OWN = {"seed", "steps", "data", "compute", "log"}
 """Settings in which the runs of one method may differ: machine, place, and what they are averaged over."""
@@ -114,7 +118,7 @@ def _common_name(names: Sequence[str]) -> str:
 
 def default_arms(task: TransferTask) -> tuple[str, ...]:
     """Arms where none are asked for: those that take seconds a fit."""
-    return ("frozen", "knn", "random") if task.kind == "class" else ANY_KIND
+    return {"class": ("frozen", "knn", "random"), "bag": ("frozen", "abmil", "random")}.get(task.kind, ANY_KIND)
 
 
 def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[str], training: Training) -> None:
@@ -123,20 +127,24 @@ def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[s
     Raises:
         ConfigError: Saying which, and what to do.
     """
+    own = OF_KIND.get(task.kind, ANY_KIND)
     for arm in arms:
+        if arm == "mean" and task.kind == "bag":
+            raise ConfigError(f"arm 'mean': pooling by the mean is what --arms frozen does for bags; choose among "
+                              f"{' '.join(own)}.")
         if arm not in ARMS:
             raise ConfigError(unknown_name("arm", arm, ARMS))
-        if task.kind != "class" and arm not in ANY_KIND:
-            raise ConfigError(
-                f"task {task.name!r} is of kind {task.kind!r}; arm {arm!r} is for kind 'class'. Choose among --arms "
-                f"{' '.join(ANY_KIND)}."
-            )
+        if arm not in own:
+            kinds = " and ".join(repr(kind) for kind, known in OF_KIND.items() if arm in known)
+            raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; arm {arm!r} is for kind {kinds}. Choose "
+                              f"among --arms {' '.join(own)}.")
     without = [encoder.name for encoder in encoders if not encoder.has_weights]
     lacking = [arm for arm in arms if arm in (*TRAINED, "random") and len(without) == len(encoders)]
     if lacking:
+        rest = " ".join(arm for arm in own if arm not in (*TRAINED, "random"))
         raise ConfigError(
             f"{', '.join(without)}: features without an encoder have no weights to train and no architecture, which "
-            f"arm {lacking[0]!r} needs; choose --arms frozen knn, or give a run beside them."
+            f"arm {lacking[0]!r} needs; choose --arms {rest}, or give a run beside them."
         )
     if "finetune" in arms:
         for encoder in encoders:
@@ -159,7 +167,7 @@ def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int) -> t
     scratches = {kind: f"scratch{ending}" for kind, ending in endings.items()} if "scratch" in arms else {}
     curves = [
         Curve(method.name, arm, {"": method.runs}, randoms.get(_kind(run), ""), scratches.get(_kind(run), ""))
-        for arm in ("frozen", "knn", "linear", "finetune") if arm in arms
+        for arm in ARMS if arm in arms and arm not in NEVER_LEARNED
         for method, run in zip(methods, runs, strict=True) if run.has_weights or arm not in TRAINED
     ]
     for kind, name in reversed(scratches.items()):

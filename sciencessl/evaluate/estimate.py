@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sciencessl.evaluate.abmil import step_seconds as step_seconds_of_bags
+from sciencessl.evaluate.abmil import steps_of
 from sciencessl.evaluate.curves import TRAINED
 from sciencessl.evaluate.encoders import Encoder, embed_together
 from sciencessl.evaluate.features import Features
@@ -37,6 +39,8 @@ def estimate_arms(plan: Plan, features: Features, todo: Sequence[Item]) -> tuple
         seconds = _embedding(plan, encoders, lacking)
         if arm in TRAINED:
             seconds += _training(plan, items)
+        if arm == "abmil":
+            seconds += _attention(plan, items)
         found.append(ArmEstimate(arm, len(items), seconds / 3600))
     return images, tuple(found)
 
@@ -60,7 +64,7 @@ def _embedding(plan: Plan, encoders: dict[str, Encoder], lacking: dict[str, int]
 
 
 def _image_seconds(plan: Plan, encoder: Encoder) -> float:
-    index = plan.data.train[:BATCH]
+    index = plan.samples()[:BATCH]
 
     def once() -> None:
         embed_together([encoder], plan.store, index, 0)
@@ -82,4 +86,18 @@ def _training(plan: Plan, items: Sequence[Item]) -> float:
         tried = 0 if few_units(labels, units) else len(LEARNING_RATES) * training.trial.max_steps
         batches = training.max_steps + tried + FORWARD * len(data.test) / BATCH
         total += batches * steps[encoder.digest]
+    return total
+
+
+def _attention(plan: Plan, items: Sequence[Item]) -> float:
+    """Seconds of all fits of attention; a step takes time in proportion to the samples of its bags."""
+    data = plan.data
+    samples = max(1, len(data.pool_samples) // len(data.train))
+    steps: dict[int, float] = {}
+    total = 0.0
+    for item in items:
+        width, own = item.encoder.card.features, item.part.data
+        if width not in steps:
+            steps[width] = step_seconds_of_bags(samples, width, len(data.classes))
+        total += steps_of(own.train_labels[item.rows], own.train_units[item.rows]) * steps[width]
     return total

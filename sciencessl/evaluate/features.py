@@ -109,13 +109,13 @@ class Features:
         """Compute what is missing for any fit of these encoders."""
         self.pool.fill(encoders, self.plan.samples())
         if self.test is not self.pool:
-            self.test.fill(encoders, self.plan.data.test)
+            self.test.fill(encoders, self.plan.data.test_samples)
 
     def missing(self, encoder: Encoder) -> int:
         """How many embeddings `fill` would compute."""
         lacking = len(self.pool.missing(encoder, self.plan.samples()))
         if self.test is not self.pool:
-            lacking += len(self.test.missing(encoder, self.plan.data.test))
+            lacking += len(self.test.missing(encoder, self.plan.data.test_samples))
         return lacking
 
     def of_pool(self, encoder: Encoder, index: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class Features:
         """Of the encoder at hand, whose features are held."""
         held = self._held.get(where)
         if held is None or held[0] != encoder.digest:
-            samples = self.plan.samples() if where == "pool" else np.unique(self.plan.data.test)
+            samples = self.plan.samples() if where == "pool" else np.unique(self.plan.data.test_samples)
             cache = self.pool if where == "pool" else self.test
             held = self._held[where] = encoder.digest, samples, cache.get(encoder, samples)
         found: np.ndarray = held[2][np.searchsorted(held[1], index)]

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from sciencessl.errors import ConfigError, unknown_name
+from sciencessl.evaluate.abmil import Attention, BagFeatures, fit_abmil
 from sciencessl.evaluate.cache import DAMAGED, read_arrays, write_arrays
 from sciencessl.evaluate.calibration import budget_temperature
 from sciencessl.evaluate.finetune import Labelled, Training, fit_network
@@ -66,6 +67,7 @@ class Fit:
             where the head has none.
         head: The classifier on features, where it is linear; not cached.
         encoder: The network below it, where the fit trained one; not cached.
+        attention: What pools the samples of a bag below the classifier, where it was learned; not cached.
     """
 
     probabilities: np.ndarray
@@ -76,6 +78,7 @@ class Fit:
     temperature: float | None = None
     head: LinearHead | None = None
     encoder: nn.Module | None = None
+    attention: Attention | None = None
 
 
 def run_fit(
@@ -114,6 +117,31 @@ def run_fit(
     probabilities = probabilities.astype(np.float32)
     metrics = all_metrics(probabilities, test_labels)
     return Fit(probabilities, len(labels), trials, chosen, metrics, temperature, linear)
+
+
+def run_attention(
+    train: BagFeatures, labels: np.ndarray, units: np.ndarray, test: BagFeatures, test_labels: np.ndarray,
+    n_classes: int, seed: int,
+) -> Fit:
+    """Learn attention over bags from a budget's labels, tuned on these alone (`abmil.fit_abmil`), and score it.
+
+    Args:
+        train: The budget's bags.
+        labels: (b,) class numbers.
+        units: (b,) units, which cross-validation never divides.
+        test: The test bags.
+        test_labels: (m,) class numbers, read only to score.
+        n_classes: K.
+        seed: Of all that is drawn.
+
+    Raises:
+        DataError: For features that are not finite or shapes that do not match.
+    """
+    fitted = fit_abmil(train, labels, units, seed)
+    probabilities = fitted.probabilities(test, n_classes).astype(np.float32)
+    chosen = f"{fitted.steps} steps{'' if fitted.search else ' (fixed)'}"
+    return Fit(probabilities, len(labels), max(1, len(fitted.search)), chosen, all_metrics(probabilities, test_labels),
+               fitted.temperature, LinearHead(fitted.classes, fitted.weight, fitted.bias), attention=fitted.attention)
 
 
 def run_training(

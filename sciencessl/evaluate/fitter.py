@@ -7,12 +7,15 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+from sciencessl.evaluate.abmil import BagFeatures
+from sciencessl.evaluate.bags import pooled
 from sciencessl.evaluate.curves import TRAINED
 from sciencessl.evaluate.encoders import fresh_module
 from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import Labelled
-from sciencessl.evaluate.fits import Fit, load_fit, run_fit, run_training, save_fit
+from sciencessl.evaluate.fits import Fit, load_fit, run_attention, run_fit, run_training, save_fit
 from sciencessl.evaluate.kinds import frozen_fit, output_width
 from sciencessl.evaluate.metrics import ordered_metrics
 from sciencessl.evaluate.models import holds_model, save_model
@@ -53,12 +56,26 @@ class Fitter:
 
     def _head(self, item: Item) -> Fit:
         data, rows = item.part.data, item.rows
-        train = self.features.of_pool(item.encoder, data.train[rows])
-        test = self.features.of_test(item.encoder, data.test)
+        if item.arm == "abmil":
+            return self._attention(item)
+        pooling = "max" if item.arm == "max" else "mean"
+        train = pooled(partial(self.features.of_pool, item.encoder), data.train_bags, data.train[rows], pooling)
+        test = pooled(partial(self.features.of_test, item.encoder), data.test_bags, data.test, pooling)
         if item.arm == "knn":
             return run_fit("knn", train, data.train_labels[rows], data.train_units[rows], test, data.test_labels,
                            len(data.classes), item.seed)
         return frozen_fit(data, rows, train, test, item.seed)
+
+    def _attention(self, item: Item) -> Fit:
+        data, rows = item.part.data, item.rows
+        assert data.train_bags is not None  # `check_arms` lets only tasks of bags have this arm
+        assert data.test_bags is not None
+        samples, sizes = data.train_bags.of(data.train[rows])
+        tested, test_sizes = data.test_bags.of(data.test)
+        train = BagFeatures(self.features.of_pool(item.encoder, samples), sizes)
+        test = BagFeatures(self.features.of_test(item.encoder, tested), test_sizes)
+        return run_attention(train, data.train_labels[rows], data.train_units[rows], test, data.test_labels,
+                             len(data.classes), item.seed)
 
     def _train(self, item: Item) -> Fit:
         plan, data, rows, scratch = self.plan, item.part.data, item.rows, item.arm == "scratch"

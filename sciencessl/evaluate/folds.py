@@ -18,7 +18,8 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate.subsets import priorities, unit_strata
-from sciencessl.evaluate.tasks import OBJECT, TaskData, digest_of, label_strata, load_sides
+from sciencessl.evaluate.task_labels import OBJECT
+from sciencessl.evaluate.tasks import TaskData, digest_of, label_strata, load_sides
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side

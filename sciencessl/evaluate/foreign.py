@@ -22,7 +22,6 @@ from sciencessl.store.remote import local_path
 from sciencessl.train.folder import ModelCard
 from sciencessl.train.inputs import input_stats
 
-
 BASELINE = "baseline:"
 """What names of features begin with that nothing was learned for."""
 

@@ -17,12 +17,14 @@ from sciencessl.evaluate.votes import fit_votes, mean_fractions, vote_metrics, v
 
 FROZEN_HEADS: Mapping[str, str] = {
     "class": "logistic", "multilabel": "logistic of each label", "counts": "multinomial", "retrieval": "search",
+    "bag": "logistic of the mean",
 }
 """Kind of task -> name of the head that `frozen_fit` fits."""
 
 IN_WORDS: Mapping[str, str] = {
     "class": "logistic regression", "multilabel": "logistic regression of each label",
     "counts": "multinomial regression of votes", "retrieval": "nearest labelled samples",
+    "bag": "logistic regression on the mean over each bag",
 }
 """Kind of task -> the same for people."""
 
@@ -35,7 +37,7 @@ def output_width(data: TaskData) -> int:
 def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
     """Fit the kind's head on a budget's rows, tuned on these alone, and score it on the test rows.
 
-    Logistic regression for classes, one for each label for several labels, a multinomial for votes; retrieval fits
+    Logistic regression for classes (of bags too, whose features are pooled), one for each label for several labels, a multinomial for votes; retrieval fits
     nothing, its budget is the pool that is searched.
 
     Args:
@@ -57,7 +59,7 @@ def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.nda
 
 LOSSES: Mapping[str, str] = {
     "class": "log loss", "multilabel": "log loss (mean over labels)", "counts": "log loss per vote",
-    "retrieval": "loss (one minus mean average precision)",
+    "retrieval": "loss (one minus mean average precision)", "bag": "log loss",
 }
 """Kind -> what `held_out_loss` is, in words."""
 
@@ -159,4 +161,5 @@ def _targets(data: TaskData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 _FITS: Mapping[str, Callable[[TaskData, np.ndarray, np.ndarray, np.ndarray, int], Fit]] = {
     "class": _fit_classes, "multilabel": _fit_labels, "counts": _fit_votes, "retrieval": _search,
+    "bag": _fit_classes,
 }

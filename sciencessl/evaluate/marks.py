@@ -40,7 +40,7 @@ def mark_encoder(
     """
     tested = store if test_store is None else test_store
     cards, complete = ancestry(encoder.card)
-    overlaps = [train_holds(card, (tested, store), Side(tested, data.test, "test")) for card in cards]
+    overlaps = [train_holds(card, (tested, store), Side(tested, data.test_samples, "test")) for card in cards]
     derived: dict[str, Sequence[str]] = {**tested.derived_from(), **store.derived_from()}
     labels: dict[str, int] = {}
     for card in cards:

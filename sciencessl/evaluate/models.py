@@ -13,6 +13,9 @@ from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import HEAD, MODEL, HeadCard, ModelCard, StoreRecord, write_head, write_model
 
+POOLING_OF = {"frozen": "mean", "max": "max", "abmil": "attention"}
+"""Arm of a task of bags -> how its model pools."""
+
 
 def save_model(
     folder: Path, arm: str, encoder: Encoder, fit: Fit, key: FitKey, store: Store, data: TaskData, training: Training
@@ -38,7 +41,10 @@ def save_model(
     classes = tuple(data.classes[number] for number in fit.head.classes)
     head = HeadCard(data.task.name, ", ".join(data.task.label_columns), classes, arm, key.budget, key.subset_seed,
                     fit.n_labels, fit.chosen, key.name, data.task.kind, fit.temperature or 1.0)
-    write_head(folder, head, fit.head.weight, fit.head.bias)
+    if data.task.kind == "bag":
+        head = replace(head, bag=data.task.bag, pooling=POOLING_OF[arm])
+    learned = vars(fit.attention) if fit.attention is not None else {}
+    write_head(folder, head, fit.head.weight, fit.head.bias, **learned)
 
 
 def holds_model(folder: Path, key: FitKey) -> bool:

@@ -81,7 +81,7 @@ class Gathered:
 
     def detail(self, by: str) -> Detail:
         """A closer look, with the score by groups of the column `by` where it is not empty."""
-        data, single = self.plan.data, self.plan.data.task.kind == "class"
+        data, single = self.plan.data, self.plan.data.task.kind in ("class", "bag")
         detail = Detail(self.curve.name, self.curve.arm, str(self.budget), groups=self._groups(by) if by else ())
         if not single:
             return detail

@@ -10,16 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from sciencessl.errors import ConfigError
-from sciencessl.evaluate.curves import (
-    SAVED,
-    TRAINED,
-    Curve,
-    Method,
-    check_arms,
-    default_arms,
-    group_runs,
-    make_curves,
-)
+from sciencessl.evaluate.abmil import PROTOCOL as ABMIL
+from sciencessl.evaluate.bags import all_samples
+from sciencessl.evaluate.curves import SAVED, TRAINED, Curve, Method, check_arms, default_arms, group_runs, make_curves
 from sciencessl.evaluate.encoders import Encoder, check_input
 from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.fits import FitKey
@@ -28,7 +21,8 @@ from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.kinds import FROZEN_HEADS
 from sciencessl.evaluate.store_tasks import find_store_task
 from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
-from sciencessl.evaluate.tasks import OBJECT, TaskData, load_task
+from sciencessl.evaluate.task_labels import OBJECT
+from sciencessl.evaluate.tasks import TaskData, load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.spec import TransferTask
 from sciencessl.store.audited import ACCEPTED, Standing, check_audit
@@ -157,8 +151,8 @@ class Plan:
         """Indices into `store` that some fit reads: labels drawn, and test samples that lie there."""
         drawn = [part.data.train[subset.index] for part in self.parts for seed, subsets in enumerate(part.subsets)
                  for budget, subset in subsets.items() if seed in self.seeds(budget)]
-        pool = np.unique(np.concatenate(drawn))
-        return np.union1d(pool, self.data.test) if self.test_store is self.store else pool
+        pool = np.sort(all_samples(self.data.train_bags, np.unique(np.concatenate(drawn))))
+        return np.union1d(pool, self.data.test_samples) if self.test_store is self.store else pool
 
     def key(self, item: Item) -> FitKey:
         """What the fit is cached under."""
@@ -166,6 +160,8 @@ class Plan:
         head = f"{arm}: {self.training_of(arm)}" if arm in TRAINED else arm
         if arm in ("frozen", "random"):
             head = FROZEN_HEADS[self.data.task.kind]
+        if arm == "abmil":
+            head = ABMIL
         return FitKey(item.encoder.digest, head, item.part.digest, str(item.budget), item.seed)
 
     def model_folder(self, item: Item) -> Path | None:
@@ -289,7 +285,7 @@ def _check_inputs(plan: Plan) -> None:
             check_input(encoder, plan.test_store)
             continue
         encoder.table.rows([plan.store.ids[i] for i in plan.samples()])
-        encoder.table.rows([plan.test_store.ids[i] for i in plan.data.test])
+        encoder.table.rows([plan.test_store.ids[i] for i in plan.data.test_samples])
 
 
 def _encoders(runs: Sequence[str | Path], store: Store) -> tuple[Encoder, ...]:
@@ -319,7 +315,9 @@ def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
     parts = (store.digest, other.digest, task.name, task.kind, task.metric, task.unit, draw, data.classes, data.digest,
              data.train_units.tolist(), *filter(None, [store.removals_digest, "ordered" if task.ordered else ""]))
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
-    return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets)
+    inside = [] if data.train_bags is None else [data.pool_samples.tobytes(), data.test_samples.tobytes()]
+    return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets,
+                  *inside)
 
 
 def _budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Draw) -> tuple[Budget, ...]:

@@ -16,8 +16,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#777777"
 MARKERS = "osD^vPX"
 LINES: dict[str, Any] = {
-    "frozen": "-", "knn": "--", "linear": "-.", "finetune": (0, (8, 2)), "scratch": (0, (1, 1.2)),
-    "random": (0, (3, 1.2, 1, 1.2, 1, 1.2)),
+    "frozen": "-", "knn": "--", "max": "--", "abmil": "-.", "linear": "-.", "finetune": (0, (8, 2)),
+    "scratch": (0, (1, 1.2)), "random": (0, (3, 1.2, 1, 1.2, 1, 1.2)),
 }
 """Line style of each arm."""
 

@@ -15,6 +15,8 @@ from sciencessl.store.audited import ACCEPTED
 ARMS = {
     "frozen": "a logistic regression on frozen features",
     "knn": "nearest neighbours on frozen features",
+    "max": "a logistic regression on the maximum of each frozen feature over a bag",
+    "abmil": "gated attention over the frozen features of a bag",
     "linear": "a linear layer trained by gradient descent on frozen features with augmentation",
     "finetune": "fine-tuned",
     "scratch": "the same architecture trained from scratch",
@@ -32,6 +34,7 @@ METRICS = {
 
 _ASKS = {
     "class": "tells {} apart",
+    "bag": "tells bags of {} apart",
     "multilabel": "asks which of {} are present",
     "counts": "predicts the votes for {}",
     "retrieval": "looks for samples of the same class among {}",

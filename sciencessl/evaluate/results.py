@@ -30,7 +30,7 @@ class Row:
     Attributes:
         encoder: Name of the run, of the method where several runs differ in their pretraining seed only, or `scratch`
             or `random`, with the architecture where there are several.
-        arm: `frozen`, `knn`, `linear`, `finetune`, `scratch` or `random`.
+        arm: One of `curves.ARMS`.
         budget: Spelling of the budget.
         n_labels: Labels used.
         subsets: Number of label subsets averaged.

@@ -23,7 +23,7 @@ def store_tasks(store: Store) -> tuple[TransferTask, ...]:
     """Tasks whose columns a store has: those of its domain, then those of the questions in its tables of votes."""
     known = store.columns()
     own = [task for task in load_domain(store.header.domain).tasks
-           if all(column in known for column in (*task.label_columns, *task.where))]
+           if all(column in known for column in task.needs)]
     asked = [_of_question(kind, question) for question in _questions(store) for kind in (VOTES, CLASS)]
     return (*own, *asked)
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from sciencessl.errors import ConfigError, DataError, StoreError, did_you_mean, unknown_name
+from sciencessl.evaluate.bags import Bags, all_samples, read_bags
 from sciencessl.evaluate.subsets import label_digest
 from sciencessl.evaluate.task_files import SUFFIXES, read_task
+from sciencessl.evaluate.task_labels import Labels, check_labels, check_spread, check_units, units_of
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.sampled import chosen_by
 from sciencessl.store.sides import Side, value_text
 from sciencessl.transfer_task import NO_MAJORITY
 
-OBJECT = "object"
-KINDS = ("class", "multilabel", "counts", "retrieval")
+KINDS = ("class", "multilabel", "counts", "retrieval", "bag")
 """Kinds of task whose labels can be read."""
 
 NONE_OF_THESE = "none of these"
@@ -27,7 +28,7 @@ NONE_OF_THESE = "none of these"
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task's samples.
+    """One task's samples; for kind `bag` its bags, each at the store index of its first sample.
 
     Attributes:
         task: The task, its unit resolved to a column or `object`.
@@ -43,8 +44,10 @@ class TaskData:
             label in the pool; and what chose samples that were not drawn at random -> such samples.
         train_targets: (n, K) votes, or 1, 0 and NaN for unknown, for kinds with several columns; else None.
         test_targets: (m, K), likewise.
-        train_ids: (n,) ids of the samples.
+        train_ids: (n,) ids of the samples, or names of the bags.
         test_ids: (m,) likewise.
+        train_bags: Those of the pool's side, for kind `bag`; else None.
+        test_bags: Likewise of the side that is tested on.
     """
 
     task: TransferTask
@@ -61,11 +64,23 @@ class TaskData:
     test_targets: np.ndarray | None = None
     train_ids: np.ndarray = field(default_factory=lambda: np.array([], dtype=object))
     test_ids: np.ndarray = field(default_factory=lambda: np.array([], dtype=object))
+    train_bags: Bags | None = None
+    test_bags: Bags | None = None
 
     @property
     def strata(self) -> tuple[str, ...]:
         """Names of the label numbers, by which subsets are drawn."""
         return (*self.classes, NONE_OF_THESE) if self.task.kind == "multilabel" else self.classes
+
+    @property
+    def pool_samples(self) -> np.ndarray:
+        """Store indices of all samples of the pool; of those in its bags, where there are bags."""
+        return all_samples(self.train_bags, self.train)
+
+    @property
+    def test_samples(self) -> np.ndarray:
+        """Likewise of the test."""
+        return all_samples(self.test_bags, self.test)
 
     def take_test(self, rows: np.ndarray) -> TaskData:
         """The same with some of the test samples, by position."""
@@ -114,27 +129,27 @@ def load_sides(task: TransferTask, pool: Side, test: Side) -> TaskData:
     Raises:
         StoreError: When a column of the task is not in a store.
         ConfigError: For a kind of task whose labels cannot be read.
-        DataError: When a side has too few labelled samples, classes or units, only one store
-            has the unit, or a value of a label or count cannot be one.
+        DataError: When a side has too few labelled samples, classes or units, only one store has the unit, a value of
+            a label or count cannot be one, or samples of a bag differ in label or unit.
     """
     if task.kind not in KINDS:
         raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; few-label tasks are {', '.join(KINDS)}.")
     sides = [pool] if test is pool else [pool, test]
     for side in sides:
         require_columns(side.store, task)
-    classes, found = (_one if task.kind in ("class", "retrieval") else _several)(task, sides)
+    classes, found = _READERS.get(task.kind, _several)(task, sides)
     dropped = dict(sorted(sum((labels.dropped for labels in found), Counter[str]()).items()))
     for labels in found:
-        _check(task, classes, labels, dropped)
-    units = [_units(task, labels) for labels in found]
-    _check_units(task, found, units)
+        check_labels(task, classes, labels, dropped)
+    units = [units_of(task, labels) for labels in found]
+    check_units(task, found, units)
     train, tested = found[0], found[-1]
     (unit, train_units), (_, test_units) = units[0], units[-1]
-    _check_spread(task, tested, test_units)
+    check_spread(task, tested, test_units)
     return TaskData(
         replace(task, unit=unit), classes, train.index, train.number, train_units, tested.index, tested.number,
         test_units, digest_of(classes, train.ids, train.number, train.targets), dropped, train.targets, tested.targets,
-        train.ids, tested.ids,
+        train.ids, tested.ids, train.bags, tested.bags,
     )
 
 
@@ -157,7 +172,7 @@ def require_columns(store: Store, task: TransferTask) -> None:
         StoreError: Naming the column and those that the store has.
     """
     known = store.columns()
-    for column in (*task.label_columns, *task.where):
+    for column in task.needs:
         if column not in known:
             raise StoreError(
                 f"task {task.name!r} reads column {column!r}, which {store.path} does not have."
@@ -166,26 +181,7 @@ def require_columns(store: Store, task: TransferTask) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """The n labelled samples of a side: store indices, strata, and (n, K) targets or None."""
-
-    side: Side
-    index: np.ndarray
-    number: np.ndarray
-    targets: np.ndarray | None = None
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def ids(self) -> np.ndarray:
-        names = self.side.store.ids
-        return np.array([names[i] for i in self.index], dtype=object)
-
-    def texts(self, column: str) -> np.ndarray:
-        return replace(self.side, index=self.index).texts(column)
-
-
-def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
+def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[Labels]]:
     """A class for each sample."""
     named = [class_names(task, side) for side in sides]
     classes = _in_order(task, {*named[0].names} - {""})
@@ -196,8 +192,15 @@ def _one(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], li
         rows = label >= 0
         lost = each.names[~rows & (each.names != "")].tolist()
         unknown = Counter(f"{name} (no label in {sides[0].name})" for name in lost)
-        found.append(_Labels(side, side.index[rows], label[rows], dropped=each.dropped + unknown))
+        found.append(Labels(side, side.index[rows], label[rows], dropped=each.dropped + unknown))
     return classes, found
+
+
+def _bagged(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[Labels]]:
+    """A class for each bag: that of its first sample, which all its samples share."""
+    read = [read_bags(task, side, _wanted(task, side)) for side in sides]
+    classes, found = _one(task, [side for side, _ in read])
+    return classes, [replace(labels, bags=bags) for labels, (_, bags) in zip(found, read, strict=True)]
 
 
 def _in_order(task: TransferTask, names: set[str]) -> tuple[str, ...]:
@@ -256,9 +259,9 @@ def _leading(task: TransferTask, side: Side) -> np.ndarray:
     return np.where(total > 0, found, "")
 
 
-def _several(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[_Labels]]:
+def _several(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[Labels]]:
     """Votes, or labels that are present, absent or unknown."""
-    found: list[_Labels] = []
+    found: list[Labels] = []
     for side in sides:
         values = np.stack([_numbers(task, side, column) for column in task.columns], axis=1)
         if task.kind == "counts":
@@ -267,7 +270,7 @@ def _several(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...]
         rows, left = _leave_out_chosen(task, side, _wanted(task, side) & known.any(axis=1))
         values = values[rows]
         number = label_strata(task.kind, values, found[0].targets if found else values)
-        found.append(_Labels(side, side.index[rows], number, values, left))
+        found.append(Labels(side, side.index[rows], number, values, left))
     return task.columns, found
 
 
@@ -320,70 +323,7 @@ def _numbers(task: TransferTask, side: Side, column: str) -> np.ndarray:
     return values
 
 
-def _check(task: TransferTask, classes: tuple[str, ...], labels: _Labels, dropped: dict[str, int]) -> None:
-    """Refuse a side whose labels do not differ."""
-    targets = labels.targets
-    counted = ", ".join(f"{n} {value}" for value, n in dropped.items())
-    left_out = f" (left out: {counted})" if counted else ""
-    if targets is None:
-        present = [classes[c] for c in np.unique(labels.number)]
-        enough = len(present) >= 2
-        where = f"column {task.column!r}" if task.column else f"columns {', '.join(task.columns)}"
-        lack = (f" of {len(present)} classes{f' ({present[0]})' if present else ''} in {where}; two classes are needed"
-                f"{left_out}")
-    elif task.kind == "counts":
-        enough = bool((targets > 0).any(axis=0).sum() >= 2)
-        lack = f", lacks votes for two answers in columns {', '.join(task.columns)}{left_out}"
-    else:
-        silent = [name for name, known in zip(classes, np.isfinite(targets).any(axis=0), strict=True) if not known]
-        if silent and len(targets):
-            raise DataError(
-                f"task {task.name!r}: {labels.side} has no value in {', '.join(map(repr, silent))}, whether present or "
-                "absent; leave such columns out of the task's `columns`, or label samples there."
-            )
-        enough = bool(((targets > 0).any(axis=0) & (targets == 0).any(axis=0)).any())
-        lack = f", lacks a label that is both present and absent in columns {', '.join(task.columns)}{left_out}"
-    if not enough:
-        raise DataError(
-            f"task {task.name!r}: {labels.side} has {len(labels.index)} labelled samples{lack}. Label more samples "
-            "there, or prepare with a larger share of them."
-        )
-
-
-def _units(task: TransferTask, labels: _Labels) -> tuple[str, np.ndarray]:
-    """The unit that is drawn and resampled; the group that `prepare` recorded where the task says `group`."""
-    store = labels.side.store
-    if task.unit == OBJECT or (task.unit == "group" and "group" not in store.columns()):
-        return OBJECT, labels.ids
-    units = labels.texts(task.unit)
-    lacking = int((units == "").sum())
-    if lacking:
-        raise DataError(
-            f"task {task.name!r}: {lacking} samples of {store.path} have no {task.unit!r}, which is the unit of the "
-            "task; give every sample one."
-        )
-    return task.unit, units
-
-
-def _check_spread(task: TransferTask, tested: _Labels, units: np.ndarray) -> None:
-    n_units = len(set(units))
-    n_classes = 1 if tested.targets is not None else len(np.unique(tested.number))
-    if n_units <= n_classes:
-        raise DataError(
-            f"task {task.name!r}: {tested.side} has {n_units} units for {n_classes} classes, which say nothing of the "
-            "spread; test on more units (prepare with a larger --test-fraction, or fold with --folds)."
-        )
-
-
-def _check_units(task: TransferTask, found: Sequence[_Labels], units: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Refuse two stores of which one has no units."""
-    if len(found) == 1:
-        return
-    (unit, _), (other, _) = units
-    stores = [labels.side.store for labels in found]
-    if unit != other:
-        lacks = stores[unit != OBJECT].path
-        raise DataError(
-            f"task {task.name!r}: its unit is {task.unit!r}, which {lacks} does not record, and the other store does; "
-            "prepare it with --group, or give the task another unit in a FILE.yaml."
-        )
+_READERS: Mapping[str, Callable[[TransferTask, Sequence[Side]], tuple[tuple[str, ...], list[Labels]]]] = {
+    "class": _one, "retrieval": _one, "bag": _bagged,
+}
+"""Kind -> what reads its labels; `_several` reads those of the others."""

@@ -72,7 +72,7 @@ def check_leak(store: Store, data: TaskData, other: Store, *, accept: bool = Fal
     """Refuse a test whose samples, or others of the same group, are in the label pool too.
 
     What makes two samples the same thing: `sciencessl.store.sides.same_things`, and `near_things` that are the same;
-    groups are the unit of the task, the recorded group and the domain's identity. Copies that were turned, resized or
+    groups are the bag and unit of the task, the recorded group and the domain's identity. Copies that were turned, resized or
     encoded again are for `sciencessl store audit` to find.
 
     Args:
@@ -87,8 +87,9 @@ def check_leak(store: Store, data: TaskData, other: Store, *, accept: bool = Fal
     Raises:
         LeakError: With how many test samples, by what, and examples.
     """
-    pool, test = Side(store, data.train, "pool"), Side(other, data.test, "test")
-    groups = dict.fromkeys([data.task.unit, "group", *load_domain(store.header.domain).identity])
+    pool, test = Side(store, data.pool_samples, "pool"), Side(other, data.test_samples, "test")
+    own = [data.task.bag] if data.train_bags is not None else []
+    groups = dict.fromkeys([*own, data.task.unit, "group", *load_domain(store.header.domain).identity])
     found = {name: match >= 0 for name, match in same_things(pool, test, tuple(groups))}
     near = {rule.by: rule for rule in near_things(pool, test) if rule.same}
     found |= {name: rule.match >= 0 for name, rule in near.items()}

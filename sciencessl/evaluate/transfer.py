@@ -250,6 +250,11 @@ def _notes(plan: Plan, choices: Mapping[str, Choice]) -> Iterator[str]:
     trained = [arm for arm in TRAINED if any(curve.arm == arm for curve in plan.curves)]
     for arm in trained:
         yield f"{arm}: {plan.training_of(arm)}, batches of {BATCH}"
+    bags = plan.data.train_bags
+    if bags is not None:
+        yield (f"labels, budgets and scores are of bags ({plan.data.task.bag}), not of their samples: "
+               f"{len(plan.data.pool_samples):,} samples in {len(plan.data.train):,} bags to draw from, "
+               f"{len(plan.data.test_samples):,} in {len(plan.data.test):,} to test on")
     if plan.draw == "random":
         yield "labels drawn at random, whatever their class, as they would come"
     if len(plan.parts) > 1:
@@ -278,9 +283,8 @@ def _costs(runs: Sequence[str | Path], encoders: Sequence[Encoder]) -> dict[str,
 
 def _subset_table(plan: Plan) -> pa.Table:
     """Every subset by id: what another tool needs to fit on the same labels. Folds are numbered through all repeats."""
-    ids = plan.store.ids
     rows = [
-        (number, str(budget), seed, ids[data.train[i]], data.strata[data.train_labels[i]], str(data.train_units[i]))
+        (number, str(budget), seed, data.train_ids[i], data.strata[data.train_labels[i]], str(data.train_units[i]))
         for number, part in enumerate(plan.parts)
         for data in [part.data]
         for seed, drawn in enumerate(part.subsets)

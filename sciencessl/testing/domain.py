@@ -284,7 +284,7 @@ def _answered(spec: DomainSpec, store: Store) -> None:
 
 def _check_task(task: TransferTask, store: Store, votes: set[str]) -> None:
     columns = store.columns()
-    wanted = [*task.label_columns, *task.where, *([] if task.unit == "object" else [task.unit])]
+    wanted = [*task.needs, *([] if task.unit == "object" else [task.unit])]
     missing = [name for name in wanted if name not in columns and name not in votes]
     require(not missing, f"task {task.name!r} reads {missing}, which the synthetic store lacks: {sorted(columns)}.")
     if task.columns:

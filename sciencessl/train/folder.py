@@ -155,8 +155,10 @@ class HeadCard:
         chosen: The settings chosen, in words.
         fit: Name of the fit that it is the model of.
         kind: Kind of the task: `class` gives softmax probabilities, `counts` softmax fractions, `multilabel` a sigmoid
-            for each label.
+            for each label; `bag` the former for bags of samples.
         temperature: That scores are divided by before the softmax, fitted on the budget's own labels.
+        bag: Of kind `bag` the column that names the bag of a sample.
+        pooling: Of kind `bag` what makes one vector of the features of a bag: `mean`, `max` or `attention`.
     """
 
     task: str
@@ -170,13 +172,18 @@ class HeadCard:
     fit: str
     kind: str = "class"
     temperature: float = 1.0
+    bag: str = ""
+    pooling: str = ""
 
 
-def write_head(run: Path, card: HeadCard, weight: np.ndarray, bias: np.ndarray) -> None:
-    """Write a classifier on the exported encoder's features: weights (K, F) and biases (K,), then the card."""
+def write_head(run: Path, card: HeadCard, weight: np.ndarray, bias: np.ndarray, **pooling: np.ndarray) -> None:
+    """Write a classifier on the exported encoder's features: weights (K, F) and biases (K,), then the card.
+
+    `pooling` is what was learned of how bags are pooled, by name.
+    """
     from safetensors.numpy import save
 
-    write_atomic(run / HEAD_WEIGHTS, save({"weight": np.ascontiguousarray(weight), "bias": bias}))
+    write_atomic(run / HEAD_WEIGHTS, save({"weight": np.ascontiguousarray(weight), "bias": bias, **pooling}))
     write_atomic(run / HEAD, json.dumps(asdict(card), indent=1).encode())
 
 
@@ -185,6 +192,16 @@ def read_head(run: Path) -> tuple[HeadCard, np.ndarray, np.ndarray]:
 
     Raises:
         RunError: When the folder holds none, or it is damaged.
+    """
+    card, stored = read_whole_head(run)
+    return card, stored["weight"], stored["bias"]
+
+
+def read_whole_head(run: Path) -> tuple[HeadCard, dict[str, np.ndarray]]:
+    """The same with all arrays that `write_head` was given, by name.
+
+    Raises:
+        RunError: As `read_head`.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -195,7 +212,7 @@ def read_head(run: Path) -> tuple[HeadCard, np.ndarray, np.ndarray]:
         values = json.loads((run / HEAD).read_text(encoding="utf-8"))
         stored = load_file(run / HEAD_WEIGHTS)
         card = HeadCard(**{**values, "classes": tuple(values["classes"])})
-        return card, stored["weight"], stored["bias"]
+        return card, {"weight": stored["weight"], "bias": stored["bias"], **stored}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"{run / HEAD} is damaged ({type(error).__name__}: {error}); run the transfer again."

@@ -164,7 +164,9 @@ def test_a_large_tiff_in_one_strip_is_refused_with_what_to_do(
     monkeypatch.setattr(flat_reader, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(flat_reader, "MAX_PIXELS", 10_000)
     found = refused(tmp_path / "a.tif")
-    assert (found.reason, found.detail[:33]) == ("too-large", "one strip holds 100 x 200 px; con")
+    assert found.reason == "too-large"
+    assert found.detail.startswith("100 x 200 px in one piece: more than")
+    assert "vips tiffsave" in found.detail
 
 
 def test_damage_has_a_reason(tmp_path: Path, image: Any) -> None:

@@ -1,0 +1,51 @@
+"""Windows are put together from tiles, and a bounded number of tiles is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sciencessl.data_prep.slides.mosaic import TileCache, framed, from_tiles, inside
+
+WHOLE = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+
+
+def tile(column: int, row: int) -> np.ndarray:
+    """Tiles of 16 x 10 px; those at the right and lower edge end with the image."""
+    return WHOLE[row * 10 : row * 10 + 10, column * 16 : column * 16 + 16]
+
+
+@pytest.mark.parametrize("box", [(0, 0, 70, 50), (16, 10, 16, 10), (15, 9, 2, 2), (64, 40, 6, 10), (3, 4, 1, 1)])
+def test_a_window_is_that_of_the_image(box: tuple[int, int, int, int]) -> None:
+    x, y, width, height = box
+    got = from_tiles(box, (16, 10), tile)
+    np.testing.assert_array_equal(got, WHOLE[y : y + height, x : x + width])
+    got[:] = 0
+    assert WHOLE[y, x].any(), "the window is the caller's own"
+
+
+def test_outside_is_white_and_nothing_is_read_where_nothing_is() -> None:
+    got = framed((-3, 45, 10, 9), (70, 50), lambda box: from_tiles(box, (16, 10), tile))
+    np.testing.assert_array_equal(got[:5, 3:], WHOLE[45:, :7])
+    assert (got[5:] == 255).all()
+    assert (got[:, :3] == 255).all()
+    assert framed((70, 0, 4, 4), (70, 50), lambda box: pytest.fail("nothing is there")).min() == 255
+    assert framed((0, 0, 0, 4), (70, 50), lambda box: pytest.fail("nothing is asked")).shape == (4, 0, 3)
+    assert inside((-5, -5, 3, 100), 70, 50) == (0, 0, 0, 50)
+
+
+def test_the_cache_keeps_what_was_used_last_up_to_its_bytes() -> None:
+    cache, made = TileCache(300), []
+
+    def make(key: int) -> np.ndarray:
+        return cache.get(key, lambda: made.append(key) or np.full(100, key, np.uint8))
+
+    for key in (1, 2, 3, 1, 4, 1, 2):
+        assert make(key)[0] == key
+    assert made == [1, 2, 3, 4, 2]
+    assert cache._bytes == 300
+    cache.get("large", lambda: np.zeros(1000, np.uint8))
+    assert list(cache._tiles) == ["large"]
+    cache.clear()
+    make(9)
+    assert cache._bytes == 100
