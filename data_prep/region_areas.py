@@ -82,7 +82,7 @@ def _fill(
         return
     scale = boxes[:, 2:].max(0) / SAMPLES
     width, height = np.ceil((high - low) / scale - 1e-9).astype(int)
-    raster = rasterise((regions[i] for i in near), (height, width), (scale[0], scale[1]), (low[0], low[1]))
+    raster = rasterise((regions[i] for i in near.tolist()), (height, width), (scale[0], scale[1]), (low[0], low[1]))
     placed = boxes - [*low, 0.0, 0.0]
     found.share[members, column] = box_means(raster, placed, (scale[0], scale[1]))
     x, y = ((placed[:, :2] + placed[:, 2:] / 2) / scale).astype(int).T
@@ -116,7 +116,7 @@ def tile_class(areas: ClassAreas, order: Sequence[str], rule: str = "majority", 
     if not columns:
         return [None] * len(areas.share)
     share = areas.share[:, columns]
-    may = (share >= least) & (areas.centre[:, columns] if rule == "centre" else share > 0)
+    may: np.ndarray = (share >= least) & (areas.centre[:, columns] if rule == "centre" else share > 0)
     best = np.argmax(np.where(may, share, -1.0) if rule == "majority" else may, axis=1)
     names = [areas.classes[column] for column in columns]
-    return [names[i] if some else None for i, some in zip(best, may.any(1), strict=True)]
+    return [names[i] if some else None for i, some in zip(best, np.any(may, axis=1), strict=True)]

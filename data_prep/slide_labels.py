@@ -141,14 +141,17 @@ def read_slide_labels(
     of_slide, known = np.asarray(slides, object), sorted(set(slides))
     files, strange = slide_files(source, known, origin == "cells", settings.raters, settings.by_file)
     read = _Read()
-    rows, counts, areas = [], [], []
+    rows: list[np.ndarray] = []
+    counts: list[CellCounts] = []
+    areas: list[dict[str, ClassAreas]] = []
     for slide, group in groupby(files, lambda file: file.slide):
         here = np.flatnonzero(of_slide == slide)
+        before = len(counts) + len(areas)
         if origin == "cells":
-            counts += (part := _cells(list(group), boxes[here], settings, read))
+            counts += _cells(list(group), boxes[here], settings, read)
         else:
-            areas += (part := _areas(list(group), boxes[here], settings, read))
-        rows += [here] * bool(part)
+            areas += _areas(list(group), boxes[here], settings, read)
+        rows += [here] * (len(counts) + len(areas) - before)
     if not rows:
         raise DataError(f"not one of the {len(files):,} files of {source} can be used. {read.refused[0].detail}")
     ours = _ours(settings, read, source)

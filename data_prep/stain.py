@@ -2,7 +2,7 @@
 
 Macenko et al. 2009 (ISBI, "A method for normalizing histology slides for quantitative analysis") and Reinhard et al.
 2001 (IEEE CG&A 21(5), "Color transfer between images"). Densities are natural and glass is 255, as in
-`sciencessl.views.stain`: the usual reference values and threshold of 0.15 are those of natural densities.
+`sciencessl.views.density`: the usual reference values and threshold of 0.15 are those of natural densities.
 
 Fit a slide once, on tiles that were selected for tissue: on one tile the method takes what the tile shows for what the
 stain is.
@@ -20,7 +20,7 @@ import numpy as np
 
 from sciencessl.data_prep.decode import Refused
 from sciencessl.errors import ConfigError, DataError, unknown_name
-from sciencessl.views.stain import densities, tissue_share, to_pixels
+from sciencessl.views.density import densities, tissue_share, to_pixels
 
 BETA = 0.15
 """Mean natural density of the three channels from which a pixel is tissue. Source: Macenko 2009; the mean is ours,

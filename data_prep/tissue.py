@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sciencessl.data_prep.tile_quality import optical_density, pen_pixels
+from sciencessl.data_prep.tile_quality import least_and_most, optical_density, pen_pixels
 from sciencessl.errors import ConfigError, DataError
 
 Bool = npt.NDArray[np.bool_]
@@ -22,6 +22,9 @@ Method = Literal["auto", "otsu", "saturation", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """Ways to tell tissue from glass; `auto` tries the others and keeps the mask with the highest score."""
 
+GLASS_COLOUR = ("glass_red", "glass_green", "glass_blue")
+"""Names of the glass's colour among the thresholds."""
+
 WORK_UM = 8.0
 """Finer thumbnails are shrunk to this scale first, so that a mask does not depend on the size of the thumbnail."""
 SPECK_UM2 = 5_000.0
@@ -30,24 +33,33 @@ HOLE_UM2 = 40_000.0
 """Smaller gaps (lumina, fat cells, cracks) belong to the tissue around them: a 200 um square."""
 PEN_UM2 = 10_000.0
 """Smaller pieces in colours of ink are blood, pigment or noise: pens are a few hundred um wide."""
-GAP_UM = 32.0
+GAP_UM = 64.0
 """Gaps up to this width are closed before pieces are counted, so that thin membranes of fat hold together."""
 HALO_UM = 24.0
 """Half-dark rim of ink and black borders, which goes with them."""
-DENSITY = (0.015, 0.12)
+WASH_UM = 200.0
+"""How far ink that has run is looked for around ink that is sure."""
+RIM = 0.25
+"""Less than this part of the strongest within 2 px is the blurred outside of an edge."""
+DENSITY = (0.015, 0.08)
 """Optical density above the glass, mean of the channels: least that can be tissue, most that can be glass."""
-COLOUR = (0.012, 0.08)
+COLOUR = (0.012, 0.05)
 """The same for colour: the largest less the smallest optical density of the three channels."""
-TEXTURE = (1.0, 2.2)
+TEXTURE = (1.0, 1.8)
 """The same for local entropy, in bits."""
 NEUTRAL_DENSITY = 0.15
-"""A piece without colour is tissue only if denser than this: shadows and uneven light are paler."""
+LEAST_STAINED = 0.1
+"""A piece is tissue only if this share of it has colour, or is denser than shadows and uneven light."""
 WINDOW_PX = 9
 """Side of the window of the local entropy."""
 GREY_BINS = 16
 """Values of the local entropy's histograms, equally wide in the square root of density."""
 WHITE = (245.0, 245.0, 245.0)
 """Glass of thumbnails that show none."""
+BLANK = 252
+"""From here on a pixel may be what a reader fills gaps with, or saturated glass: nothing absorbs there."""
+LEAST_GLASS = 0.002
+"""Share of a thumbnail from which a colour can be that of the glass."""
 CHUNK = 32_768
 """Boxes averaged at once: what the processor's cache holds."""
 
@@ -75,6 +87,17 @@ class TissueMask:
     def share(self) -> float:
         """Share of the thumbnail that is tissue, 0 to 1."""
         return float(self.mask.mean())
+
+    @property
+    def said(self) -> str:
+        """How it was found, for people; why, if nothing was."""
+        found = f"{self.share:.1%} of the slide is tissue ({self.method})"
+        if self.mask.any() or not self.scores:
+            return found
+        tried = " or ".join(f"{name} above {self.thresholds[name]:.3g}" for name in self.scores)
+        glass = ", ".join(f"{self.thresholds[name]:.0f}" for name in GLASS_COLOUR)
+        return (f"{found}: beside glass of colour {glass}, ink and black borders nothing larger than "
+                f"{SPECK_UM2:,.0f} um2 has {tried}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +145,13 @@ def find_tissue(
     looks = _looks(*_shrunk(thumbnail, mpp))
     tried = [name for name in _THRESHOLDS if method in ("auto", name)]
     thresholds = {name: _THRESHOLDS[name](looks) for name in tried}
-    masks = {name: _cleaned(_seen(looks, name) > thresholds[name], looks) for name in tried}
+    masks = {name: _cleaned(_above(_seen(looks, name), thresholds[name]), looks) for name in tried}
     evidence = _evidence(looks)
     scores = {name: _dice(mask, evidence) for name, mask in masks.items()}
     best = max(scores, key=lambda name: scores[name])  # the first of equals
     height, width = thumbnail.shape[:2]
     mask = cv2.resize(masks[best].view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
-    glass = dict(zip(("glass_red", "glass_green", "glass_blue"), looks.glass, strict=True))
+    glass = dict(zip(GLASS_COLOUR, looks.glass, strict=True))
     return TissueMask(mask, scale, best, {**thresholds, **glass}, scores)
 
 
@@ -184,9 +207,8 @@ def _at(
     """The table between its corners."""
     (row, down), (column, along) = rows, columns
     flat, here = table.ravel(), row * table.shape[1] + column
-    below = here + table.shape[1]
-    above = flat[here] * (1 - along) + flat[here + 1] * along
-    return above * (1 - down) + (flat[below] * (1 - along) + flat[below + 1] * along) * down
+    above, below = (flat.take(at) + (flat.take(at + 1) - flat.take(at)) * along for at in (here, here + table.shape[1]))
+    return above + (below - above) * down
 
 
 def _check(thumbnail: np.ndarray, mpp: float, method: str) -> None:
@@ -213,22 +235,39 @@ def _shrunk(thumbnail: np.ndarray, mpp: float) -> tuple[np.ndarray, float]:
 def _looks(rgb: np.ndarray, mpp: float) -> _Looks:
     smooth = cv2.GaussianBlur(rgb, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)
     glass = _glass(smooth)
-    density = optical_density(smooth, glass)
-    mean = np.maximum(density.mean(axis=2), 0)
-    barred = _without_specks(pen_pixels(rgb), _area_px(PEN_UM2, mpp, rgb.shape))
-    reach = math.ceil(HALO_UM / mpp)
-    if barred.any():
-        barred = cv2.dilate(barred.view(np.uint8), _square(2 * reach + 1)).astype(bool)
-    return _Looks(mean, density.max(axis=2) - density.min(axis=2), _entropy(mean), barred, glass, mpp)
+    red, green, blue = cv2.split(optical_density(smooth, glass))
+    density = np.maximum((red + green + blue) / 3, 0)
+    low, high = least_and_most(red, green, blue)
+    # Windows reach over the edge of tissue; glass inside them has no texture of its own.
+    texture = np.where(density > DENSITY[0], _entropy(density), np.float32(0))
+    return _Looks(density, high - low, texture, _barred(smooth, mpp), glass, mpp)
+
+
+def _barred(rgb: np.ndarray, mpp: float) -> Bool:
+    """Ink with what has run from it, and black borders."""
+    sure = _without_specks(pen_pixels(rgb), _area_px(PEN_UM2, mpp, rgb.shape))
+    if not sure.any():
+        return sure
+    return _grown(sure | (_grown(sure, WASH_UM / mpp) & pen_pixels(rgb, faint=True)), HALO_UM / mpp)
+
+
+def _grown(mask: Bool, reach_px: float) -> Bool:
+    return cv2.dilate(mask.view(np.uint8), _square(2 * math.ceil(reach_px) + 1)).astype(bool)
 
 
 def _glass(rgb: np.ndarray) -> tuple[float, float, float]:
-    """Colour of the glass, 0 to 255: of the brightest neutral pixels short of pure white; `WHITE` where none is."""
-    low, high = rgb.min(axis=2), rgb.max(axis=2)
-    neutral = (low >= 90) & (low < 255) & (high - low <= high // 8)
-    if neutral.mean() < 0.002:
-        return WHITE
-    pixels = rgb[neutral]
+    """Colour of the glass, 0 to 255: of the brightest smooth neutral pixels short of pure white; else `WHITE`.
+
+    Beside pure white, glass is the more neutral of what is left: pale tissue on glass that is white as well must not
+    be taken for grey glass beside white gaps.
+    """
+    low, high = least_and_most(*cv2.split(rgb))
+    white = (low >= BLANK).mean() >= LEAST_GLASS
+    uneven = cv2.morphologyEx(rgb[:, :, 1], cv2.MORPH_GRADIENT, _square(5))
+    smooth = (low >= 90) & (low < BLANK) & (high - low <= (8 if white else high // 8)) & (uneven <= 8)
+    if smooth.mean() < LEAST_GLASS:
+        return (255.0, 255.0, 255.0) if white else WHITE
+    pixels = rgb[smooth]
     grey = pixels.mean(axis=1)
     near = np.abs(grey - np.percentile(grey, 98)) <= 6
     red, green, blue = np.median(pixels[near], axis=0)
@@ -238,12 +277,14 @@ def _glass(rgb: np.ndarray) -> tuple[float, float, float]:
 def _entropy(density: Float32) -> Float32:
     """(h, w) entropy in bits of the densities in the window around each pixel."""
     level = np.minimum(np.rint(10 * np.sqrt(density)), GREY_BINS - 1).astype(np.uint8)
+    share = np.arange(256) / WINDOW_PX**2
+    bits = (-share * np.log2(np.maximum(share, 1e-9))).astype(np.float32)
     total = np.zeros(density.shape, np.float32)
     for value in np.unique(level):
-        share = cv2.boxFilter((level == value).astype(np.float32), -1, (WINDOW_PX, WINDOW_PX),
+        count = cv2.boxFilter((level == value).view(np.uint8), -1, (WINDOW_PX, WINDOW_PX), normalize=False,
                               borderType=cv2.BORDER_REPLICATE)
-        total -= share * np.log2(np.maximum(share, 1e-6))
-    return np.maximum(total, 0)
+        total += cv2.LUT(count, bits)
+    return total
 
 
 def _otsu(values: Float32, top: float) -> float:
@@ -289,6 +330,11 @@ def _seen(looks: _Looks, method: str) -> Float32:
     return {"otsu": looks.density, "saturation": looks.colour, "entropy": looks.texture}[method]
 
 
+def _above(values: Float32, threshold: float) -> Bool:
+    """What is above a threshold and above a part of the most around it: the blurred rim of dense tissue is not."""
+    return values > np.maximum(threshold, RIM * cv2.dilate(values, _square(5)))
+
+
 def _evidence(looks: _Looks) -> Float32:
     ramps = [
         np.clip((values - low) / (high - low), 0, 1)
@@ -331,10 +377,7 @@ def _without_specks(mask: Bool, least_px: float, looks: _Looks | None = None) ->
     area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
     kept = area >= least_px
     if looks is not None:
-        density, colour = (
-            np.bincount(labels.ravel(), values.ravel(), count) / np.maximum(area, 1)
-            for values in (looks.density, looks.colour)
-        )
-        kept &= (density >= NEUTRAL_DENSITY) | (colour >= COLOUR[0])
+        stained = mask & ((looks.density >= NEUTRAL_DENSITY) | (looks.colour >= COLOUR[0]))
+        kept &= np.bincount(labels[stained], minlength=count) >= LEAST_STAINED * area
     kept[0] = False
     return kept[labels]

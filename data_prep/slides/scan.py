@@ -12,23 +12,23 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from sciencessl.data_prep.outlines import outlines, write_geojson
-from sciencessl.data_prep.slides.opening import open_slide
-from sciencessl.data_prep.slides.tiles import read_tiles
-from sciencessl.data_prep.stain import fit_slide
-from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 
 from sciencessl.data.order import derive_key
 from sciencessl.data_prep.annotations import read_annotations
 from sciencessl.data_prep.decode import Refused, encode
+from sciencessl.data_prep.outlines import outlines, write_geojson
 from sciencessl.data_prep.regions import rasterise
 from sciencessl.data_prep.slides.grid import TileGrid, tile_grid
+from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.resolution import slide_mpp
 from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.slides.thumbnail import thumbnail
+from sciencessl.data_prep.slides.tiles import read_tiles
+from sciencessl.data_prep.stain import fit_slide
 from sciencessl.data_prep.task import Tell, silent
+from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 from sciencessl.errors import DataError
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import canonical_json, digest
@@ -221,8 +221,8 @@ def _stain(
     """Fitted on tiles spread evenly over those that are taken."""
     if settings.stain == "none":
         return None
-    step = max(1, len(found.selected) // STAIN_TILES)
-    tiles = read_tiles(reader, grid, found.selected[::step][:STAIN_TILES])
+    at = np.unique(np.linspace(0, len(found.selected) - 1, STAIN_TILES).round().astype(int))
+    tiles = read_tiles(reader, grid, found.selected[at])
     return fit_slide((pixels for _, pixels in tiles), settings.stain).to_dict()
 
 

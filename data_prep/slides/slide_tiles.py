@@ -17,7 +17,7 @@ from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.slides.tiles import is_native, native_place, read_tiles
 from sciencessl.data_prep.source import Input, Item, Task
-from sciencessl.data_prep.stain import TARGETS, StainFit, normalise
+from sciencessl.data_prep.stain import StainFit, normalise
 from sciencessl.data_prep.tile_quality import tile_quality
 from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
@@ -163,11 +163,11 @@ class SlideTiles:
             return None  # then pixels are read the other way, which says what is wrong
 
     def _encoded(self, entry: Input, part: SlidePart, index: int, pixels: np.ndarray) -> PreparedSample:
-        if part.stain is not None:
-            pixels = normalise(pixels, StainFit.from_dict(part.stain), TARGETS[self.stain])
+        # Quality is of the pixels as scanned: pen and glass have other colours afterwards.
+        shown = pixels if part.stain is None else normalise(pixels, StainFit.from_dict(part.stain))
         if self.encoding == "raw":
-            return self._sample(entry, part, index, np.moveaxis(pixels, 2, 0), pixels, pixels, False)
-        payload = encode(pixels, self.encoding == "jpeg", self.quality)
+            return self._sample(entry, part, index, np.moveaxis(shown, 2, 0), pixels, shown, False)
+        payload = encode(shown, self.encoding == "jpeg", self.quality)
         return self._sample(entry, part, index, payload, pixels, decode(payload, self.field), False)
 
     def _sample(

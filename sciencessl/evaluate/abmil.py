@@ -127,11 +127,11 @@ class FittedAbmil:
 
 
 class AttentionNet(nn.Module):
-    """What is trained: (n, F) features of a bag -> (K',) scores.
+    """What is trained: standardised (n, F) features of each of b bags -> (b, K') scores.
 
     Args:
-        mean: (F,) that features are centred at.
-        scale: (F,) that they are divided by.
+        mean: (F,) that features were centred at.
+        scale: (F,) that they were divided by.
         classes: K'.
         generator: Draws V and U.
     """
@@ -150,13 +150,14 @@ class AttentionNet(nn.Module):
         self.score = nn.Parameter(torch.zeros(HIDDEN))
         self.weight, self.bias = nn.Parameter(torch.zeros(classes, width)), nn.Parameter(torch.zeros(classes))
 
-    def forward(self, bag: Tensor) -> Tensor:
-        """Scores of one bag."""
-        features = (bag - self.mean) / self.scale
-        seen = torch.tanh(functional.linear(features, self.tanh, self.tanh_bias))
-        seen = seen * torch.sigmoid(functional.linear(features, self.gate, self.gate_bias))
-        attention = torch.softmax(seen @ self.score, dim=0)
-        return functional.linear(attention @ features, self.weight, self.bias)
+    def forward(self, bags: Sequence[Tensor]) -> Tensor:
+        """Scores of bags."""
+        together = torch.cat(tuple(bags))
+        seen = torch.tanh(functional.linear(together, self.tanh, self.tanh_bias))
+        seen = seen * torch.sigmoid(functional.linear(together, self.gate, self.gate_bias))
+        scores = (seen @ self.score).split([len(bag) for bag in bags])
+        pooled = [torch.softmax(score, dim=0) @ bag for score, bag in zip(scores, bags, strict=True)]
+        return functional.linear(torch.stack(pooled), self.weight, self.bias)
 
     def fitted(self, classes: np.ndarray, steps: int) -> FittedAbmil:
         """As it is now, with the standardiser taken into the weights."""
@@ -246,15 +247,15 @@ def _train(features: BagFeatures, labels: np.ndarray, stops: Sequence[int], seed
     generator = torch.Generator().manual_seed(seed)
     classes, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
     weight = torch.tensor((len(labels) / (len(classes) * counts)).astype(np.float32))
-    bags = [torch.from_numpy(np.ascontiguousarray(bag, np.float32)) for bag in features.bags()]
+    mean, scale = _standardiser(features)
+    bags = [(torch.from_numpy(np.ascontiguousarray(bag, np.float32)) - mean) / scale for bag in features.bags()]
     target = torch.from_numpy(position)
-    net = AttentionNet(*_standardiser(features), len(classes), generator)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    net = AttentionNet(mean, scale, len(classes), generator)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     order = _order(len(bags), generator)
     for step in range(1, stops[-1] + 1):
         rows = [next(order) for _ in range(min(BATCH, len(bags)))]
-        logits = torch.stack([net(bags[row]) for row in rows])
-        losses = functional.cross_entropy(logits, target[rows], reduction="none")
+        losses = functional.cross_entropy(net([bags[row] for row in rows]), target[rows], reduction="none")
         optimiser.zero_grad()
         (losses * weight[target[rows]]).mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciencessl.errors import DataError
-from sciencessl.views.stain import GLASS, stain_basis
+from sciencessl.views.density import GLASS, stain_basis
 
 
 def draw_stain_jitter(batch: int, strength: float, generator: torch.Generator, p: float = 1.0) -> tuple[Tensor, Tensor]:

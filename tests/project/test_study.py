@@ -76,6 +76,26 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, study: ModuleType, capsy
     assert "--out runs/byol-1 " not in printed
 
 
+def test_options_of_the_script_are_no_options_of_commands(study: ModuleType) -> None:
+    options = {"store": "other", "seeds": [1], "about": "Text.", "labels": [5, "all"], "accept-leak": []}
+    assert study._words(options) == ["--labels", "5", "all", "--accept-leak"]
+
+
+def test_runs_and_transfers_keep_to_their_store(study: ModuleType) -> None:
+    written = {"domain": "web", "source": "set", "stores": {"own": {"group": "a"}, "leaky": {}}, "seeds": [1, 2],
+               "pretrain": {"steps": 9}, "methods": {"byol": {}, "leaking": {"store": "leaky", "seeds": [3]}},
+               "beside": ["baseline:colour-histogram"], "transfers": {"few": {}, "warning": {"store": "leaky"}}}
+    said = {name: " ".join(words) for name, words, _ in study._commands(written, Path("DATA"))}
+    assert list(said) == ["prepare", "prepare-leaky", "byol-1", "byol-2", "leaking-3", "few", "warning", "compare",
+                          "report", "compare-leaky", "report-leaky"]
+    assert said["leaking-3"] == "pretrain --data leaky.zarr --out runs/leaking-3 --seed 3 --steps 9"
+    assert said["few"] == ("transfer baseline:colour-histogram runs/byol-1 runs/byol-2 --data own.zarr --out "
+                           "transfers/few")
+    assert said["warning"] == ("transfer baseline:colour-histogram runs/leaking-3 --data leaky.zarr --out "
+                               "transfers/warning")
+    assert said["compare-leaky"] == "compare transfers/warning --out compare-leaky"
+
+
 def _row(encoder: str, arm: str, score: float, **changes: Any) -> Row:
     row = Row(encoder, arm, "100", 100, 3, 3, "balanced_accuracy", score, score - 0.02, score + 0.02, None, None, None,
               2.0, "none", seeds=3, each=(score, score, score))
@@ -114,8 +134,10 @@ def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, r
     cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device": "cpu", "peak_memory_bytes": 2**30}
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
     args = argparse.Namespace(study=tmp_path / "own.yaml", work=tmp_path)
-    written = {"title": "Own", "about": "What it is.", "source": "set", "transfers": {"few": {}}, "notes": "What else."}
+    written = {"title": "Own", "about": "What it is.", "source": "set", "notes": "What else.",
+               "transfers": {"few": {"about": "Mind this."}}}
     page = "\n".join(study._page(written, args, [("prepare", ["prepare", "web", "/elsewhere/set"], "")]))
+    assert "## few: a, b\n\nMind this.\n\n100 labels to draw from" in page
     assert "| byol | frozen | 0.700 ± 0.020 |" in page
     assert "| | minus random | +0.060 [+0.010, +0.110] |" in page
     assert "further endpoint: hybrid frozen minus byol frozen" in page

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sciencessl.errors import DataError
-from sciencessl.views.stain import STAINS, StainJitter, stain_basis
+from sciencessl.views.density import STAINS, stain_basis
+from sciencessl.views.stain import StainJitter
 
 NEUTRAL: dict[str, Any] = {"factors": [1.0] * 3, "shifts": [0.0] * 3}
 
