@@ -12,23 +12,23 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from sciencessl.data_prep.outlines import outlines, write_geojson
-from sciencessl.data_prep.slides.opening import open_slide
-from sciencessl.data_prep.slides.tiles import read_tiles
-from sciencessl.data_prep.stain import fit_slide
-from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 
 from sciencessl.data.order import derive_key
 from sciencessl.data_prep.annotations import read_annotations
 from sciencessl.data_prep.decode import Refused, encode
+from sciencessl.data_prep.outlines import outlines, write_geojson
 from sciencessl.data_prep.regions import rasterise
 from sciencessl.data_prep.slides.grid import TileGrid, tile_grid
+from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.resolution import slide_mpp
 from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
 from sciencessl.data_prep.slides.thumbnail import thumbnail
+from sciencessl.data_prep.slides.tiles import read_tiles
+from sciencessl.data_prep.stain import fit_slide
 from sciencessl.data_prep.task import Tell, silent
+from sciencessl.data_prep.tissue import TissueMask, box_means, find_tissue
 from sciencessl.errors import DataError
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import canonical_json, digest
@@ -261,11 +261,17 @@ def write_scan(folder: Path, found: SlideScan) -> None:
 
 def read_scan(folder: Path, slide: str, key: str) -> SlideScan | None:
     """The record of a slide, if it was found out from the same; None otherwise, or where it is damaged."""
+    found = recorded_scan(folder, slide)
+    return found if found is not None and found.key == key else None
+
+
+def recorded_scan(folder: Path, slide: str) -> SlideScan | None:
+    """The record of a slide, whatever it was found out from; None where there is none, or it is damaged."""
     path = scan_file(folder, slide)
     try:
         plain = json.loads(path.read_bytes())
         raw = path.with_suffix(".npz").read_bytes()
-        if plain["key"] != key or plain.pop("arrays") != digest(raw):
+        if plain.pop("arrays") != digest(raw):
             return None
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             selected, shares = arrays["selected"], arrays["shares"]
