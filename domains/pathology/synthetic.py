@@ -30,9 +30,21 @@ _STAINS = np.array([[0.651, 0.701, 0.290], [0.269, 0.948, 0.170]])
 
 
 @dataclass(frozen=True)
+class Stain:
+    """Haematoxylin and eosin of one patient.
+
+    Attributes:
+        vectors: (2, 3) optical density of each in red, green and blue, unit length.
+        strength: (2,) how much of each.
+    """
+
+    vectors: np.ndarray
+    strength: np.ndarray
+
+
+@dataclass(frozen=True)
 class _Patient:
-    stains: np.ndarray  # (2, 3) optical density of each stain
-    strength: np.ndarray  # (2,) how much of each
+    stain: Stain
     mpp: float
 
 
@@ -102,9 +114,15 @@ def _patients_of_slides(slides: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_patient(rng: np.random.Generator) -> _Patient:
-    stains = np.abs(_STAINS + rng.normal(0, 0.07, size=_STAINS.shape))
-    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    return _Patient(stains, rng.uniform((0.75, 0.55), (1.35, 1.35)), float(rng.choice(_MPP)))
+    return _Patient(draw_stain(rng), float(rng.choice(_MPP)))
+
+
+def draw_stain(rng: np.random.Generator, spread: float = 0.07, around: np.ndarray = _STAINS) -> Stain:
+    """A stain: each number of the vectors `around` (2, 3) off by `spread`, and any strength from pale to dark. The
+    default is those of Ruifrok and Johnston (2001)."""
+    vectors = np.abs(around + rng.normal(0, spread, size=around.shape))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Stain(vectors, rng.uniform((0.75, 0.55), (1.35, 1.35)))
 
 
 def _tile(kind: int, patient: _Patient, rng: np.random.Generator) -> np.ndarray:
@@ -116,13 +134,14 @@ def _tile(kind: int, patient: _Patient, rng: np.random.Generator) -> np.ndarray:
     nuclei, cytoplasm = _warp([canvas.nuclei, canvas.cytoplasm], rng)
     amounts = [_finish(nuclei, 0.55, rng), _finish(cytoplasm, 0.3, rng)]
     amounts[0] += 0.06 * amounts[1]
-    density = np.einsum("shw,s,sc->hwc", np.stack(amounts), patient.strength, patient.stains)
+    density = np.einsum("shw,s,sc->hwc", np.stack(amounts), patient.stain.strength, patient.stain.vectors)
     light = 244.0 * np.exp(-density) + rng.normal(0, 1.5, size=density.shape)
     shot: np.ndarray = np.clip(light, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(shot[_PAD:-_PAD, _PAD:-_PAD])
 
 
-def _noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise smoothed over `sigma` pixels: float32 of a shape (h, w), with a variance of 1."""
     field = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), sigma)
     scaled: np.ndarray = field / field.std()
     return scaled
@@ -133,7 +152,7 @@ def _warp(planes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray
     side = len(planes[0])
     grid = np.arange(side, dtype=np.float32)
     # Drawn coarse and enlarged: at this smoothness nobody sees the difference, and it is much faster.
-    bend = [1.6 * cv2.resize(_noise((side // 4, side // 4), 1.8, rng), (side, side)) for _ in range(2)]
+    bend = [1.6 * cv2.resize(smooth_noise((side // 4, side // 4), 1.8, rng), (side, side)) for _ in range(2)]
     map_x, map_y = grid[None, :] + bend[0], grid[:, None] + bend[1]
     return [cv2.remap(plane, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT) for plane in planes]
 
@@ -141,7 +160,7 @@ def _warp(planes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray
 def _finish(plane: np.ndarray, grain: float, rng: np.random.Generator) -> np.ndarray:
     """To tile resolution, slightly out of focus, with chromatin or fibre texture."""
     coarse = cv2.resize(cv2.GaussianBlur(plane, (0, 0), 1.1), (_DRAWN, _DRAWN), interpolation=cv2.INTER_AREA)
-    texture = _noise(coarse.shape, 0.8, rng) + _noise(coarse.shape, 3.0, rng)
+    texture = smooth_noise(coarse.shape, 0.8, rng) + smooth_noise(coarse.shape, 3.0, rng)
     textured: np.ndarray = coarse * np.exp(0.35 * grain * texture)
     return textured
 
@@ -202,13 +221,30 @@ def _gland(canvas: _Canvas, at: np.ndarray, radius: float, rng: np.random.Genera
         (canvas.nuclei, 1.25, 0.0), (canvas.cytoplasm, 1.25, rng.uniform(0.5, 0.75)), (canvas.cytoplasm, 0.42, 0.03)
     ):
         canvas.ellipse(plane, middle, (size * radius, size * radius * squash), turn, amount)
+    for x, y, along, across, angle, amount in gland_nuclei(radius, squash, turn, rng).tolist():
+        _nucleus(canvas, at + (x, y), (along, across), angle, amount)
+
+
+def gland_nuclei(radius: float, squash: float, turn: float, rng: np.random.Generator) -> np.ndarray:
+    """A ring of basal nuclei, which point outwards.
+
+    Args:
+        radius: Of the ring along its longer axis, um.
+        squash: Shorter over longer axis.
+        turn: Angle of the longer axis, radians.
+        rng: Source of the scatter.
+
+    Returns:
+        (n, 6): x and y from the middle and half axes in um, angle in radians, amount of haematoxylin.
+    """
     count = round(2 * math.pi * radius * (1 + squash) / 2 / rng.uniform(4.2, 5.2))
-    for step in np.linspace(0, 2 * math.pi, count, endpoint=False) + rng.uniform(0, 1):
+    nuclei = np.empty((count, 6))
+    for i, step in enumerate(np.linspace(0, 2 * math.pi, count, endpoint=False) + rng.uniform(0, 1)):
         along, across = radius * np.array([math.cos(step), squash * math.sin(step)]) * rng.uniform(0.93, 1.07)
-        offset = np.array([along * math.cos(turn) - across * math.sin(turn),
-                           along * math.sin(turn) + across * math.cos(turn)])
-        outwards = math.atan2(offset[1], offset[0]) + rng.normal(0, 0.15)
-        _nucleus(canvas, at + offset, (rng.uniform(2.8, 3.6), rng.uniform(1.7, 2.2)), outwards, rng.uniform(0.8, 1.1))
+        x, y = (along * math.cos(turn) - across * math.sin(turn), along * math.sin(turn) + across * math.cos(turn))
+        angle = math.atan2(y, x) + rng.normal(0, 0.15)
+        nuclei[i] = (x, y, rng.uniform(2.8, 3.6), rng.uniform(1.7, 2.2), angle, rng.uniform(0.8, 1.1))
+    return nuclei
 
 
 def _small_cell(canvas: _Canvas, rng: np.random.Generator) -> None:
