@@ -68,13 +68,13 @@ def test_counts_of_cells_train_the_label_term_and_are_a_task(
     store = make(tmp_path / "s.zarr", [[sample(f"t{i}", split, slide="A", x_px=100.0 * i, **place)
                                         for i, split in enumerate(splits)]])
     geojson(tmp_path, "A.geojson", ("tumor", (5, 5)), ("immune", (6, 6)), ("immune", (250, 5)),
-            ("tumor", (250, 9)))
+            ("tumor", (350, 9)))
     label_drawn(store.path, tmp_path / "A.geojson", "cells")
     (found,) = find_labels(JoinedStores([store]), ["cells"])
     assert found.columns == ("cells_immune", "cells_tumor")
     assert found.values.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]  # of split=train alone
     task = load_task(store, TransferTask("composition", kind="counts", columns=found.columns))
-    assert (task.train_ids.tolist(), task.test_ids.tolist()) == (["t0"], ["t2"])
+    assert (task.train_ids.tolist(), task.test_ids.tolist()) == (["t0"], ["t2", "t3"])
 
 
 def test_edited_masks_come_back_as_a_table_of_their_own(slides: Store, drawn: Path) -> None:
