@@ -211,8 +211,8 @@ def _select(found: SlideScan, grid: TileGrid, tissue: TissueMask, settings: Slid
 
 def _without_tissue(shares: np.ndarray, tissue: TissueMask, settings: SlideSettings) -> str:
     return (f"none of {len(shares):,} tiles has {settings.min_tissue:.0%} tissue, the best has "
-            f"{shares.max(initial=0):.0%}; {tissue.mask.mean():.1%} of the slide is tissue ({tissue.method}). See its "
-            "thumbnail and mask; lower --min-tissue, choose another --tissue, or give an edited mask with --masks")
+            f"{shares.max(initial=0):.0%}; {tissue.said}. See its thumbnail and mask; lower "
+            "--min-tissue, choose another --tissue, or give an edited mask with --masks")
 
 
 def _stain(
