@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from sciencessl.data_prep.annotations import ANNOTATION_SUFFIXES
 from sciencessl.data_prep.catalogue import as_text, read_catalogue
@@ -95,9 +96,10 @@ def _files(source: Path, masks: bool) -> list[Path]:
 
 
 def _matched(path: Path, source: Path, slides: Iterable[str], masks: bool, raters: bool) -> SlideFile | None:
-    stem = path.name[: -len(path.suffix)]
-    known = [slide for slide in slides if stem == slide or (stem.startswith(slide) and stem[len(slide)] in "-_. ")]
-    for slide in sorted(known, key=len, reverse=True):
+    # Our own masks write `%2F` for a slash in the name of a slide.
+    known = [(slide, stem) for stem in dict.fromkeys((path.stem, unquote(path.stem))) for slide in slides
+             if stem == slide or (stem.startswith(slide) and stem[len(slide)] in "-_. ")]
+    for slide, stem in sorted(known, key=lambda pair: -len(pair[0])):
         words = [word for word in SEPARATORS.split(stem[len(slide) :]) if word and word.lower() not in GENERIC]
         kinds = [found[1] for word in words if (found := MASK.match(word.lower()))]
         mask = kinds[0] if masks and kinds and path.suffix.lower() in MASK_SUFFIXES else ""

@@ -261,11 +261,17 @@ def write_scan(folder: Path, found: SlideScan) -> None:
 
 def read_scan(folder: Path, slide: str, key: str) -> SlideScan | None:
     """The record of a slide, if it was found out from the same; None otherwise, or where it is damaged."""
+    found = recorded_scan(folder, slide)
+    return found if found is not None and found.key == key else None
+
+
+def recorded_scan(folder: Path, slide: str) -> SlideScan | None:
+    """The record of a slide, whatever it was found out from; None where there is none, or it is damaged."""
     path = scan_file(folder, slide)
     try:
         plain = json.loads(path.read_bytes())
         raw = path.with_suffix(".npz").read_bytes()
-        if plain["key"] != key or plain.pop("arrays") != digest(raw):
+        if plain.pop("arrays") != digest(raw):
             return None
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             selected, shares = arrays["selected"], arrays["shares"]

@@ -33,7 +33,7 @@ class SlideSettings:
         edges: Tiles that reach over the slide's edge are left out (`skip`), filled with white (`pad`), or moved inwards
             (`shift`).
         slide_mpp: Scale of all slides in um/px, whatever their files say.
-        vendor_mpp: Scale by vendor for files that do not say, such as `hamamatsu=0.23`, in um/px.
+        vendor_mpp: Scale of all slides of a vendor, such as `hamamatsu=0.23`, in um/px, whatever their files say.
         tissue: How tissue is told from glass: the best of three by a score (`auto`), one of them, or `all` without
             looking.
         min_tissue: Share of tissue from which on a tile is kept, 0 to 1.

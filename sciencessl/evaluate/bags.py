@@ -100,8 +100,8 @@ def _require_one_value(task: TransferTask, side: Side, bags: Bags, column: str) 
     counts = ", ".join(f"{value or 'no value'} ({found.count(value)})" for value in dict.fromkeys(found))
     what, instead = ("label", "ask for kind class") if column in task.label_columns else ("unit", "another as `unit`")
     raise DataError(
-        f"task {task.name!r}: {len(mixed)} of {len(bags.first)} bags ({task.bag}) of {side} hold samples that differ in "
-        f"{column!r}; {bags.names[mixed[0]]} has {counts}. A bag has one {what}: give all its samples the same "
+        f"task {task.name!r}: {len(mixed)} of {len(bags.first)} bags ({task.bag}) of {side} hold samples that differ "
+        f"in {column!r}; {bags.names[mixed[0]]} has {counts}. A bag has one {what}: give all its samples the same "
         f"{column!r}, name another column as `bag`, or {instead}."
     )
 

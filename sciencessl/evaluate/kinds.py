@@ -37,8 +37,8 @@ def output_width(data: TaskData) -> int:
 def frozen_fit(data: TaskData, rows: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> Fit:
     """Fit the kind's head on a budget's rows, tuned on these alone, and score it on the test rows.
 
-    Logistic regression for classes (of bags too, whose features are pooled), one for each label for several labels, a multinomial for votes; retrieval fits
-    nothing, its budget is the pool that is searched.
+    Logistic regression for classes (of bags too, whose features are pooled), one for each label for several labels, a
+    multinomial for votes; retrieval fits nothing, its budget is the pool that is searched.
 
     Args:
         data: The task.

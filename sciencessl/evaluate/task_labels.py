@@ -105,8 +105,8 @@ def units_of(task: TransferTask, labels: Labels) -> tuple[str, np.ndarray]:
     lacking = int((units == "").sum())
     if lacking:
         raise DataError(
-            f"task {task.name!r}: {lacking} {labels.noun}s of {store.path} have no {task.unit!r}, which is the unit of the "
-            "task; give every one of them one."
+            f"task {task.name!r}: {lacking} {labels.noun}s of {store.path} have no {task.unit!r}, which is the unit of "
+            "the task; give every one of them one."
         )
     return task.unit, units
 

@@ -72,8 +72,8 @@ def check_leak(store: Store, data: TaskData, other: Store, *, accept: bool = Fal
     """Refuse a test whose samples, or others of the same group, are in the label pool too.
 
     What makes two samples the same thing: `sciencessl.store.sides.same_things`, and `near_things` that are the same;
-    groups are the bag and unit of the task, the recorded group and the domain's identity. Copies that were turned, resized or
-    encoded again are for `sciencessl store audit` to find.
+    groups are the bag and unit of the task, the recorded group and the domain's identity. Copies that were turned,
+    resized or encoded again are for `sciencessl store audit` to find.
 
     Args:
         store: Of the pool.

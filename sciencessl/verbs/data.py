@@ -232,13 +232,17 @@ def _label_votes(args: argparse.Namespace) -> int:
 def _fill_remove(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="ids of samples")
     parser.add_argument("--ids", dest="file", default="", metavar="FILE", help="text file with one id a line")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why, in words; it stays beside the ids")
+    parser.add_argument("--where", nargs="+", default=(), metavar="CONDITION",
+                        help="withdraw what meets any of these conditions on columns: 'pen>0.1' 'site=B2' (quote them)")
+    parser.add_argument("--reason", default="", metavar="TEXT",
+                        help="why, in words; it stays beside the ids (default with --where: the conditions)")
+    parser.add_argument("--dry-run", action="store_true", help="count, by split and condition; write nothing")
 
 
 def _remove(args: argparse.Namespace) -> int:
     from sciencessl.store.removals import remove, remove_text
 
-    found = remove(args.store, args.ids, args.reason, args.file)
+    found = remove(args.store, args.ids, args.reason, args.file, args.where, args.dry_run)
     emit(found, args.json, remove_text(found))
     return DONE
 

@@ -33,6 +33,11 @@ def test_the_longest_name_of_a_slide_wins(tmp_path: Path) -> None:
     assert said == ["2 files are of no slide of the store: 'AB.xml' Did you mean 'A'?, 'A_3.xml' Did you mean 'A_2'?"]
 
 
+def test_names_that_no_file_can_have_are_written_as_our_masks_write_them(tmp_path: Path) -> None:
+    found, _ = slide_files(touch(tmp_path, "case%2F1.geojson", "50%25 off.geojson"), ["case/1", "50% off"])
+    assert [file.slide for file in found] == ["50% off", "case/1"]
+
+
 def test_raters_are_in_the_name_or_in_the_folder(tmp_path: Path) -> None:
     folder = touch(tmp_path, "A_ann.geojson", "A_annotations_bob.geojson", "cid/A.geojson", "A.xml")
     found, _ = slide_files(folder, ["A"], raters=True)

@@ -127,7 +127,7 @@ def test_bad_input_is_refused() -> None:
         fit_abmil(features, labels[:11], np.arange(12), 0)
     with pytest.raises(DataError, match="add up to 12"):
         fit_abmil(BagFeatures(features.values, np.ones(12, int)), labels, np.arange(12), 0)
+    broken = features.values.copy()
+    broken[3, 1] = np.nan
     with pytest.raises(DataError, match="features of 1 of 288 samples are not finite"):
-        broken = features.values.copy()
-        broken[3, 1] = np.nan
         fit_abmil(BagFeatures(broken, features.sizes), labels, np.arange(12), 0)

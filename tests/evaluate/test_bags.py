@@ -109,7 +109,7 @@ def test_a_slide_in_train_and_test_is_a_leak(tmp_path: Path, make_store: Any) ->
 
 
 def test_bags_by_a_column_that_is_not_there_are_an_error(slides: Store) -> None:
-    with pytest.raises(StoreError, match="reads column 'slid', which .* Did you mean 'slide'"):
+    with pytest.raises(StoreError, match=r"reads column 'slid', which .* Did you mean 'slide'"):
         load_task(slides, TransferTask("t", "diagnosis", kind="bag", bag="slid"))
     with pytest.raises(ConfigError, match="bag '' and budgets"):
         TransferTask("t", "diagnosis", kind="bag", bag="")

@@ -70,7 +70,7 @@ def test_votes_and_labels_have_several_columns(tmp_path: Path) -> None:
         ("column: class\nbudgets: [many]\n", r"key 'budgets': label budget 'many' is not understood; write one of"),
         ("column: class\nkind: klass\n", r"bars.yaml: task 'bars': no kind named 'klass'. Did you mean 'class'"),
         ("column: class\nmetric: acuracy\n", r"no primary metric named 'acuracy'. Did you mean 'accuracy'"),
-        ("column: class\nunit: ''\n", r"task 'bars': name, unit '' and budgets .* must not be empty"),
+        ("column: class\nbag: ''\n", r"task 'bars': name, bag '' and budgets .* must not be empty"),
         ("column: class\nbudgets: []\n", r"budgets \[\] must not be empty"),
         ("description: nothing\n", r"bars.yaml: task 'bars': kind 'class' reads one 'column', or 'columns' of votes"),
         ("columns: [a, b]\ncolumn: a\n", r"kind 'class' reads one 'column', or 'columns' of votes"),
