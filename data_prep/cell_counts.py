@@ -33,10 +33,19 @@ class Cells:
 
 @dataclass(frozen=True)
 class CellCounts:
-    """Cells in the n tiles of a slide: (n, k) int64 counts of the k classes."""
+    """Cells in the n tiles of a slide.
+
+    Attributes:
+        classes: The k classes.
+        counts: (n, k) int64.
+        cells: Of the slide.
+        outside: How many of them lie in no tile.
+    """
 
     classes: tuple[str, ...]
     counts: np.ndarray
+    cells: int = 0
+    outside: int = 0
 
 
 def cells_of_regions(regions: Sequence[Region]) -> Cells:
@@ -126,9 +135,11 @@ def count_cells(boxes: np.ndarray, cells: Cells) -> CellCounts:
     """
     classes, kind = np.unique(cells.names.astype(str), return_inverse=True)
     counts = np.zeros((len(boxes), len(classes)), np.int64)
+    found = np.zeros(len(kind), bool)
     for tile, cell in tiles_of_points(boxes, cells.places):
         np.add.at(counts, (tile, kind[cell]), 1)
-    return CellCounts(tuple(classes.tolist()), counts)
+        found[cell] = True
+    return CellCounts(tuple(classes.tolist()), counts, len(found), int((~found).sum()))
 
 
 def tiles_of_points(boxes: np.ndarray, points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

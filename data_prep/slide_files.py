@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -72,7 +72,8 @@ def slide_files(
         if not files:
             raise ConfigError(f"{source} holds no annotation file: none ends in "
                               f"{', '.join(ANNOTATION_SUFFIXES + (MASK_SUFFIXES if masks else ()))}.")
-        matched = [(path, _matched(path, source, slides, masks, raters)) for path in files]
+        names = frozenset(slides)
+        matched = [(path, _matched(path, source, names, masks, raters)) for path in files]
         found, strange = [file for _, file in matched if file], [path.name for path, file in matched if not file]
     if not found:
         raise DataError(
@@ -95,20 +96,25 @@ def _files(source: Path, masks: bool) -> list[Path]:
                   if path.suffix.lower() in wanted and not path.name.startswith(".") and path.is_file())
 
 
-def _matched(path: Path, source: Path, slides: Iterable[str], masks: bool, raters: bool) -> SlideFile | None:
-    # Our own masks write `%2F` for a slash in the name of a slide.
-    known = [(slide, stem) for stem in dict.fromkeys((path.stem, unquote(path.stem))) for slide in slides
-             if stem == slide or (stem.startswith(slide) and stem[len(slide)] in "-_. ")]
-    for slide, stem in sorted(known, key=lambda pair: -len(pair[0])):
-        words = [word for word in SEPARATORS.split(stem[len(slide) :]) if word and word.lower() not in GENERIC]
-        kinds = [found[1] for word in words if (found := MASK.match(word.lower()))]
-        mask = kinds[0] if masks and kinds and path.suffix.lower() in MASK_SUFFIXES else ""
-        rest = [word for word in words if not (mask and MASK.match(word.lower()))]
-        if bool(mask) != (path.suffix.lower() in MASK_SUFFIXES) or (rest and not raters):
+def _matched(path: Path, source: Path, slides: Container[str], masks: bool, raters: bool) -> SlideFile | None:
+    is_mask = path.suffix.lower() in MASK_SUFFIXES
+    for slide, rest in _readings(path.stem, slides):
+        words = [word for word in SEPARATORS.split(rest) if word and word.lower() not in GENERIC]
+        kinds = [found[1] for word in words if is_mask and (found := MASK.match(word.lower()))]
+        left = [word for word in words if not (kinds and MASK.match(word.lower()))]
+        if bool(kinds and masks) != is_mask or (left and not raters):
             continue
         folder = path.parent.relative_to(source).parts[:1] if source.is_dir() else ()
-        return SlideFile(path, slide, ("_".join(rest) or "".join(folder)) if raters else "", mask)
+        return SlideFile(path, slide, ("_".join(left) or "".join(folder)) if raters else "", "".join(kinds[:1]))
     return None
+
+
+def _readings(stem: str, slides: Container[str]) -> Iterator[tuple[str, str]]:
+    """Slides whose name the stem begins with, and what is left of it; the longest first."""
+    for text in dict.fromkeys((stem, unquote(stem))):  # our own masks write `%2F` for a slash in the name of a slide
+        for end in range(len(text), 0, -1):
+            if (end == len(text) or text[end] in "-_. ") and text[:end] in slides:
+                yield text[:end], text[end:]
 
 
 def _listed(source: Path, table: Path, slides: Sequence[str], masks: bool) -> tuple[list[SlideFile], list[str]]:
@@ -119,9 +125,9 @@ def _listed(source: Path, table: Path, slides: Sequence[str], masks: bool) -> tu
                               "`file`, `slide` and, if any, `rater`.")
     columns = [as_text(catalogue.data, name) for name in ("file", "slide")]
     raters = as_text(catalogue.data, "rater") if "rater" in catalogue.data.column_names else [""] * len(columns[0])
-    found, strange, known = [], [], set(slides)
+    found, strange, known, folder = [], [], set(slides), source if source.is_dir() else source.parent
     for file, slide, rater in zip(*columns, raters, strict=True):
-        path = source / (file or "")
+        path = folder / (file or "")
         if not file or not path.is_file():
             raise ConfigError(f"--by-file {table}: there is no file {path}.")
         words = [match[1] for word in SEPARATORS.split(path.stem.lower()) if (match := MASK.match(word))]

@@ -138,14 +138,16 @@ def read_slide_labels(
     """
     settings = LabelSettings(**options)
     _check(origin, settings)
-    of_slide, known = np.asarray(slides, object), sorted(set(slides))
-    files, strange = slide_files(source, known, origin == "cells", settings.raters, settings.by_file)
+    known, of_slide = np.unique(np.asarray(slides, str), return_inverse=True)
+    ends = np.cumsum(np.bincount(of_slide))[:-1]
+    tiles = dict(zip(known.tolist(), np.split(np.argsort(of_slide, kind="stable"), ends), strict=True))
+    files, strange = slide_files(source, [*tiles], origin == "cells", settings.raters, settings.by_file)
     read = _Read()
     rows: list[np.ndarray] = []
     counts: list[CellCounts] = []
     areas: list[dict[str, ClassAreas]] = []
     for slide, group in groupby(files, lambda file: file.slide):
-        here = np.flatnonzero(of_slide == slide)
+        here = tiles[slide]
         before = len(counts) + len(areas)
         if origin == "cells":
             counts += _cells(list(group), boxes[here], settings, read)
@@ -164,7 +166,9 @@ def read_slide_labels(
         schema = None
     place = np.concatenate(rows)
     data = pa.table({"id": pa.array([ids[row] for row in place], pa.string())} | columns)
-    said = [*_said(files, known, settings, read), *strange]
+    if outside := sum(part.outside for part in counts):
+        strange.append(f"{outside:,} of {sum(part.cells for part in counts):,} cells lie in no tile")
+    said = [*_said(files, [*tiles], settings, read), *strange]
     return SlideLabels(data.take(pa.array(np.argsort(place, kind="stable"))), schema, _with_value(data, name, schema),
                        _note(origin, files, settings, read), tuple(said), tuple(read.refused))
 
@@ -284,7 +288,7 @@ def _said(files: Sequence[SlideFile], slides: Sequence[str], settings: LabelSett
         if several:
             yield (f"{len(several):,} slides have several files, such as {several[0]!r}: what is in them is taken "
                    "together (--raters makes votes of several people's)")
-    if read.order and not settings.classes:
+    if len(read.order) > 1 and not settings.classes:
         yield f"where classes overlap, the earlier goes before: {', '.join(read.order)} (--classes says otherwise)"
     if left := {name: count for name, count in read.seen.items() if settings.classes and name not in settings.names}:
         yield f"left out, as --classes does not name them: {_listed(left)}"

@@ -33,6 +33,8 @@ LEAST_DEGREES = 5.0
 """Angle between two stains; below it there is one colour. Source: ours."""
 LEAST_SPREAD = 0.05
 """Standard deviation of the mean density of tissue; below it there is one colour and noise. Source: ours."""
+LEAST_DEVIATION = 1e-3
+"""Standard deviation of l, alpha and beta; below it there is no colour to stretch. Source: ours."""
 MOST_DEGREES = 45.0
 """Angle of a stain from the reference one; above it the colours are not those of H&E. Source: ours."""
 MOST_PIXELS = 1_000_000
@@ -149,11 +151,14 @@ def fit_reinhard(pixels: np.ndarray) -> StainFit:
         pixels: (n, 3) uint8 RGB, of selected tiles; glass among them does not count (ours: the paper takes all).
 
     Raises:
-        Refused: `no-stain` for fewer than `LEAST_PIXELS` tissue pixels, or for one colour.
+        Refused: `no-stain` for fewer than `LEAST_PIXELS` tissue pixels, for one colour, and for grey.
         DataError: For another dtype or shape.
     """
     lab = np.log(np.exp(-_tissue(pixels)) @ _LMS.T) @ _LAB.T
-    return StainFit("reinhard", _floats(lab.mean(axis=0), lab.std(axis=0)), len(lab))
+    mean, std = lab.mean(axis=0), lab.std(axis=0)
+    if std.min() < LEAST_DEVIATION:
+        raise Refused("no-stain", "tissue is grey or of one hue; use --stain none, or leave the slide out.")
+    return StainFit("reinhard", _floats(mean, std), len(lab))
 
 
 FITS: Mapping[str, Callable[[np.ndarray], StainFit]] = {"macenko": fit_macenko, "reinhard": fit_reinhard}
@@ -276,7 +281,8 @@ def _degrees(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _floats(*arrays: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for array in arrays for value in array.ravel())
+    # Rounded, so that the order of sums, which differs between machines, does not change what is made of a slide.
+    return tuple(round(float(value), 6) for array in arrays for value in array.ravel())
 
 
 def _names(method: str) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ class FlatReader:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """As `SlideReader.read`."""
         size, tile_px, tile = self.info.levels[level], self._segments_px[level], partial(self._tile, level)
+        self._cache.make_room(height, tile_px, size.width)
         return framed((x, y, width, height), (size.width, size.height), lambda box: from_tiles(box, tile_px, tile))
 
     def exact(self, level: int, at: np.ndarray) -> np.ndarray:

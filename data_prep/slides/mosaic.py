@@ -14,12 +14,26 @@ CACHE_BYTES = 64 * 2**20
 
 
 class TileCache:
-    """The tiles used last, up to a number of bytes; one tile larger than that is kept alone."""
+    """The tiles used last, up to the bytes that were asked for or `CACHE_BYTES`, and one tile more."""
 
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
+        self._max_bytes = 0
         self._bytes = 0
         self._tiles: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def make_room(self, height: int, tile_px: tuple[int, int], width: int) -> None:
+        """Ask for what rows of windows need so that each tile is decoded once: not more, since fresh memory is slow.
+
+        Args:
+            height: Of a window in pixels.
+            tile_px: Width and height of a tile.
+            width: Of the level in pixels.
+        """
+        # Tiles of the rows that a window touches, and of one more column, whose tiles come before others are done with.
+        rows, columns = -(-height // tile_px[1]) + 1, -(-width // tile_px[0]) + 1
+        needed = 3 * rows * columns * tile_px[0] * tile_px[1]
+        if needed > self._max_bytes:
+            self._max_bytes = min(needed, CACHE_BYTES)
 
     def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
         """The tile of a key, made where it is not there. Not to be written to."""
@@ -27,11 +41,12 @@ class TileCache:
         if found is not None:
             self._tiles.move_to_end(key)
             return found
+        # Before the new one is made, so that it takes the memory of the old.
+        while self._bytes >= self._max_bytes and self._tiles:
+            self._bytes -= self._tiles.popitem(last=False)[1].nbytes
         tile = make()
         self._tiles[key] = tile
         self._bytes += tile.nbytes
-        while self._bytes > self._max_bytes and len(self._tiles) > 1:
-            self._bytes -= self._tiles.popitem(last=False)[1].nbytes
         return tile
 
     def clear(self) -> None:

@@ -53,7 +53,8 @@ class NativeReader:
         """Find native tiles of the levels, and compare some of each level with the judge's pixels.
 
         Which tiles are compared is drawn from the sizes of file and level, so that it is the same each time. Levels
-        whose tiles cannot be decoded here, or not compared, stay with the judge. Where one tile differs, all do.
+        whose tiles cannot be decoded here, or not compared, stay with the judge. Where one tile differs, all do. Tiles
+        that the judge cannot read either are damaged and say nothing: they are refused when they are read.
 
         Args:
             path: The file.
@@ -80,7 +81,8 @@ class NativeReader:
         for index, native in enumerate(self._levels):
             if native is None:
                 continue
-            equal = [self._is_equal(index, native, *place) for place in self._draw(index, native.page)]
+            places = self._draw(index, native.page)
+            equal = [same for place in places for same in self._compared(index, native, *place)]
             if False in equal:
                 self._levels = [None] * len(self._levels)
                 why = f"{equal.count(False)} of {len(equal)} native tiles of level {index} decode to other pixels"
@@ -90,23 +92,24 @@ class NativeReader:
         return self._described()
 
     def _draw(self, index: int, page: Page) -> list[tuple[int, int]]:
-        columns, rows = page.grid
         rng = np.random.default_rng([os.fstat(self._file).st_size, index, page.width, page.height])
         across, down = page.tile_px or (0, 0)
-        can_x = np.flatnonzero(self._judge.exact(index, np.arange(columns) * across))
-        can_y = np.flatnonzero(self._judge.exact(index, np.arange(rows) * down))
+        can_x = np.flatnonzero(self._judge.exact(index, np.arange(page.columns) * across))
+        can_y = np.flatnonzero(self._judge.exact(index, np.arange(page.rows) * down))
         drawn = zip(rng.choice(can_x, _DRAWS).tolist(), rng.choice(can_y, _DRAWS).tolist(), strict=True)
-        return [place for place in dict.fromkeys(drawn) if page.counts[place[1] * columns + place[0]]][:PROOFS]
+        return [place for place in dict.fromkeys(drawn) if page.counts[place[1] * page.columns + place[0]]][:PROOFS]
 
-    def _is_equal(self, index: int, native: _Native, column: int, row: int) -> bool | None:
-        """Whether a tile is what the judge sees; None where it cannot be decoded here."""
+    def _compared(self, index: int, native: _Native, column: int, row: int) -> list[bool | None]:
+        """Whether a tile is what the judge sees, None where it cannot be decoded here; nothing for a damaged tile."""
         across, down = native.page.tile_px or (0, 0)
         x, y = column * across, row * down
         width, height = min(across, native.page.width - x), min(down, native.page.height - y)
         mine = self._decoded(native, column, row)
-        if mine is None:
-            return None
-        return np.array_equal(mine[:height, :width], self._judge.read(index, x, y, width, height))
+        try:
+            theirs = self._judge.read(index, x, y, width, height)
+        except Refused:
+            return []
+        return [None if mine is None else np.array_equal(mine[:height, :width], theirs)]
 
     def _described(self) -> SlideInfo:
         info = self._judge.info
@@ -128,6 +131,7 @@ class NativeReader:
             return self._judge.read(level, x, y, width, height)
         tile_px, tile = native.page.tile_px, partial(self._tile, level)
         size = native.page.width, native.page.height
+        self._cache.make_room(height, tile_px, size[0])
         return framed((x, y, width, height), size, lambda box: from_tiles(box, tile_px, tile))
 
     def _tile(self, level: int, column: int, row: int) -> np.ndarray:
@@ -156,10 +160,13 @@ class NativeReader:
             return None
 
     def _compressed(self, page: Page, column: int, row: int) -> bytes:
-        index = row * page.grid[0] + column
-        with refusals(self._path, "corrupt"):
-            data = os.pread(self._file, int(page.counts[index]), int(page.offsets[index]))
-        if len(data) < page.counts[index]:
+        index = row * page.columns + column
+        count = page.counts.item(index)
+        try:
+            data = os.pread(self._file, count, page.offsets.item(index))
+        except OSError as error:
+            raise Refused("corrupt", f"its pixels cannot be read: {error.strerror}") from error
+        if len(data) < count:
             raise Refused("truncated", f"the file ends within its pixels; {AGAIN}")
         return data
 

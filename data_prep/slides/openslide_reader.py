@@ -58,7 +58,7 @@ def _downsample(first: tuple[int, int], size: tuple[int, int]) -> tuple[float, f
 
 
 class OpenSlideReader:
-    """A slide that OpenSlide opens.
+    """A slide that OpenSlide opens; opened anew where it is read after it was closed or met damage.
 
     Where a level's size is no whole fraction of level 0 and no exact start lies near (`exact_start`), pixels come from
     the nearest place that OpenSlide can be asked for, shifted by less than half a pixel of level 0.
@@ -75,12 +75,8 @@ class OpenSlideReader:
             Refused: With reason `unreadable` where OpenSlide cannot open it; as `read` where its pixels are not there.
             MissingExtraError: When OpenSlide is not installed.
         """
-        module = openslide_module()
         self._path = path
-        self._closed = False
-        with refusals(path, "unreadable", "OpenSlide cannot open it"):
-            self._slide = module.OpenSlide(path)
-        self._slide.set_cache(module.OpenSlideCache(CACHE_BYTES))
+        self._slide: Any = self._opened()
         said = dict(self._slide.properties)
         tiles = [_tile_px(said, level) for level in range(self._slide.level_count)]
         self._downsamples: tuple[float, ...] = self._slide.level_downsamples
@@ -93,6 +89,13 @@ class OpenSlideReader:
         except BaseException:
             self.close()
             raise
+
+    def _opened(self) -> Any:
+        module = openslide_module()
+        with refusals(self._path, "unreadable", "OpenSlide cannot open it"):
+            slide = module.OpenSlide(self._path)
+        slide.set_cache(module.OpenSlideCache(CACHE_BYTES))
+        return slide
 
     def _probe(self) -> None:
         for index, level in enumerate(self.info.levels):
@@ -132,8 +135,14 @@ class OpenSlideReader:
         place_x, first_x = exact_start(x, factor) or (round(x * factor), x)
         place_y, first_y = exact_start(y, factor) or (round(y * factor), y)
         left, upper = x - first_x, y - first_y
-        with refusals(self._path, "corrupt", "its pixels cannot be read"):
-            region = self._slide.read_region((place_x, place_y), level, (left + width, upper + height))
+        if self._slide is None:
+            self._slide = self._opened()
+        try:
+            with refusals(self._path, "corrupt", "its pixels cannot be read"):
+                region = self._slide.read_region((place_x, place_y), level, (left + width, upper + height))
+        except BaseException:
+            self.close()  # after one error OpenSlide answers nothing but that error
+            raise
         return on_white(np.asarray(region)[upper:, left:])
 
     def native_jpeg(self, level: int, column: int, row: int) -> bytes | None:
@@ -142,9 +151,9 @@ class OpenSlideReader:
 
     def close(self) -> None:
         """As `SlideReader.close`."""
-        if not self._closed:
+        if self._slide is not None:
             self._slide.close()
-        self._closed = True
+        self._slide = None
 
     def __reduce__(self) -> NoReturn:
         raise unsendable(self)

@@ -211,8 +211,8 @@ def _select(found: SlideScan, grid: TileGrid, tissue: TissueMask, settings: Slid
 
 def _without_tissue(shares: np.ndarray, tissue: TissueMask, settings: SlideSettings) -> str:
     return (f"none of {len(shares):,} tiles has {settings.min_tissue:.0%} tissue, the best has "
-            f"{shares.max(initial=0):.0%}; {tissue.mask.mean():.1%} of the slide is tissue ({tissue.method}). See its "
-            "thumbnail and mask; lower --min-tissue, choose another --tissue, or give an edited mask with --masks")
+            f"{shares.max(initial=0):.0%}; {tissue.said}. See its thumbnail and mask; lower "
+            "--min-tissue, choose another --tissue, or give an edited mask with --masks")
 
 
 def _stain(
@@ -261,11 +261,17 @@ def write_scan(folder: Path, found: SlideScan) -> None:
 
 def read_scan(folder: Path, slide: str, key: str) -> SlideScan | None:
     """The record of a slide, if it was found out from the same; None otherwise, or where it is damaged."""
+    found = recorded_scan(folder, slide)
+    return found if found is not None and found.key == key else None
+
+
+def recorded_scan(folder: Path, slide: str) -> SlideScan | None:
+    """The record of a slide, whatever it was found out from; None where there is none, or it is damaged."""
     path = scan_file(folder, slide)
     try:
         plain = json.loads(path.read_bytes())
         raw = path.with_suffix(".npz").read_bytes()
-        if plain["key"] != key or plain.pop("arrays") != digest(raw):
+        if plain.pop("arrays") != digest(raw):
             return None
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             selected, shares = arrays["selected"], arrays["shares"]

@@ -112,6 +112,12 @@ def write_states(folder: Path, scans: Sequence[SlideScan]) -> None:
         write_atomic(path, raw)
 
 
+def read_states(folder: Path) -> list[dict[str, str]]:
+    """The rows of `slides.csv`."""
+    with (folder / STATES_FILE).open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def _state(scan: SlideScan) -> dict[str, object]:
     row: dict[str, object] = {
         "slide": scan.slide, "state": scan.state, "detail": scan.detail, "candidates": scan.candidates,

@@ -28,7 +28,7 @@ from sciencessl.data_prep.manifest import FileKind, Manifest, read_manifest
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.slides.opening import one_per_slide
 from sciencessl.data_prep.slides.pseudonyms import Pseudonyms, read_key, scrub
-from sciencessl.data_prep.slides.scan import READY, SlideFile, SlideScan
+from sciencessl.data_prep.slides.scan import READY, STAIN_TILES, SlideFile, SlideScan
 from sciencessl.data_prep.slides.scanning import scan_slides, slides_folder, states_text
 from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.data_prep.slides.slide_tiles import SlidePart, SlideTiles
@@ -240,8 +240,12 @@ def _said(
     if target.mpp is not None and any(abs(mpp / target.mpp - 1) > 1e-3 for mpp in stored):
         some = " to ".join(f"{mpp:g}" for mpp in dict.fromkeys((stored[0], stored[-1])))
         yield f"scale: levels within 10 % are taken as they are, {some} um/px; --exact-mpp resamples to {target.mpp:g}"
-    passed = sum(len(part.grid) for part in parts if tiles.passes_through(part))
-    yield f"passthrough: {passed / max(taken, 1):.0%} of tiles are native JPEG tiles and keep their bytes{_hint(parts)}"
+    if chosen.stain != "none":
+        yield (f"stain: each slide is brought to one staining by {chosen.stain}, fitted on at most {STAIN_TILES} of "
+               "its tiles; all are encoded again")
+    elif chosen.encoding == "jpeg":
+        passed = sum(len(part.grid) for part in parts if tiles.passes_through(part)) / max(taken, 1)
+        yield f"passthrough: {passed:.0%} of tiles are native JPEG tiles and keep their bytes{_hint(parts)}"
 
 
 def _hint(parts: Sequence[SlidePart]) -> str:

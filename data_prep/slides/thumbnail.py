@@ -29,10 +29,8 @@ def thumbnail(reader: SlideReader, most_px: int = THUMBNAIL_PX) -> tuple[np.ndar
     Raises:
         Refused: When pixels cannot be read.
     """
-    level = _level(reader.info, most_px)
+    level, factor = _served(reader.info, most_px)
     chosen = reader.info.levels[level]
-    factor = max(1, -(-max(chosen.width, chosen.height) // most_px))
-    factor = min(factor, chosen.width, chosen.height)
     width, height = chosen.width // factor, chosen.height // factor
     rows = max(1, STRIP_PIXELS // (width * factor * factor))
     strips = []
@@ -40,7 +38,22 @@ def thumbnail(reader: SlideReader, most_px: int = THUMBNAIL_PX) -> tuple[np.ndar
         count = min(rows, height - top)
         pixels = reader.read(level, 0, top * factor, width * factor, count * factor)
         strips.append(pixels if factor == 1 else cv2.resize(pixels, (width, count), interpolation=cv2.INTER_AREA))
-    return np.concatenate(strips), (chosen.downsample[0] * factor, chosen.downsample[1] * factor)
+    return np.concatenate(strips), thumbnail_scale(reader.info, most_px)
+
+
+def thumbnail_scale(info: SlideInfo, most_px: int = THUMBNAIL_PX) -> tuple[float, float]:
+    """The (x, y) level-0 pixels to one pixel of a slide's thumbnail."""
+    level, factor = _served(info, most_px)
+    down = info.levels[level].downsample
+    return down[0] * factor, down[1] * factor
+
+
+def _served(info: SlideInfo, most_px: int) -> tuple[int, int]:
+    """The level that is read, and by how much it is shrunk."""
+    level = _level(info, most_px)
+    chosen = info.levels[level]
+    factor = max(1, -(-max(chosen.width, chosen.height) // most_px))
+    return level, min(factor, chosen.width, chosen.height)
 
 
 def _level(info: SlideInfo, most_px: int) -> int:

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any
 
 import numpy as np
@@ -51,12 +52,15 @@ class Page:
     counts: np.ndarray
     tables: bytes | None
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Columns and rows of tiles; (0, 0) for strips."""
-        if self.tile_px is None:
-            return 0, 0
-        return math.ceil(self.width / self.tile_px[0]), math.ceil(self.height / self.tile_px[1])
+    @cached_property
+    def columns(self) -> int:
+        """Of tiles; 0 for strips."""
+        return math.ceil(self.width / self.tile_px[0]) if self.tile_px else 0
+
+    @cached_property
+    def rows(self) -> int:
+        """Of tiles; 0 for strips."""
+        return math.ceil(self.height / self.tile_px[1]) if self.tile_px else 0
 
 
 @dataclass(frozen=True)
@@ -197,10 +201,10 @@ def check_whole(page: Page, file_bytes: int) -> None:
     Raises:
         Refused: With reason `truncated` where it does not, `corrupt` where tiles are missing from its table.
     """
-    columns, rows = page.grid
+    tiles = page.columns * page.rows
     planes = 1 if page.planar else page.samples
-    if len(page.offsets) != len(page.counts) or (page.tile_px and len(page.offsets) != columns * rows * planes):
-        raise Refused("corrupt", f"{len(page.offsets)} tiles are listed for {columns * rows}; {AGAIN}")
+    if len(page.offsets) != len(page.counts) or (page.tile_px and len(page.offsets) != tiles * planes):
+        raise Refused("corrupt", f"{len(page.offsets)} tiles are listed for {tiles}; {AGAIN}")
     end = int((page.offsets + page.counts).max(initial=0))
     if end > file_bytes:
         raise Refused("truncated", f"the file has {file_bytes} bytes, and its pixels end at {end}; {AGAIN}")

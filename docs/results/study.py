@@ -154,8 +154,6 @@ def _cpuinfo() -> list[str]:
 
 
 def _section(name: str, result: TransferResult, args: argparse.Namespace, about: str) -> Iterator[str]:
-    picture = args.study.with_name(f"{args.study.stem}_{name}.png")
-    shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
     yield f"## {name if about else result.task}: {', '.join(result.classes)}"
     yield ""
     if about:
@@ -165,8 +163,11 @@ def _section(name: str, result: TransferResult, args: argparse.Namespace, about:
            f"{resolution_text(result.resolution, metric)}. {metric.capitalize()}, mean and half of the 95 % interval "
            "over pretraining seeds (of random: encoders), label subsets and test units.")
     yield ""
-    yield f"![few-label curves of {result.task}]({picture.name})"
-    yield ""
+    if len({row.budget for row in result.rows}) > 1:
+        picture = args.study.with_name(f"{args.study.stem}_{name}.png")
+        shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
+        yield f"![few-label curves of {result.task}]({picture.name})"
+        yield ""
     yield from _table(result)
     yield ""
     yield "Mean gap between two curves over log labels, the first one primary, the others Holm-adjusted:"

@@ -25,6 +25,13 @@ def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
     return synthetic_tiles(folder, rng, n)
 
 
+def _report(store: Path, options: PathologyPrepare) -> None:
+    """The quality report of slides, beside a store that was cut from some."""
+    from sciencessl.data_prep.slides.report import write_slide_report
+
+    write_slide_report(store)
+
+
 SPEC = DomainSpec(
     name="pathology",
     title="pathology: tissue tiles with a class, grouped by patient or source",
@@ -47,6 +54,7 @@ SPEC = DomainSpec(
     },
     train_options=PathologyViews,
     prepare_options=PathologyPrepare,
+    after_prepare=_report,
     tasks=TASKS,
 )
 """What the engine knows of tissue tiles."""

@@ -18,12 +18,24 @@ from sciencessl.errors import ConfigError
 from sciencessl.evaluate.classifier import SavedClassifier, read_classifier
 from sciencessl.evaluate.encoders import check_input, compute_embeddings, require_finite
 from sciencessl.evaluate.export_words import card_sentences
+from sciencessl.evaluate.predict_bags import (
+    ATTENTION,
+    BAGS,
+    MAPS,
+    BagShards,
+    bag_predictions,
+    remove_maps,
+    store_bags,
+    whole_bags,
+    write_bags,
+    write_maps,
+)
 from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
 from sciencessl.evaluate.tables import WIDTH, aligned
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
-from sciencessl.store.sides import value_text
+from sciencessl.store.sides import Side, value_text
 from sciencessl.store.tables import some_names
 from sciencessl.train.measure import best_time
 
@@ -33,6 +45,7 @@ TIMED = 64
 
 _HEADINGS = {
     "class": ("class", "predicted", "mean probability"),
+    "bag": ("class", "predicted bags", "mean probability"),
     "counts": ("answer", "most likely", "mean fraction"),
     "multilabel": ("label", "p > 0.5", "mean probability"),
 }
@@ -43,6 +56,7 @@ _PRIOR = {
     "multilabel": "Fits weigh presence and absence alike, so probabilities are those where a label is present as often "
                   "as absent; where it has the share q, multiply the odds by q / (1 - q).",
 }
+_PRIOR["bag"] = _PRIOR["class"]
 """Kind -> what its probabilities assume of the frequencies; fractions of votes assume nothing."""
 
 
@@ -78,6 +92,8 @@ class PredictResult:
         kind: Kind of the model's task.
         classes: What was predicted, in the order of the columns.
         saw: What encoder and classifier learned from and what probabilities assume, a sentence each.
+        bags: Rows of `bags.parquet`; 0 for a model of samples.
+        maps: Bags with a picture and a GeoJSON in `maps`.
     """
 
     out: Path
@@ -89,6 +105,8 @@ class PredictResult:
     kind: str
     classes: tuple[ClassCount, ...]
     saw: tuple[str, ...]
+    bags: int = 0
+    maps: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +146,11 @@ def predict(
     each the probability that the label is present. All are calibrated as `SavedClassifier.probabilities` says; those of
     classes and labels are for equal frequencies (`_PRIOR`).
 
+    A model of bags is asked for each bag as a whole, with its samples of the split; samples that have none are left
+    out. Columns are then those of its bag, the bag itself, and `attention`, the share of the sample in what is told of
+    its bag, which adds up to 1 over the bag (`SavedClassifier.weigh`). `bags.parquet` has a row for each bag. Where the
+    store says where on its slide a tile lies, `maps` has for each bag a GeoJSON of its tiles and a picture.
+
     Args:
         model: A folder that `transfer` saved: `OUT/models/NAME`.
         data: A sealed store, with labels or without.
@@ -148,14 +171,16 @@ def predict(
     started = time.perf_counter()
     classifier, store = read_classifier(local_path(model, "MODEL")), Store(data)
     check_input(classifier.encoder, store)
-    shards = ShardFolder(local_path(out), "predictions", "model, store, split or --keep", store,
-                         chosen_samples(store, split, "predict"), SHARD)
-    own = ("id", "split", *classifier.columns, *(("predicted", "confidence") if _has_one(classifier) else ()))
-    kept = kept_columns(store, keep, own)
+    shards = _shards(classifier, store, chosen_samples(store, split, "predict"), local_path(out))
+    own = ("id", "split", *classifier.columns, *(("predicted", "confidence") if _has_one(classifier) else ()),
+           *((ATTENTION,) if classifier.card.kind == "bag" else ()))
+    kept = kept_columns(store, [*filter(None, [classifier.card.bag]), *keep], own)
     columns, card = (*own, *kept), _card(classifier, shards, split, list(kept))
     if dry_run:
         held = shards.holds(card, overwrite)
         return _estimate(classifier, shards, columns, held)
+    if not shards.holds(card, overwrite):
+        remove_maps(shards.out)
     shards.claim(card, overwrite)
 
     def compute(part: np.ndarray, advance: Callable[[int, int], None]) -> dict[str, pa.Array]:
@@ -164,15 +189,34 @@ def predict(
         return {**found, **{name: column.take(pa.array(part)) for name, column in kept.items()}}
 
     computed = shards.fill("predict", compute)
+    bags, maps = _of_bags(classifier, shards)
     classes = _count(classifier, shards)
     seconds = time.perf_counter() - started
     return PredictResult(shards.out, len(shards.index), columns, len(shards.parts), computed, seconds,
-                         classifier.card.kind, classes, (*card["saw"], *_advice(classes, split)))
+                         classifier.card.kind, classes, (*card["saw"], *_advice(classes, split)), bags, maps)
+
+
+def _shards(classifier: SavedClassifier, store: Store, index: np.ndarray, out: Path) -> ShardFolder:
+    """Of samples in store order, or bag after bag."""
+    starts: tuple[int, ...] = ()
+    if classifier.card.kind == "bag":
+        bags = store_bags(classifier, store, index)
+        index, starts = bags.samples, whole_bags(bags, SHARD)
+    return ShardFolder(out, "predictions", "model, store, split or --keep", store, index, SHARD, starts)
+
+
+def _of_bags(classifier: SavedClassifier, shards: ShardFolder) -> tuple[int, int]:
+    """How many bags and maps there are; all are written."""
+    if classifier.card.kind != "bag":
+        return 0, 0
+    whole = BagShards(classifier.card.bag, shards.parts)
+    bags = write_bags(shards.out, whole, (*classifier.columns, "predicted", "confidence")).num_rows
+    return bags, write_maps(shards.out, whole, shards.store, bags)
 
 
 def _has_one(classifier: SavedClassifier) -> bool:
-    """Whether each sample is of one class."""
-    return classifier.card.kind == "class"
+    """Whether each sample, or bag, is of one class."""
+    return classifier.card.kind in ("class", "bag")
 
 
 def kept_columns(store: Store, keep: Sequence[str], own: Sequence[str]) -> dict[str, pa.Array]:
@@ -188,7 +232,8 @@ def kept_columns(store: Store, keep: Sequence[str], own: Sequence[str]) -> dict[
         StoreError: When the store has no such column.
     """
     known = store.columns()
-    names = [name for name in known if name not in ("id", "split")] if tuple(keep) == (ALL,) else dict.fromkeys(keep)
+    every = [name for name in known if name not in ("id", "split")]
+    names = dict.fromkeys(name for asked in keep for name in (every if asked == ALL else [asked]))
     taken = [name for name in names if name in own]
     if taken:
         raise ConfigError(
@@ -202,6 +247,7 @@ def _card(classifier: SavedClassifier, shards: ShardFolder, split: str, keep: li
     """What the shards depend on, and what their reader must know."""
     store, encoder, head = shards.store, classifier.encoder, classifier.card
     known = store.columns()
+    attention = [] if classifier.attention is None else vars(classifier.attention).values()
     learned = (
         f"The classifier learned from {head.n_labels:,} labels of {head.column} (task {head.task}, arm {head.arm}, "
         f"budget {head.budget}, label subset {head.subset_seed}; {head.chosen}; temperature {head.temperature:.3g})."
@@ -209,7 +255,8 @@ def _card(classifier: SavedClassifier, shards: ShardFolder, split: str, keep: li
     return {
         "encoder": encoder.digest,
         "head": asdict(head),
-        "weights": digest(classifier.weight.tobytes(), classifier.bias.tobytes()),
+        "weights": digest(classifier.weight.tobytes(), classifier.bias.tobytes(),
+                          *(array.tobytes() for array in attention)),
         "saw": [learned, f"The encoder ({encoder.card.backbone}, {encoder.card.method}) learned from "
                          + " ".join(card_sentences(encoder.card)),
                 *([_PRIOR[head.kind]] if head.kind in _PRIOR else [])],
@@ -240,27 +287,38 @@ def _predictions(
     classifier: SavedClassifier, store: Store, part: np.ndarray, features: np.ndarray
 ) -> dict[str, pa.Array]:
     require_finite(features, store, part, classifier.encoder.name)
-    values = classifier.probabilities(features)
+    attention = None
+    if classifier.card.kind == "bag":
+        names = Side(store, part, "samples").texts(classifier.card.bag)
+        values, attention = bag_predictions(classifier, names, features)
+    else:
+        values = classifier.probabilities(features)
     found = {name: pa.array(column) for name, column in zip(classifier.columns, values.T, strict=True)}
     if _has_one(classifier):
         best = values.argmax(axis=1)
         found["predicted"] = pa.array([classifier.card.classes[number] for number in best], pa.string())
         found["confidence"] = pa.array(values.max(axis=1))
+    if attention is not None:
+        found[ATTENTION] = pa.array(attention)
     return found
 
 
 def _count(classifier: SavedClassifier, shards: ShardFolder) -> tuple[ClassCount, ...]:
-    """Over all shards, one in memory at a time."""
+    """Over all shards, one in memory at a time; of bags over these."""
     names = classifier.card.classes
     samples, total = np.zeros(len(names), np.int64), np.zeros(len(names))
-    for path, _ in shards.parts:
+    of_bags = classifier.card.kind == "bag"
+    paths = [shards.out / BAGS] if of_bags else [path for path, _ in shards.parts]
+    counted = 0
+    for path in paths:
         table = pq.read_table(path, columns=list(classifier.columns))
+        counted += len(table)
         values = np.stack([table[name].to_numpy() for name in classifier.columns], axis=1)
         several = classifier.card.kind == "multilabel"
         samples += (values > 0.5).sum(0) if several else np.bincount(values.argmax(1), minlength=len(names))
         total += values.sum(axis=0, dtype=np.float64)
     labelled = _labelled(classifier, shards)
-    means = total / len(shards.index)
+    means = total / counted
     return tuple(
         ClassCount(name, int(samples[i]), float(means[i]), labelled[name] if labelled else None)
         for i, name in enumerate(names)
@@ -272,7 +330,10 @@ def _labelled(classifier: SavedClassifier, shards: ShardFolder) -> Counter[str]:
     column = classifier.card.column
     if not _has_one(classifier) or column not in shards.store.columns():
         return Counter()
-    found = Counter(value_text(value) for value in shards.store.column(column)[shards.index].tolist())
+    index = shards.index
+    if classifier.card.kind == "bag":
+        index = store_bags(classifier, shards.store, np.sort(index)).first
+    found = Counter(value_text(value) for value in shards.store.column(column)[index].tolist())
     return Counter({name: found[name] for name in classifier.card.classes if found[name]})
 
 
@@ -295,6 +356,9 @@ def predict_text(result: PredictResult) -> str:
         *aligned(rows, frozenset({1, 2, 3})), "", *saw,
         f"{result.samples:,} predictions in {result.shards} shards ({result.computed:,} computed now, "
         f"{result.seconds:.1f} s): {result.out}",
+        *([f"{result.bags:,} bags in {result.out / BAGS}"] if result.bags else []),
+        *([f"{result.maps:,} maps of attention (PNG, and GeoJSON for QuPath) in {result.out / MAPS}"] if result.maps
+          else []),
     ])
 
 

@@ -58,6 +58,7 @@ class ShardFolder:
         store: Whose samples they are.
         index: (n,) store indices of the rows, in order.
         size: Rows of a shard.
+        starts: Position of the first row of each shard; every `size` rows by default.
     """
 
     out: Path
@@ -66,13 +67,15 @@ class ShardFolder:
     store: Store
     index: np.ndarray
     size: int = SHARD
+    starts: tuple[int, ...] = ()
 
     @property
     def parts(self) -> list[tuple[Path, np.ndarray]]:
         """Each shard's file and the store indices of its rows."""
-        starts = range(0, len(self.index), self.size)
-        return [(self.out / f"part-{number:05d}.parquet", self.index[start : start + self.size])
-                for number, start in enumerate(starts)]
+        starts = self.starts or range(0, len(self.index), self.size)
+        ends = [*starts[1:], len(self.index)]
+        return [(self.out / f"part-{number:05d}.parquet", self.index[start:end])
+                for number, (start, end) in enumerate(zip(starts, ends, strict=True))]
 
     def holds(self, card: dict[str, Any], overwrite: bool) -> bool:
         """Whether shards in the folder are those of this card, so that they may stay.

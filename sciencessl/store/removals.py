@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sciencessl.errors import ConfigError, DataError
+from sciencessl.store.conditions import meets, parse_condition
 from sciencessl.store.format import SPLITS
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
-from sciencessl.store.tables import REMOVALS, Table, current_digest, read_table, write_table
+from sciencessl.store.tables import REMOVALS, Table, read_table, write_table
 
 SHOWN = 10
 """Unknown ids that an error names."""
@@ -27,7 +28,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class RemovalReport:
-    """What `remove` did.
+    """What `remove` did, or in a dry run would do.
 
     Attributes:
         store: The store.
@@ -36,7 +37,10 @@ class RemovalReport:
         n_removed: Samples withdrawn in all.
         n_samples: Samples left.
         splits: Split -> samples left.
-        digest: Of the table `removals`: what runs record.
+        digest: Of the table `removals`: what runs record. In a dry run that of the table as it is.
+        conditions: Condition -> samples that meet it and were not withdrawn before.
+        withdrawn: Split -> samples withdrawn now.
+        dry_run: Nothing was written.
     """
 
     store: Path
@@ -46,42 +50,70 @@ class RemovalReport:
     n_samples: int
     splits: Mapping[str, int]
     digest: str
+    conditions: Mapping[str, int]
+    withdrawn: Mapping[str, int]
+    dry_run: bool
 
 
 def remove(
-    store: str | Path, ids: Sequence[str] = (), reason: str = "", file: str | Path = ""
+    store: str | Path, ids: Sequence[str] = (), reason: str = "", file: str | Path = "", where: Sequence[str] = (),
+    dry_run: bool = False,
 ) -> RemovalReport:
     """Withdraw samples from a sealed store. The table `removals` only grows; what is in it already changes nothing.
 
     Args:
         store: A sealed store.
         ids: Of the samples.
-        reason: Why, in words; written beside each.
+        reason: Why, in words; written beside each. Conditions alone are a reason themselves.
         file: Text file with further ids, one a line; a first line `id` is passed over.
+        where: Conditions on columns, such as `pen>0.1`; a sample that meets any of them is withdrawn too.
+        dry_run: Count, and write nothing.
 
     Raises:
-        ConfigError: Without ids or a reason.
+        ConfigError: Without ids and conditions, without a reason, or for a condition that cannot be compared.
         DataError: When the store lacks some of the ids: they are named, and nothing is written.
-        StoreError: When the store is missing or unsealed, or another process writes it.
+        StoreError: When the store is missing or unsealed, lacks a column, or another process writes it.
     """
-    if not reason.strip():
+    named = bool(ids) or bool(str(file))
+    why = reason.strip() or ("" if named or not where else f"where {' or '.join(where)}")
+    if not why and not dry_run:
         raise ConfigError("store remove needs a --reason: it stays beside the ids, for whoever asks why they are gone.")
     opened = Store(store)
     wanted = [*ids, *(_read_ids(local_path(file, "--ids"), opened) if str(file) else ())]
-    if not wanted:
-        raise ConfigError("store remove was given no ids; name some, or a file of them with --ids.")
+    if not wanted and not where:
+        raise ConfigError("store remove was given no ids; name some, a file of them with --ids, or --where with "
+                          "conditions on columns.")
+    met = {each.text: meets(opened, each) for each in map(parse_condition, where)}
+    index = np.union1d(_index_of(opened, wanted), np.flatnonzero(np.logical_or.reduce(list(met.values()) or [[False]])))
+    new = np.setdiff1d(index, opened.removed) if dry_run else _write(opened, index, why)
+    return _report(opened, index, new, met, dry_run)
+
+
+def _write(opened: Store, index: np.ndarray, reason: str) -> np.ndarray:
+    """Add samples to the table; returns those that were not in it."""
     with only_writer(opened.path):  # two at once would lose what one of them wrote
         old = read_table(opened.path, REMOVALS).data if REMOVALS in opened.tables else _table([], [], [])
-        index = _index_of(opened, wanted)
         new = np.setdiff1d(index, old["index"].to_numpy())
         if len(new):
             names = pa.array(opened.ids, pa.string()).take(pa.array(new))
-            added = _table(names, new, [reason.strip()] * len(new))
+            added = _table(names, new, [reason] * len(new))
             write_table(opened.path, REMOVALS, pa.concat_tables([old, added]).sort_by("index"))
-    left = Store(opened.path)
+    return new
+
+
+def _report(
+    before: Store, index: np.ndarray, new: np.ndarray, met: Mapping[str, np.ndarray], dry_run: bool
+) -> RemovalReport:
+    after = before if dry_run else Store(before.path)
+    old, gone, of_split = np.setdiff1d(after.removed, new), np.union1d(after.removed, new), before.split_codes()
+
+    def by_split(samples: np.ndarray) -> dict[str, int]:
+        return dict(zip(SPLITS, np.bincount(of_split[samples], minlength=len(SPLITS)).tolist(), strict=True))
+
+    left = np.delete(np.arange(len(before)), gone)
     return RemovalReport(
-        opened.path, len(new), len(index) - len(new), len(left.removed), len(left.present),
-        {name: len(left.split(name)) for name in SPLITS}, current_digest(opened.path, REMOVALS),
+        before.path, len(new), len(index) - len(new), len(gone), len(left), by_split(left), after.removals_digest,
+        {text: int(np.delete(found, old).sum()) for text, found in met.items()}, by_split(new), dry_run,
     )
 
 
@@ -146,9 +178,14 @@ def _index_of(store: Store, ids: Sequence[str]) -> np.ndarray:
 def remove_text(found: RemovalReport) -> str:
     """What was done, for people."""
     again = f" ({found.already:,} of those named were withdrawn before)" if found.already else ""
-    splits = ", ".join(f"{name} {count:,}" for name, count in found.splits.items())
+    splits = ", ".join(f"{name} {count:,} of {count + found.splits[name]:,}" for name, count in found.withdrawn.items())
+    total = found.removed + found.n_samples
+    verb = "would be withdrawn" if found.dry_run else "withdrawn"
+    kept = ", ".join(f"{name} {count:,}" for name, count in found.splits.items())
     return "\n".join([
-        f"{found.removed:,} samples withdrawn from {found.store}{again}, {found.n_removed:,} in all",
-        f"left: {found.n_samples:,} samples ({splits})",
-        f"table digest {found.digest}",
+        *(f"{text}: {count:,} samples" for text, count in found.conditions.items()),
+        f"{found.removed:,} samples {verb} from {found.store}, of {total:,} ({splits}){again}; "
+        f"{found.n_removed:,} in all",
+        f"left: {found.n_samples:,} samples ({kept})",
+        "nothing was written" if found.dry_run else f"table digest {found.digest}",
     ])

@@ -81,6 +81,8 @@ def _fill_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="", metavar="PATH", help="PNG to write (default: NAME.png beside the store)")
     parser.add_argument("--column", default="", help="column to write under each image")
     parser.add_argument("-n", type=int, default=36, help="number of images (default: 36)")
+    parser.add_argument("--where", nargs="+", default=(), metavar="CONDITION",
+                        help="only samples that meet any of these conditions on columns: 'pen>0.1' 'site=B2'")
     parser.add_argument("--stretch", default="asinh", metavar="KIND",
                         help="how flux is shown, by one rule for all: asinh (default), linear, log, percentile, lupton "
                         "or legacy; or per-stamp")
@@ -91,7 +93,7 @@ def _show(args: argparse.Namespace) -> int:
     from sciencessl.store.show import show
 
     path = show(args.store, args.out or beside(args.store, ".png"), n=args.n, column=args.column or None,
-                stretch=args.stretch)
+                stretch=args.stretch, where=args.where)
     emit({"path": path}, args.json, f"contact sheet: {path}")
     return DONE
 
@@ -232,13 +234,17 @@ def _label_votes(args: argparse.Namespace) -> int:
 def _fill_remove(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="ids of samples")
     parser.add_argument("--ids", dest="file", default="", metavar="FILE", help="text file with one id a line")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why, in words; it stays beside the ids")
+    parser.add_argument("--where", nargs="+", default=(), metavar="CONDITION",
+                        help="withdraw what meets any of these conditions on columns: 'pen>0.1' 'site=B2' (quote them)")
+    parser.add_argument("--reason", default="", metavar="TEXT",
+                        help="why, in words; it stays beside the ids (default with --where: the conditions)")
+    parser.add_argument("--dry-run", action="store_true", help="count, by split and condition; write nothing")
 
 
 def _remove(args: argparse.Namespace) -> int:
     from sciencessl.store.removals import remove, remove_text
 
-    found = remove(args.store, args.ids, args.reason, args.file)
+    found = remove(args.store, args.ids, args.reason, args.file, args.where, args.dry_run)
     emit(found, args.json, remove_text(found))
     return DONE
 

@@ -40,6 +40,7 @@ def test_each_cell_is_in_one_of_tiles_side_by_side() -> None:
     found = count_cells(boxes, cells((0, 0), (9.999, 0), (10, 0), (29.9, 19.9), (30, 5), (5, 20), (-0.1, 5)))
     assert found.classes == ("a",)
     assert found.counts[:, 0].tolist() == [2, 1, 0, 0, 0, 1]
+    assert (found.cells, found.outside) == (7, 3)
 
 
 def test_a_cell_is_in_each_tile_that_holds_it_where_tiles_overlap() -> None:

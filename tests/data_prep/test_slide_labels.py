@@ -117,8 +117,9 @@ def test_a_rater_named_in_the_file_goes_before_its_name(tmp_path: Path) -> None:
 
 def test_cells_are_counted_by_their_centre(tmp_path: Path) -> None:
     geojson(tmp_path, "A.geojson", ("tumor", (90, 90, 108, 108)), ("immune", (99.9, 5)), ("immune", (100, 5)),
-            ("other", (5, 5)))
+            ("other", (5, 5)), ("immune", (999, 5)))
     found = read(tmp_path, "cells", "cells", classes=("tumor", "immune"))
+    assert "1 of 4 cells lie in no tile" in found.said
     assert found.schema is not None
     assert found.schema.columns == ("cells_tumor", "cells_immune")
     assert found.data.to_pydict() == {"id": IDS[4:], "cells_tumor": [1, 0, 0, 0], "cells_immune": [1, 1, 0, 0]}

@@ -67,7 +67,7 @@ class TestMacenko:
         fit = fit_macenko(pixels(stains=stains, noise=noise))
         assert degrees(fit.values[:3], stains[0]) < (1.5 if noise == 0 else 4)
         assert degrees(fit.values[3:6], stains[1]) < (1.5 if noise == 0 else 4)
-        assert np.linalg.norm(np.reshape(fit.values[:6], (2, 3)), axis=1) == pytest.approx([1, 1])
+        assert np.linalg.norm(np.reshape(fit.values[:6], (2, 3)), axis=1) == pytest.approx([1, 1], abs=1e-5)
 
     def test_amounts_are_the_99th_percentiles(self) -> None:
         amount = amounts()
@@ -88,7 +88,7 @@ class TestMacenko:
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         most = np.percentile(np.linalg.lstsq(expected.T, density.T, rcond=None)[0], 99, axis=1)
         fit = fit_macenko(rgb)
-        assert fit.values == pytest.approx([*expected.ravel(), *most], rel=1e-9)
+        assert fit.values == pytest.approx([*expected.ravel(), *most], abs=1e-6)
         assert fit.pixels == len(density)
 
     def test_eosin_that_lets_red_pass_is_found(self) -> None:
@@ -102,7 +102,7 @@ class TestMacenko:
         rgb = pixels(noise=2.0)
         fit = fit_macenko(rgb)
         shuffled = np.random.default_rng(0).permutation(np.concatenate([rgb, np.full_like(rgb, 250)]))
-        assert fit_macenko(shuffled).values == pytest.approx(fit.values, rel=1e-9)
+        assert fit_macenko(shuffled).values == pytest.approx(fit.values, abs=2e-6)
 
     @pytest.mark.parametrize("more", [(3.0, 0.5), (0.4, 2.0)])
     def test_haematoxylin_is_first_whichever_prevails(self, more: tuple[float, float]) -> None:
@@ -125,7 +125,7 @@ class TestReinhard:
         rgb = pixels(stains=BLUISH)
         tissue = -np.log((rgb + 1.0) / 256).mean(axis=1) >= 0.15
         lab = self.lab(rgb[tissue])
-        assert fit_reinhard(rgb).values == pytest.approx([*lab.mean(axis=0), *lab.std(axis=0)], rel=1e-9)
+        assert fit_reinhard(rgb).values == pytest.approx([*lab.mean(axis=0), *lab.std(axis=0)], abs=1e-6)
 
     def test_tissue_gets_the_targets_mean_and_deviation(self) -> None:
         amount = amounts() * 0.5 + 0.35
@@ -246,6 +246,8 @@ def test_one_stain_alone_and_other_colours_are_not_he() -> None:
     grey = np.exp(-np.linspace(0.3, 2, 5000))[:, None] * np.full(3, 255.0)
     with pytest.raises(Refused, match=r"no-stain: haematoxylin and eosin would be \d\.\d degrees apart"):
         fit_macenko(grey.astype(np.uint8))
+    with pytest.raises(Refused, match=r"no-stain: tissue is grey or of one hue; use --stain none"):
+        fit_reinhard(grey.astype(np.uint8))
     with pytest.raises(Refused, match=r"no-stain: what would be haematoxylin is \d\d degrees from it.*not H&E"):
         fit_macenko(pixels(stains=((1.0, 0.1, 0.1), (0.1, 0.1, 1.0))))
 

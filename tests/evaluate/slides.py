@@ -25,14 +25,21 @@ budgets: [20, all]
 
 def slide_store(
     make_store: Any, path: Path, slides: int = 64, tiles: int | Sequence[int] = 24,
-    diagnosis: Mapping[str, Any] | None = None,
+    diagnosis: Mapping[str, Any] | None = None, placed: bool = False,
 ) -> Store:
     """Slides of patients with two each, every other patient with a tumour and every fourth pair in split=test; the
-    tiles of slides are interleaved. `diagnosis` changes the label of tiles by id."""
+    tiles of slides are interleaved. `diagnosis` changes the label of tiles by id; `placed`
+    says where tiles lie, four in a row."""
     counts = [tiles] * slides if isinstance(tiles, int) else list(tiles)
     places = sorted((place, slide) for slide, count in enumerate(counts) for place in range(count))
     slide_of = {f"t{i:04d}": slide for i, (_, slide) in enumerate(places)}
-    columns = {name: {"slide": f"s{slide:03d}", "group": f"p{slide // 2:03d}"} for name, slide in slide_of.items()}
+    columns: dict[str, dict[str, Any]] = {
+        name: {"slide": f"s{slide:03d}", "group": f"p{slide // 2:03d}"} for name, slide in slide_of.items()
+    }
+    if placed:
+        for (place, _), row in zip(places, columns.values(), strict=True):
+            row |= {"x_px": 1000.0 + 64 * (place % 4), "y_px": 64.0 * (place // 4), "field_px_x": 64.0,
+                    "field_px_y": 64.0}
     splits = {name: "test" if slide // 4 % 4 == 3 else "train" for name, slide in slide_of.items()}
     store = make_store(path, list(slide_of), domain="pathology", side=8, splits=splits, columns=columns, classes={})
     labels = {name: ("normal", "tumour")[slide // 2 % 2] for name, slide in slide_of.items()} | dict(diagnosis or {})

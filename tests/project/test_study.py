@@ -125,17 +125,19 @@ def test_aims_are_judged_by_the_table(study: ModuleType, result: TransferResult)
 
 
 def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, result: TransferResult) -> None:
-    few = tmp_path / "transfers" / "few"
-    few.mkdir(parents=True)
-    (few / "curve.png").write_bytes(b"picture")
-    (few / "transfer.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
+    two = replace(result, rows=(*result.rows, replace(result.rows[0], budget="50")))
+    for name, found in (("few", two), ("one", result)):
+        folder = tmp_path / "transfers" / name
+        folder.mkdir(parents=True)
+        (folder / "curve.png").write_bytes(b"picture")
+        (folder / "transfer.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
     run = tmp_path / "runs" / "byol-1"
     run.mkdir(parents=True)
     cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device": "cpu", "peak_memory_bytes": 2**30}
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
     args = argparse.Namespace(study=tmp_path / "own.yaml", work=tmp_path)
     written = {"title": "Own", "about": "What it is.", "source": "set", "notes": "What else.",
-               "transfers": {"few": {"about": "Mind this."}}}
+               "transfers": {"few": {"about": "Mind this."}, "one": {}}}
     page = "\n".join(study._page(written, args, [("prepare", ["prepare", "web", "/elsewhere/set"], "")]))
     assert "## few: a, b\n\nMind this.\n\n100 labels to draw from" in page
     assert "| byol | frozen | 0.700 ± 0.020 |" in page
@@ -146,3 +148,5 @@ def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, r
     assert "| byol-1 | 9 | 90 | 1.0 | cpu | 1.00 GiB |" in page
     assert "1 minutes of pretraining" in page
     assert (tmp_path / "own_few.png").read_bytes() == b"picture"
+    assert not (tmp_path / "own_one.png").exists()  # one budget is no curve
+    assert "own_one.png" not in page

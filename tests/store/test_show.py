@@ -58,6 +58,15 @@ def test_the_seed_decides_and_the_split_narrows(store: Path, tmp_path: Path) -> 
     assert sorted(greys(show(store, tmp_path / "test.png", split="test"), 2, 2)) == [100, 110]
 
 
+def test_conditions_choose_what_is_shown(store: Path, tmp_path: Path) -> None:
+    sheet = show(store, tmp_path / "a.png", where=["width<0.5", "class=grey", "width>=3.6"])
+    assert sorted(greys(sheet, 2, 3)) == [0, 10, 110]
+    with pytest.raises(StoreError, match="no samples in split=test with width<1 or width>9: there is nothing to show"):
+        show(store, tmp_path / "c.png", where=["width<1", "width>9"], split="test")
+    with pytest.raises(ConfigError, match="'width' is no condition"):
+        show(store, tmp_path / "c.png", where=["width"])
+
+
 def test_captions_carry_id_and_value(store: Path, tmp_path: Path) -> None:
     opened = Store(store)
     where = np.array([opened.ids.index(name) for name in ("s0", "s1", "s7")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sciencessl.data_prep.slides import mosaic
 from sciencessl.data_prep.slides.mosaic import TileCache, framed, from_tiles, inside
 
 WHOLE = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
@@ -34,8 +35,10 @@ def test_outside_is_white_and_nothing_is_read_where_nothing_is() -> None:
     assert inside((-5, -5, 3, 100), 70, 50) == (0, 0, 0, 50)
 
 
-def test_the_cache_keeps_what_was_used_last_up_to_its_bytes() -> None:
-    cache, made = TileCache(300), []
+def test_the_cache_keeps_what_was_used_last_up_to_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mosaic, "CACHE_BYTES", 300)
+    cache, made = TileCache(), []
+    cache.make_room(1000, (100, 100), 1000)
 
     def make(key: int) -> np.ndarray:
         return cache.get(key, lambda: made.append(key) or np.full(100, key, np.uint8))
@@ -45,7 +48,23 @@ def test_the_cache_keeps_what_was_used_last_up_to_its_bytes() -> None:
     assert made == [1, 2, 3, 4, 2]
     assert cache._bytes == 300
     cache.get("large", lambda: np.zeros(1000, np.uint8))
-    assert list(cache._tiles) == ["large"]
+    make(5)
+    assert list(cache._tiles) == [5]
     cache.clear()
     make(9)
     assert cache._bytes == 100
+
+
+@pytest.mark.parametrize(("side", "step"), [(10, 10), (16, 16), (23, 23), (40, 40), (23, 11), (3, 3)])
+def test_rows_of_windows_decode_each_tile_once_with_the_room_they_ask_for(side: int, step: int) -> None:
+    cache, made = TileCache(), []
+
+    def get(column: int, row: int) -> np.ndarray:
+        return cache.get((column, row), lambda: made.append((column, row)) or tile(column, row))
+
+    for y in range(0, 50 - side + 1, step):
+        for x in range(0, 70 - side + 1, step):
+            cache.make_room(side, (16, 10), 70)
+            from_tiles((x, y, side, side), (16, 10), get)
+    assert len(made) == len({*made})
+    assert cache._max_bytes <= 3 * 16 * 10 * 6 * (-(-side // 10) + 1), "no more than the rows that a window touches"

@@ -17,7 +17,7 @@ import tifffile
 
 from sciencessl.data.decode import decode
 from sciencessl.data_prep.decode import Refused
-from sciencessl.data_prep.slides import native_reader
+from sciencessl.data_prep.slides import mosaic, native_reader
 from sciencessl.data_prep.slides.native_reader import NativeReader, from_ycbcr
 from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.spec import FieldSpec
@@ -103,9 +103,12 @@ def test_each_tile_is_decoded_once_when_rows_of_windows_are_read(
 
 
 def test_what_is_kept_is_bounded(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader._cache, "_max_bytes", 5 * 64 * 64 * 3)
+    monkeypatch.setattr(mosaic, "CACHE_BYTES", 5 * 64 * 64 * 3)
     reader.read(0, 0, 0, 1003, 801)
     assert len(reader._cache._tiles) == 5
+    monkeypatch.undo()
+    reader.read(0, 0, 0, 300, 300)
+    assert len(reader._cache._tiles) <= 17 * 6
 
 
 @pytest.mark.parametrize("kind", ["rgb", "ycbcr"])
@@ -215,7 +218,7 @@ def test_without_openslide_tifffile_is_the_judge(tmp_path: Path, write_slide: An
     # Levels in SubIFDs, which OpenSlide does not look for, and JPEG 2000 that only Aperio's files may hold for it.
     for name, options in (("sub.tif", {**RGB, "sub": True}), ("j2k.tif", {"compression": "jpeg2000"})):
         path = tmp_path / name
-        write_slide(path, [(403, 301), (200, 150), (100, 75)], **options)
+        write_slide(path, [(400, 300), (200, 150), (100, 75)], **options)
         with tifffile.TiffFile(path) as tiff:
             levels = [level.asarray() for level in tiff.series[0].levels]
         reader = open_slide(str(path))
@@ -294,8 +297,26 @@ def test_a_damaged_tile_is_refused_when_it_is_read(tmp_path: Path, write_slide: 
     reader = open_slide(str(path))
     assert reader.native_jpeg(0, 5, 1) is None
     reader.read(0, 0, 0, 300, 64)
-    with pytest.raises(Refused, match=r"^corrupt: its pixels cannot be read: "):
-        reader.read(0, 300, 64, 64, 64)
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"^corrupt: its pixels cannot be read: "):
+            reader.read(0, 300, 64, 64, 64)
+        reader.read(0, 384, 64, 64, 64)
+    reader.close()
+
+
+def test_a_damaged_tile_among_those_that_are_compared_says_nothing(
+    tmp_path: Path, write_slide: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bad.tif"
+    write_slide(path, [(320, 320)], **RGB)
+    with tifffile.TiffFile(path) as tiff:
+        at, size = tiff.pages[0].dataoffsets[7], tiff.pages[0].databytecounts[7]
+    raw = bytearray(path.read_bytes())
+    raw[at : at + size] = bytes(size)
+    path.write_bytes(raw)
+    monkeypatch.setattr(native_reader, "PROOFS", 25)
+    reader = open_slide(str(path))
+    assert reader.info.backend == "native"
     reader.close()
 
 
