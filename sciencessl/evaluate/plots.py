@@ -13,7 +13,8 @@ from sciencessl.store.files import write_atomic
 from sciencessl.views.figures import COLOURS, GREY, marker_of, png_bytes
 
 LINES: dict[str, Any] = {
-    "frozen": "-", "knn": "--", "max": "--", "abmil": "-.", "linear": "-.", "finetune": (0, (8, 2)),
+    "frozen": "-", "knn": "--", "max": (0, (5, 1, 1, 1)), "abmil": (0, (9, 2, 2, 2)), "linear": "-.",
+    "finetune": (0, (8, 2)),
     "scratch": (0, (1, 1.2)), "random": (0, (3, 1.2, 1, 1.2, 1, 1.2)),
 }
 """Line style of each arm."""
