@@ -135,7 +135,8 @@ def tile_quality(tile: np.ndarray, mpp: float) -> dict[str, float]:
 
 def _shrunk(rgb: np.ndarray, factor: float) -> np.ndarray:
     height, width = (max(round(side / factor), 1) for side in rgb.shape[:2])
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    small: np.ndarray = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return small
 
 
 def edge_width_px(grey: np.ndarray) -> float:
