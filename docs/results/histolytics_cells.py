@@ -2,9 +2,8 @@
 
     python docs/results/histolytics_cells.py --data DATA --work DIR
 
-Two H&E crops of 1,500 px with outlines of their nuclei (histolytics, BSD-3) are cut into nine blocks each. A block is a
-slide of one level; three of a crop are held out. Everything else is done by the command line that users have; what is
-done is not done again. The page lies beside this file.
+Blocks are cut here; everything else is done by the command line that users have. What is done is not done again. The
+page lies beside this file.
 """
 
 from __future__ import annotations
@@ -31,6 +30,12 @@ BLOCKS, BLOCK_PX, TILE_PX = 3, 500, 100
 CLASSES = ("connective", "inflammatory", "neoplastic")
 SEEDS = (1, 2, 3)
 STEPS = 250
+ABOUT = """
+Two H&E crops of 1,500 px with outlines of their nuclei (histolytics, BSD-3) are cut into nine blocks each. A block is a
+slide of one level; three of each crop, on a diagonal, are held out. Cells are counted by `store label --from cells`,
+the counts train the encoder with the Dirichlet-multinomial head (`pretrain --method labels_only --labels cells`), and
+`predict` says what it expects of the tiles held out. `docs/results/histolytics_cells.py` does all of it.
+"""
 NOTES = """
 NLL is of the counts under the predicted Dirichlet-multinomial, RMSE that of shares of cells over tiles and classes.
 The first row is the best that one prediction for all tiles could do, fitted on the tiles held out themselves; in the
@@ -103,16 +108,16 @@ def lines(work: Path, store: Store) -> Iterator[str]:
     """The page."""
     yield "# Cell counts train the Dirichlet head"
     yield ""
-    yield from (__doc__ or "").split("\n\n", 2)[2].strip().splitlines()
+    yield from ABOUT.strip().splitlines()
     yield ""
     columns = [f"cells_{name}" for name in CLASSES]
     counts = np.stack([store.column(column) for column in columns], 1)
     test = (store.split_codes() == 2) & (counts.sum(1) > 0)
     nest = np.array([str(slide).startswith("nest") for slide in store.column("slide")])
     train = (store.split_codes() == 0) & (counts.sum(1) > 0)
-    yield f"{train.sum()} tiles of {TILE_PX} px with a cell to learn from; {test.sum()} held out"
-    yield f"({(test & nest).sum()} of the nest, {(test & ~nest).sum()} of the stroma), {int(counts[test].sum())} cells."
-    yield f"ResNet-10t at 64 px, {STEPS} steps of 32 tiles, three seeds."
+    yield f"{train.sum()} tiles of {TILE_PX} px with a cell to learn from; {(test & nest).sum()} of the nest and"
+    yield f"{(test & ~nest).sum()} of the stroma, with {int(counts[test].sum())} cells, are held out."
+    yield f"ResNet-10t at 64 px from random weights, {STEPS} steps of 32 tiles, three seeds."
     yield ""
     yield "| | NLL, nats a tile | RMSE of shares | within the nest | within the stroma |"
     yield "|---|---|---|---|---|"
