@@ -47,7 +47,8 @@ class Masks:
         Raises:
             DataError: When its image is none, is not square, or is not of one plane of bytes.
         """
-        return self.numbers[_decoded(self.files[index], self.where, index)]
+        found: np.ndarray = self.numbers[_decoded(self.files[index], self.where, index)]
+        return found
 
     @cached_property
     def digest(self) -> str:
