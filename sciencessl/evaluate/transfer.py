@@ -62,7 +62,9 @@ def transfer(
     Arms: `frozen` is logistic regression on the encoder's features (the linear probe), `knn` nearest neighbours on
     them, `linear` trains a classifier on augmented views by gradient descent, `finetune` encoder and classifier
     (`finetune.fit_network`), `scratch` does so from fresh weights of the same architecture, and `random` is `frozen` on
-    random encoders. For kinds of task other than `class` there are `frozen` (`kinds.frozen_fit`) and `random`.
+    random encoders. For kinds of task other than `class` there are `frozen` (`kinds.frozen_fit`) and `random`; for bags,
+    where `frozen` and `random` pool by the mean, also `max`, which pools by the maximum, and `abmil`, which learns
+    attention (`abmil.fit_abmil`).
 
     Everything is tuned on the budget's own rows, and subsets are shared by all arms. The interval covers label subsets
     and test units together, for this checkpoint only; runs that differ in their pretraining seed only are one method,
