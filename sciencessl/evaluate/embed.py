@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
 from sciencessl.evaluate.encoders import check_input, compute_embeddings
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
+from sciencessl.evaluate.slide_h5 import FOLDER, PLACE, hdf5, require_places, write_slide_files
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 
 DTYPES = ("float32", "float16")
+FORMATS = ("parquet", "h5")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class EmbedResult:
         computed: Rows computed by this call; the rest was there already.
         seconds: Wall time.
         terms: What the licence of the weights asks for, in words; empty where it asks for nothing.
+        slides: HDF5 files written beside the shards, one a slide; 0 without any.
     """
 
     out: Path
@@ -44,6 +48,7 @@ class EmbedResult:
     computed: int
     seconds: float
     terms: str = ""
+    slides: int = 0
 
 
 def embed(
@@ -54,8 +59,11 @@ def embed(
     dtype: Literal["float32", "float16"] = "float32",
     workers: int = 1,
     overwrite: bool = False,
+    format: Literal["parquet", "h5"] = "parquet",
 ) -> EmbedResult:
     """Write `id`, `split` and `embedding` of every sample. Shards that are there are kept: a call resumes.
+
+    Of tiles, the columns `PLACE` are written too, which say where on a slide each lies.
 
     Args:
         run: A finished run, or weights by name as `foreign.find_encoder` takes them.
@@ -65,9 +73,10 @@ def embed(
         dtype: Of the stored values.
         workers: Loader processes.
         overwrite: Replace embeddings of something else that are in `out`.
+        format: `h5` also writes the folder `h5` with `SLIDE.h5` for each slide, as `slide_h5.write_slide_files` does.
 
     Raises:
-        ConfigError: For another `dtype`, or a table of features instead of an encoder.
+        ConfigError: For another `dtype` or `format`, or a table of features instead of an encoder.
         RunError: When `out` holds embeddings of another encoder or store, or other files.
         StoreError: When the store is missing or unsealed, or has no such split.
         DataError: When the split is empty, the store lacks the encoder's field or channels, or values do not fit
@@ -76,7 +85,12 @@ def embed(
     started = time.perf_counter()
     if dtype not in DTYPES:
         raise ConfigError(unknown_name("dtype of embeddings", dtype, DTYPES))
+    if format not in FORMATS:
+        raise ConfigError(unknown_name("format of embeddings", format, FORMATS))
     store = Store(data)
+    if format == "h5":
+        require_places([*store.columns()], str(store.path))
+        hdf5(Path(out) / FOLDER)
     encoder = find_encoder(run, store)
     if encoder.table is not None:
         raise ConfigError(f"{run} is a table of features: there is no encoder in it to embed {store.path} with.")
@@ -84,17 +98,29 @@ def embed(
                          chosen_samples(store, split, "embed"), SHARD)
     check_input(encoder, store)
     samples, features = len(shards.index), encoder.card.features
-    shards.claim({"encoder": encoder.digest, "store": store.digest, "split": split, "dtype": dtype, "shard": SHARD,
-                  "withdrawn": store.removals_digest, "samples": samples, "features": features}, overwrite)
+    placed = {name: store.column(name) for name in PLACE} if {*PLACE} <= {*store.columns()} else {}
+    card = {"encoder": encoder.digest, "store": store.digest, "split": split, "dtype": dtype, "shard": SHARD,
+            "withdrawn": store.removals_digest, "samples": samples, "features": features}
+    shards.claim(card | ({"placed": True} if placed else {}), overwrite)
 
     def compute(part: np.ndarray, advance: Callable[[int, int], None]) -> dict[str, pa.Array]:
         values = _cast(compute_embeddings(encoder, store, part, workers, advance), dtype)
-        return {"embedding": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])}
+        return {**{name: pa.array(column[part]) for name, column in placed.items()}, "embedding": as_lists(values)}
 
     computed = shards.fill("embed", compute)
+    slides = 0
+    if format == "h5":
+        slides = write_slide_files([path for path, _ in shards.parts], shards.out / FOLDER)
+    elif computed:
+        shutil.rmtree(shards.out / FOLDER, ignore_errors=True)  # of what was here before
     seconds = time.perf_counter() - started
     terms = license_words(encoder.card.license)
-    return EmbedResult(shards.out, samples, features, len(shards.parts), computed, seconds, terms)
+    return EmbedResult(shards.out, samples, features, len(shards.parts), computed, seconds, terms, slides)
+
+
+def as_lists(values: np.ndarray) -> pa.Array:
+    """(n, F) values as a column of n lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _cast(values: np.ndarray, dtype: str) -> np.ndarray:

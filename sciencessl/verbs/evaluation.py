@@ -17,6 +17,9 @@ def fill_embed(parser: argparse.ArgumentParser) -> None:
                         help="samples to embed (default: all)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"),
                         help="of the stored values (default: float32)")
+    parser.add_argument("--format", default="parquet", choices=("parquet", "h5"),
+                        help="h5: beside the shards a file SLIDE.h5 with coords and features for each slide, as CLAM "
+                        "and TRIDENT have them (default: parquet)")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of something else in --out")
     add_json(parser)
 
@@ -25,9 +28,11 @@ def run_embed(args: argparse.Namespace) -> int:
     """A store through an encoder."""
     from sciencessl.evaluate.embed import embed
 
-    result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite)
+    result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite,
+                   format=args.format)
     text = (f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
             f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
+    text += f"; {result.slides} slides in its h5/" if result.slides else ""
     emit(result, args.json, f"{text}\n{args.run}: {result.terms}" if result.terms else text)
     return DONE
 
