@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,8 @@ from sciencessl.evaluate.encoders import check_input, compute_embeddings
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.shards import SHARD, ShardFolder, chosen_samples
 from sciencessl.evaluate.slide_h5 import FOLDER, PLACE, hdf5, require_places, write_slide_files
+from sciencessl.evaluate.stream import embed_stream
+from sciencessl.preparation import PLAN_SUFFIXES
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 
@@ -39,6 +41,7 @@ class EmbedResult:
         seconds: Wall time.
         terms: What the licence of the weights asks for, in words; empty where it asks for nothing.
         slides: HDF5 files written beside the shards, one a slide; 0 without any.
+        refused: Reason -> samples that a plan could not read; they are listed in `refused.csv` of the folder.
     """
 
     out: Path
@@ -49,6 +52,7 @@ class EmbedResult:
     seconds: float
     terms: str = ""
     slides: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 def embed(
@@ -67,7 +71,7 @@ def embed(
 
     Args:
         run: A finished run, or weights by name as `foreign.find_encoder` takes them.
-        data: A sealed store.
+        data: A sealed store, or a prepare plan (FILE.yaml) that is read and not stored: see `stream.embed_stream`.
         out: Folder for `part-00000.parquet`... and `embeddings.json`.
         split: `train`, `val`, `test` or `all`.
         dtype: Of the stored values.
@@ -87,6 +91,8 @@ def embed(
         raise ConfigError(unknown_name("dtype of embeddings", dtype, DTYPES))
     if format not in FORMATS:
         raise ConfigError(unknown_name("format of embeddings", format, FORMATS))
+    if str(data).endswith(PLAN_SUFFIXES):
+        return _streamed(run, local_path(data, "--data"), local_path(out), split, dtype, overwrite, format)
     store = Store(data)
     if format == "h5":
         require_places([*store.columns()], str(store.path))
@@ -108,14 +114,29 @@ def embed(
         return {**{name: pa.array(column[part]) for name, column in placed.items()}, "embedding": as_lists(values)}
 
     computed = shards.fill("embed", compute)
-    slides = 0
-    if format == "h5":
-        slides = write_slide_files([path for path, _ in shards.parts], shards.out / FOLDER)
-    elif computed:
-        shutil.rmtree(shards.out / FOLDER, ignore_errors=True)  # of what was here before
+    slides = _write_slides([path for path, _ in shards.parts], shards.out / FOLDER, format, computed)
     seconds = time.perf_counter() - started
     terms = license_words(encoder.card.license)
     return EmbedResult(shards.out, samples, features, len(shards.parts), computed, seconds, terms, slides)
+
+
+def _streamed(
+    run: str | Path, plan: Path, out: Path, split: str, dtype: str, overwrite: bool, format: str
+) -> EmbedResult:
+    started = time.perf_counter()
+    found = embed_stream(run, plan, out, split, overwrite, lambda values: _cast(values, dtype))
+    slides = _write_slides(found.paths, out / FOLDER, format, found.computed)
+    card = found.encoder.card
+    return EmbedResult(out, found.samples, card.features, len(found.paths), found.computed,
+                       time.perf_counter() - started, license_words(card.license), slides, found.refused)
+
+
+def _write_slides(shards: Sequence[Path], folder: Path, format: str, computed: int) -> int:
+    if format == "h5":
+        return write_slide_files(shards, folder)
+    if computed:
+        shutil.rmtree(folder, ignore_errors=True)  # of what was here before
+    return 0
 
 
 def as_lists(values: np.ndarray) -> pa.Array:
@@ -143,7 +164,7 @@ def read_embeddings(folder: str | Path) -> tuple[list[str], np.ndarray]:
     parts = sorted(Path(folder).glob("part-*.parquet"))
     if not parts:
         raise RunError(f"{folder} holds no embeddings; make them with `sciencessl embed`.")
-    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    table = pa.concat_tables([pq.read_table(part, columns=["id", "embedding"]) for part in parts])
     width = table.schema.field("embedding").type.list_size
     flat = table["embedding"].combine_chunks().flatten().to_numpy()
     return table["id"].to_pylist(), flat.reshape(-1, width)

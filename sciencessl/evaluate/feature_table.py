@@ -80,8 +80,8 @@ def read_feature_table(path: Path) -> FeatureTable:
 
     Parquet: the column `id`, and either one column of lists of one length or any number of columns of floating-point
     numbers. HDF5: the dataset `id` of N strings, and one other dataset of N rows and two dimensions. Whole-number
-    columns are never features: they may be labels. A folder: a file a slide, as `slide_h5.read_slide_h5` takes them; ids
-    are `SLIDE_X_Y`, those of a store of the same tiles.
+    columns are never features: they may be labels. A folder: a file a slide, as `slide_h5.read_slide_h5` takes them;
+    ids are `SLIDE_X_Y`, those of a store of the same tiles.
 
     Raises:
         DataError: When the file is missing, unreadable or of another layout, or an id occurs twice.
@@ -121,7 +121,7 @@ def _read_slides(folder: Path) -> tuple[list[str], np.ndarray, frozenset[str]]:
 def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
     files = sorted(path.glob(SHARDS)) if path.is_dir() else [path]
     try:
-        table = pa.concat_tables([pq.read_table(file) for file in files])
+        table = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({type(error).__name__}: {error}).") from error
     if ID not in table.column_names:

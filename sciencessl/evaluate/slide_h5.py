@@ -3,7 +3,8 @@
 Both have a dataset `coords` of (N, 2) whole x, y: the upper left corners of tiles in level-0 px. Files of features have
 `features` of (N, F) beside it; a leading axis of one slide is read too. What tiles are stands in the attributes of
 `coords`: TRIDENT's are `name`, `patch_size` (px as the encoder sees them), `patch_size_level0`, `level0_magnification`,
-`target_magnification`, `overlap`; CLAM's `name`, `patch_size` (px of its level), `patch_level`, `downsample`, `level_dim`.
+`target_magnification`, `overlap`; CLAM's `name`, `patch_size` (px of its level), `patch_level`, `downsample` and
+`level_dim`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,8 @@ SUFFIXES = (".h5", ".hdf5")
 PLACE = ("slide", "x_px", "y_px", "field_px_x", "mpp", "slide_mpp_x", "width")
 """Columns of a store of tiles that say where each lies; `embed` carries them along."""
 COORDS, FEATURES = "coords", "features"
+KEPT = " ()+,@"
+"""What else of a slide's name stays as it is in that of its file, as in those of thumbnails and masks."""
 _COORDS_ONLY = "_patches"
 """What the names of TRIDENT's files of coordinates end in, after the slide's."""
 
@@ -110,8 +114,7 @@ def write_slide_files(shards: Sequence[Path], out: Path) -> int:
     """Write `SLIDE.h5` for each slide of the shards of `embed`, with `coords` and `features`.
 
     Shards are read once, one in memory at a time; the folder appears when it is complete. Attributes are those that
-    TRIDENT reads; magnifications are the whole numbers nearest to 10 / (um/px). A slash in a slide's name is `%2F` in
-    that of its file.
+    TRIDENT reads; magnifications are the whole numbers nearest to 10 / (um/px).
 
     Args:
         shards: Parquet files with `embedding` and the columns `PLACE`.
@@ -132,9 +135,11 @@ def write_slide_files(shards: Sequence[Path], out: Path) -> int:
     unfinished.mkdir(parents=True)
     for shard in shards:
         table = pq.read_table(shard)
+        if not len(table):
+            continue  # all of it was refused
         require_places(table.column_names, str(shard))
         for slide in pc.unique(table["slide"]).to_pylist():
-            with h5py.File(unfinished / f"{_file_name(slide)}.h5", "a") as stored:
+            with h5py.File(unfinished / f"{quote(slide, safe=KEPT)}.h5", "a") as stored:
                 _append(stored, table.filter(pc.equal(table["slide"], slide)))
     slides = len(slide_files(unfinished))
     unfinished.rename(out)
@@ -151,10 +156,6 @@ def require_places(columns: Sequence[str], where: str) -> None:
     if lacking:
         raise DataError(f"{where} does not say where its samples lie: there is no column {', '.join(lacking)}. HDF5 "
                         "files are for tiles that `sciencessl prepare` cut from slides; use --format parquet.")
-
-
-def _file_name(slide: str) -> str:
-    return slide.replace("%", "%25").replace("/", "%2F").replace("\\", "%5C")
 
 
 def _append(stored: Any, table: pa.Table) -> None:

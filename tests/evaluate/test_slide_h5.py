@@ -127,7 +127,7 @@ def test_folders_that_are_no_table_say_so(tmp_path: Path) -> None:
 def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clam_file(tmp_path / "A.h5")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(MissingExtraError, match="A.h5 is HDF5, which h5py reads: pip install h5py"):
+    with pytest.raises(MissingExtraError, match=r"A\.h5 is HDF5, which h5py reads: pip install h5py"):
         read_slide_h5(path)
 
 
