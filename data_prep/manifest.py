@@ -116,7 +116,9 @@ def locate(catalogue: Catalogue, columns: Columns, listing: Listing) -> tuple[li
     else:
         stems: dict[str, list[str]] = {}
         for name in listing.files:
-            stems.setdefault(stem(posixpath.basename(name)), []).append(name)
+            base = posixpath.basename(name)
+            for called in dict.fromkeys((stem(base), base)):
+                stems.setdefault(called, []).append(name)
         found = [_by_id(text or "", stems, listing) for text in as_text(catalogue.data, columns.id, catalogue.where)]
     present = [row for row, (_, ref) in enumerate(found) if ref is not None]
     if not present:

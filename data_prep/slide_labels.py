@@ -22,6 +22,7 @@ from sciencessl.data_prep.cell_counts import (
     count_cells,
     read_mask,
 )
+from sciencessl.data_prep.label_images import BACKGROUND, image_table, region_images
 from sciencessl.data_prep.region_areas import LEAST, RULES, UNCLASSIFIED, ClassAreas, class_areas
 from sciencessl.data_prep.regions import Region
 from sciencessl.data_prep.slide_files import SlideFile, slide_files
@@ -46,6 +47,7 @@ class LabelSettings:
             Empty takes all, those with less area before those with more.
         raters: Whether several people annotated the same slides, whose classes become votes.
         by_file: CSV that says of which slide, and whose, each file is.
+        sides: (n) pixels along a side of each tile as it is stored, where regions become label images; else empty.
     """
 
     rule: str = "majority"
@@ -53,6 +55,7 @@ class LabelSettings:
     classes: tuple[str, ...] = ()
     raters: bool = False
     by_file: str = ""
+    sides: tuple[int, ...] = ()
 
     @property
     def names(self) -> dict[str, str]:
@@ -120,8 +123,8 @@ def read_slide_labels(
 
     Args:
         origin: `regions` gives `area_CLASS` (share of the tile, 0 to 1) and the tile's class in a column called `name`,
-            or with raters the votes `NAME_CLASS`, how many say so. `cells` gives `NAME_CLASS`, cells with their centre
-            in the tile.
+            or with raters the votes `NAME_CLASS`, how many say so, or with sides its label image. `cells` gives
+            `NAME_CLASS`, cells with their centre in the tile.
         source: A file, or a folder with them.
         name: Of the table, its question and its columns.
         ids: (n) of tiles.
@@ -142,6 +145,8 @@ def read_slide_labels(
     ends = np.cumsum(np.bincount(of_slide))[:-1]
     tiles = dict(zip(known.tolist(), np.split(np.argsort(of_slide, kind="stable"), ends), strict=True))
     files, strange = slide_files(source, [*tiles], origin == "cells", settings.raters, settings.by_file)
+    if settings.sides:
+        return _label_images(source, name, ids, tiles, boxes, settings, files, strange)
     read = _Read()
     rows: list[np.ndarray] = []
     counts: list[CellCounts] = []
@@ -173,6 +178,29 @@ def read_slide_labels(
                        _note(origin, files, settings, read), tuple(said), tuple(read.refused))
 
 
+def _label_images(
+    source: Path, name: str, ids: Sequence[str], tiles: Mapping[str, np.ndarray], boxes: np.ndarray,
+    settings: LabelSettings, files: Sequence[SlideFile], strange: Sequence[str],
+) -> SlideLabels:
+    """Regions as a label image of each tile of a slide that has a file."""
+    read = _Read()
+    order = list(dict.fromkeys(settings.names.values()))
+    rows: list[int] = []
+    images: list[bytes] = []
+    for slide, group in groupby(files, lambda file: file.slide):
+        if drawn := _regions(list(group), False, settings, read):
+            here = tiles[slide].tolist()
+            rows += here
+            images += region_images(boxes[here], [settings.sides[row] for row in here], drawn[""], order)
+    if not rows:
+        raise DataError(f"not one of the {len(files):,} files of {source} can be used. {read.refused[0].detail}")
+    _ours(settings, read, source)
+    data = image_table(name, [ids[row] for row in rows], images, [BACKGROUND, *order])
+    said = [*_said(files, [*tiles], settings, read), *strange]
+    return SlideLabels(data.take(pa.array(np.argsort(rows, kind="stable"))), None, len(rows),
+                       _note("label images", files, settings, read), tuple(said), tuple(read.refused))
+
+
 def _with_value(data: pa.Table, name: str, schema: LabelSchema | None) -> int:
     if schema is None:
         return len(data) - int(data[name].null_count)
@@ -188,6 +216,10 @@ def _check(origin: str, settings: LabelSettings) -> None:
         raise ConfigError(f"--min-fraction {settings.least:g}: a share of the tile is from 0 to 1.")
     if origin == "cells" and settings != LabelSettings(classes=settings.classes, by_file=settings.by_file):
         raise ConfigError("--rule, --min-fraction and --raters are for regions; cells are counted.")
+    if settings.sides and (settings != LabelSettings(classes=settings.classes, by_file=settings.by_file,
+                                                     sides=settings.sides) or not 0 < len(settings.names) < 255):
+        raise ConfigError("--masks needs --classes, 1 to 254 of them: which become values, the earlier going before "
+                          "where they overlap; --rule, --min-fraction and --raters are not for label images.")
     assert settings.names is not None  # says what is wrong with them
 
 
@@ -301,7 +333,8 @@ def _said(files: Sequence[SlideFile], slides: Sequence[str], settings: LabelSett
 
 def _note(origin: str, files: Sequence[SlideFile], settings: LabelSettings, read: _Read) -> str:
     least = LEAST[settings.rule] if settings.least is None else settings.least
-    how = f", class by {settings.rule} of at least {least:g}" if origin == "regions" else ", counted by their centres"
+    how = {"regions": f", class by {settings.rule} of at least {least:g}", "cells": ", counted by their centres"}.get(
+        origin, "")
     whose = f" by {len(read.raters):,} raters" if settings.raters else ""
     together = digest("".join(sorted(read.digests)).encode())
     return f"{origin} drawn on {len({file.slide for file in files}):,} slides{whose} (files {together[:12]}){how}"

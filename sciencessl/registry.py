@@ -32,6 +32,7 @@ LABEL_READER = "sciencessl.data_prep.label_table:read_label_table"
 SKY_LABEL_READER = "sciencessl.data_prep.label_table:read_sky_table"
 EXPORT_READER = "sciencessl.data_prep.zooniverse:read_vote_table"
 ANNOTATION_READER = "sciencessl.data_prep.slide_labels:read_slide_labels"
+MASK_READER = "sciencessl.data_prep.mask_labels:read_mask_labels"
 BUILTIN_DOMAINS = "sciencessl.domains:BUILTIN"
 BUILTIN_METHODS = "sciencessl.methods:BUILTIN"
 DEMO_DOMAIN = "galaxy"
@@ -221,6 +222,12 @@ def export_reader() -> Callable[..., Any]:
 def annotation_reader() -> Callable[..., Any]:
     """The function that reads what was drawn on slides as labels of their tiles."""
     function: Callable[..., Any] = resolve(ANNOTATION_READER)
+    return function
+
+
+def mask_reader() -> Callable[..., Any]:
+    """The function that reads label images as labels of tiles."""
+    function: Callable[..., Any] = resolve(MASK_READER)
     return function
 
 

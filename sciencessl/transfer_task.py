@@ -10,7 +10,7 @@ from sciencessl.errors import ConfigError, unknown_name
 
 PRIMARY_METRICS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("class", "bag"), ("balanced_accuracy", "accuracy", "quadratic_kappa")),
-    "dense": ("balanced_accuracy", "accuracy"),
+    "dense": ("mean_iou", "micro_iou", "dice"),
     "multilabel": ("average_precision", "auroc", "f1"),
     "counts": ("nll", "rmse"),
     "retrieval": ("mean_average_precision", "precision_at_k"),
@@ -33,11 +33,12 @@ class TransferTask:
         column: The label column (a row column or a column of a table), for kinds with one.
         classes: Value of the column -> class name. Several values may share a class; values that are not listed are
             dropped from the task. Empty means: every value that occurs is its own class. Of votes the values are names
-            of `columns` and `NO_MAJORITY`, which is dropped where `classes` is empty.
+            of `columns` and `NO_MAJORITY`, which is dropped where `classes` is empty. Of label images the values are
+            names that the table gives, or else the numbers; pixels of other values are ignored.
         where: Column -> values kept; rows with any other value are left out before anything else.
         kind: What the label is.
         unit: What is drawn and resampled: a column (patient, source tile), or `object` for the sample, or bag, itself.
-            By default `object`; of bags `group`, so that several slides of a patient stay together.
+            By default `object`; of bags and label images `group`, so that all of a patient stays together.
         metric: The primary metric, one of `PRIMARY_METRICS` of the kind; its first by default.
         budgets: Default label budgets: `N` labels in all, `N/class`, `P%`, a number of units, or `all`.
         description: One line for people.
@@ -71,7 +72,7 @@ class TransferTask:
     bag: str = "slide"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", self.unit or ("group" if self.kind == "bag" else "object"))
+        object.__setattr__(self, "unit", self.unit or ("group" if self.kind in ("bag", "dense") else "object"))
         _check_task(self)
         object.__setattr__(self, "metric", self.metric or PRIMARY_METRICS[self.kind][0])
 
@@ -103,6 +104,8 @@ def _check_task(task: TransferTask) -> None:
     given = f"got column {task.column!r}, columns {list(task.columns)}, classes {dict(task.classes)}"
     least = {"multilabel": 1, "counts": 2}.get(task.kind, 0)
     few = len(set(task.columns)) < max(least or 2, len(task.columns))
+    if task.kind == "dense" and (not task.column or task.columns):
+        raise ConfigError(f"{where}: kind 'dense' reads one 'column' of label images; {given}.")
     if not least and bool(task.column) == bool(task.columns):
         raise ConfigError(f"{where}: kind {task.kind!r} reads one 'column', or 'columns' of votes; {given}.")
     if (few and not task.column) or (least and (task.column or task.classes)):

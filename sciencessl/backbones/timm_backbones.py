@@ -29,7 +29,8 @@ def list_backbones(pattern: str = "*") -> list[str]:
 
 
 def build_backbone(
-    name: str, channels: int, rng_seed: int, pretrained_file: Path | None = None, norm: Norm = "batch"
+    name: str, channels: int, rng_seed: int, pretrained_file: Path | None = None, norm: Norm = "batch",
+    output_stride: int = 0,
 ) -> nn.Module:
     """A timm encoder without its classifier, on the CPU, in float32, in training mode.
 
@@ -50,6 +51,8 @@ def build_backbone(
             first convolution is adapted (`adapt_channels`); from any other number of channels nothing is guessed.
         norm: `batch` leaves the architecture as it is; the others are for ResNets and RegNets, with the same initial
             weights (`norms.replace_norms`). With `none` and no file, `norms.start_from_data` should follow.
+        output_stride: Pixels of the input to one place of the last map: strides beyond it become dilations of the same
+            weights. 0 leaves the architecture as it is; what cannot be dilated raises as timm does.
 
     Raises:
         RegistryError: When timm has no such architecture, or the name asks for weights.
@@ -62,7 +65,8 @@ def build_backbone(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed: it would reseed the accelerators as well, which the fork leaves alone.
         torch.default_generator.manual_seed(rng_seed)
-        model: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+        more = {"output_stride": output_stride} if output_stride else {}
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **more)
     # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
     model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
     if norm != "batch":

@@ -58,7 +58,7 @@ def choose_variant(
 
     Asked once for a transfer, on its largest budget, so that small budgets are given what they could not find out:
     this favours the baseline. So does it with folds, where the labels of the first pool are tested in other folds. With
-    so few labels that nothing is tuned, the first variant.
+    so few labels that nothing is tuned, and for segmentation, which has no such head, the first variant.
 
     Args:
         variants: Name -> encoders.
@@ -66,6 +66,8 @@ def choose_variant(
         data: The task.
         rows: (n,) positions in the pool of the labels to use.
     """
+    if data.task.kind == "dense":
+        return Choice(VARIANTS[0], {}, len(rows), "")
     kept = kept_choice(variants, cache, data, rows)
     if kept is not None:
         return kept

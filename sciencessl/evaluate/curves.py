@@ -27,7 +27,10 @@ SAVED = ("frozen", "max", "abmil", "linear", "finetune", "scratch")
 ANY_KIND = ("frozen", "random")
 """Arms for every kind of task."""
 
-OF_KIND = {"class": ("frozen", "knn", *TRAINED, "random"), "bag": ("frozen", "max", "abmil", "random")}
+OF_KIND = {
+    "class": ("frozen", "knn", *TRAINED, "random"), "bag": ("frozen", "max", "abmil", "random"),
+    "dense": ("frozen", "finetune", "scratch", "random"),
+}
 """Kind -> its arms; other kinds have `ANY_KIND`."""
 
 OWN = {"seed", "steps", "data", "compute", "log"}
@@ -116,6 +119,11 @@ def _common_name(names: Sequence[str]) -> str:
     return stems.pop() if len(stems) == 1 and "" not in stems else names[0]
 
 
+def trains(kind: str, arm: str) -> bool:
+    """Whether a fit of an arm trains a network: of segmentation all do, a head at least."""
+    return arm in TRAINED or kind == "dense"
+
+
 def default_arms(task: TransferTask) -> tuple[str, ...]:
     """Arms where none are asked for: those that take seconds a fit."""
     return {"class": ("frozen", "knn", "random"), "bag": ("frozen", "abmil", "random")}.get(task.kind, ANY_KIND)
@@ -139,12 +147,13 @@ def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[s
             raise ConfigError(f"task {task.name!r} is of kind {task.kind!r}; arm {arm!r} is for kind {kinds}. Choose "
                               f"among --arms {' '.join(own)}.")
     without = [encoder.name for encoder in encoders if not encoder.has_weights]
-    lacking = [arm for arm in arms if arm in (*TRAINED, "random") and len(without) == len(encoders)]
+    lacking = [arm for arm in arms or default_arms(task)
+               if (trains(task.kind, arm) or (arm == "random" and arms)) and len(without) == len(encoders)]
     if lacking:
-        rest = " ".join(arm for arm in own if arm not in (*TRAINED, "random"))
+        rest = " ".join(arm for arm in own if not trains(task.kind, arm) and arm != "random")
         raise ConfigError(
             f"{', '.join(without)}: features without an encoder have no weights to train and no architecture, which "
-            f"arm {lacking[0]!r} needs; choose --arms {rest}, or give a run beside them."
+            f"arm {lacking[0]!r} needs; {f'choose --arms {rest}, or ' if rest else ''}give a run beside them."
         )
     if "finetune" in arms:
         for encoder in encoders:
@@ -152,13 +161,14 @@ def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[s
                 check_stages(encoder.module, training.stages)
 
 
-def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int) -> tuple[Curve, ...]:
+def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int, kind: str = "class") -> tuple[Curve, ...]:
     """Methods arm by arm, then what never learned: from scratch and random, for each architecture and input among them.
 
     Args:
         methods: From `group_runs`. Those without weights are left out of arms that train a network.
         arms: Some of `ARMS`.
         count: Random encoders of each architecture.
+        kind: Of the task.
     """
     runs = [method.runs[0] for method in methods]
     kinds = {_kind(run): run for run in reversed(runs) if run.has_weights}
@@ -168,7 +178,7 @@ def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int) -> t
     curves = [
         Curve(method.name, arm, {"": method.runs}, randoms.get(_kind(run), ""), scratches.get(_kind(run), ""))
         for arm in ARMS if arm in arms and arm not in NEVER_LEARNED
-        for method, run in zip(methods, runs, strict=True) if run.has_weights or arm not in TRAINED
+        for method, run in zip(methods, runs, strict=True) if run.has_weights or not trains(kind, arm)
     ]
     for kind, name in reversed(scratches.items()):
         curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))

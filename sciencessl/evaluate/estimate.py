@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from sciencessl.evaluate.abmil import step_seconds as step_seconds_of_bags
 from sciencessl.evaluate.abmil import steps_of
-from sciencessl.evaluate.curves import TRAINED
+from sciencessl.evaluate.dense import step_seconds as step_seconds_of_masks
 from sciencessl.evaluate.encoders import Encoder, embed_together
 from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import BATCH, LEARNING_RATES, Labelled, step_seconds
+from sciencessl.evaluate.fitter import segmented
 from sciencessl.evaluate.linear import few_units
 from sciencessl.evaluate.plan import Item, Plan
 from sciencessl.evaluate.results import ArmEstimate
@@ -32,12 +33,13 @@ def estimate_arms(plan: Plan, features: Features, todo: Sequence[Item]) -> tuple
     seen: set[str] = set()
     for arm in dict.fromkeys(curve.arm for curve in plan.curves):
         items = [item for item in todo if item.arm == arm]
-        encoders = {e.digest: e for e in _embedders(plan, arm) if items and e.digest not in seen}
+        embeds = items and plan.data.task.kind != "dense"
+        encoders = {e.digest: e for e in _embedders(plan, arm) if embeds and e.digest not in seen}
         seen |= encoders.keys()
         lacking = {name: features.missing(encoder) for name, encoder in encoders.items()}
         images += sum(lacking.values())
         seconds = _embedding(plan, encoders, lacking)
-        if arm in TRAINED:
+        if plan.trains(arm):
             seconds += _training(plan, items)
         if arm == "abmil":
             seconds += _attention(plan, items)
@@ -80,6 +82,8 @@ def _training(plan: Plan, items: Sequence[Item]) -> float:
         data, rows, encoder = item.part.data, item.rows, item.encoder
         labels, units = data.train_labels[rows], data.train_units[rows]
         training = plan.training_of(item.arm)
+        if encoder.digest not in steps and data.task.kind == "dense":
+            steps[encoder.digest] = step_seconds_of_masks(encoder.module, encoder.card, segmented(plan, item), training)
         if encoder.digest not in steps:
             labelled = Labelled(plan.store, data.train[rows], labels, units)
             steps[encoder.digest] = step_seconds(encoder.module, encoder.card, labelled, training)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -135,7 +135,38 @@ class Labelled:
         return Labelled(self.store, self.index[rows], self.labels[rows], self.units[rows], features)
 
 
-class Network(nn.Module):
+class Tuned(nn.Module):
+    """An encoder of which some stages are trained, below a head that always is.
+
+    Args:
+        encoder: Used as it is.
+        stages: As in `Training`; parameters of the other stages need no gradient.
+
+    Raises:
+        ConfigError: When the encoder has fewer stages than that.
+    """
+
+    def __init__(self, encoder: nn.Module, stages: int | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        check_stages(encoder, stages)
+        of = stage_of(encoder)
+        count = max(of.values()) + 1
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(stages is None or of[name] >= count - stages)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for parts of the encoder that are not trained: their norms and dropout stay as they are
+        at evaluation."""
+        super().train(mode)
+        for part in self.encoder.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                part.eval()
+        return self
+
+
+class Network(Tuned):
     """A copy of an encoder with a softmax layer on top: (B, C, H, W) -> (B, K') scores.
 
     The layer keeps the standardiser of the classifier that it starts from, so that its learning rate means the same
@@ -154,35 +185,16 @@ class Network(nn.Module):
     scale: Tensor
 
     def __init__(self, encoder: nn.Module, start: FittedClassifier, stages: int | None) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder)
+        super().__init__(copy.deepcopy(encoder), stages)
         self.start = start
         self.register_buffer("mean", _single(start.mean))
         self.register_buffer("scale", _single(start.scale))
         self.weight = nn.Parameter(_single(start.coef.T))
         self.bias = nn.Parameter(_single(start.intercept))
-        self._choose(stages)
-
-    def _choose(self, stages: int | None) -> None:
-        check_stages(self.encoder, stages)
-        of = stage_of(self.encoder)
-        count = max(of.values()) + 1
-        for name, parameter in self.encoder.named_parameters():
-            parameter.requires_grad_(stages is None or of[name] >= count - stages)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of the classes that `start` has."""
         return functional.linear((self.encoder(x).float() - self.mean) / self.scale, self.weight, self.bias)
-
-    def train(self, mode: bool = True) -> Network:
-        """Training mode, but for parts of the encoder that are not trained: their norms and dropout stay as they are
-        at evaluation."""
-        super().train(mode)
-        for part in self.encoder.modules():
-            parameters = list(part.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                part.eval()
-        return self
 
     def head(self) -> LinearHead:
         """The layer as it is now, on features as they are."""
@@ -194,7 +206,7 @@ def _single(values: np.ndarray) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def layer_groups(network: Network, layer_decay: float) -> list[dict[str, Any]]:
+def layer_groups(network: Tuned, layer_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of the trained parameters: `params`, `weight_decay` and `scale`, the factor on the rate.
 
     The head has scale 1, stage s of S has `layer_decay ** (S - s)`. Biases and norms do not decay.
@@ -203,7 +215,8 @@ def layer_groups(network: Network, layer_decay: float) -> list[dict[str, Any]]:
     count = max(of.values()) + 1
     scales = [(layer_decay ** (count - of[name]), p) for name, p in network.encoder.named_parameters()]
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for scale, parameter in [*scales, (1.0, network.weight), (1.0, network.bias)]:
+    head = [(1.0, p) for name, p in network.named_parameters() if not name.startswith("encoder.")]
+    for scale, parameter in [*scales, *head]:
         if parameter.requires_grad:
             groups.setdefault((scale, adapts(parameter)), []).append(parameter)
     return [

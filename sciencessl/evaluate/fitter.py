@@ -11,8 +11,9 @@ from functools import partial
 
 from sciencessl.evaluate.abmil import BagFeatures
 from sciencessl.evaluate.bags import pooled
-from sciencessl.evaluate.curves import TRAINED
-from sciencessl.evaluate.encoders import fresh_module
+from sciencessl.evaluate.dense import Segmented, run_dense
+from sciencessl.evaluate.dense_masks import read_masks
+from sciencessl.evaluate.encoders import fresh_module, take_statistics
 from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import Labelled
 from sciencessl.evaluate.fits import Fit, load_fit, run_attention, run_fit, run_training, save_fit
@@ -40,11 +41,15 @@ class Fitter:
     def __init__(self, plan: Plan, features: Features) -> None:
         self.plan = plan
         self.features = features
+        self._ready: set[str] = set()
 
     def fit(self, item: Item) -> Fit:
         """Compute a fit and keep it; its model first, where that is kept, so that a fit that is done has one."""
         plan = self.plan
-        fit = self._train(item) if item.arm in TRAINED else self._head(item)
+        if plan.data.task.kind == "dense":
+            fit = self._segment(item)
+        else:
+            fit = self._train(item) if plan.trains(item.arm) else self._head(item)
         if plan.data.task.ordered:
             more = ordered_metrics(fit.probabilities, item.part.data.test_labels)
             fit = replace(fit, metrics={**fit.metrics, **more})
@@ -86,6 +91,25 @@ class Fitter:
         return run_training(start, item.encoder.card, labelled, plan.test_store, data.test, data.test_labels,
                             len(data.classes), plan.training_of(item.arm), item.seed, self.features.pool.workers)
 
+    def _segment(self, item: Item) -> Fit:
+        plan, data, encoder = self.plan, item.part.data, item.encoder
+        if encoder.statistics and encoder.digest not in self._ready:
+            take_statistics([encoder], plan.store)
+            self._ready.add(encoder.digest)
+        masks = read_masks(plan.test_store, data.task, data.classes, data.test)
+        test = Segmented(plan.test_store, data.test, masks, data.test_labels, data.test_units)
+        start = fresh_module(encoder.card, item.seed) if item.arm == "scratch" else encoder.module
+        return run_dense(start, encoder.card, segmented(plan, item), test, plan.training_of(item.arm), item.seed,
+                         self.features.pool.workers)
+
+
+def segmented(plan: Plan, item: Item) -> Segmented:
+    """The samples of a fit's budget with their label images."""
+    data, rows = item.part.data, item.rows
+    index = data.train[rows]
+    masks = read_masks(plan.store, data.task, data.classes, index)
+    return Segmented(plan.store, index, masks, data.train_labels[rows], data.train_units[rows])
+
 
 def train_side_by_side(request: Request, plan: Plan, jobs: int) -> int:
     """Compute the fits that train a network in several processes, each with its share of the cores.
@@ -125,7 +149,7 @@ def train_side_by_side(request: Request, plan: Plan, jobs: int) -> int:
 
 
 def _trained(plan: Plan) -> list[Item]:
-    return [item for curve in plan.curves if curve.arm in TRAINED for item in plan.items(curve, curve.encoders)]
+    return [item for curve in plan.curves if plan.trains(curve.arm) for item in plan.items(curve, curve.encoders)]
 
 
 def _done(plan: Plan, keys: set[str]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from sciencessl.evaluate.dense_metrics import dense_scores
 from sciencessl.evaluate.fits import Fit, run_fit
 from sciencessl.evaluate.linear import few_units, fit_logistic, unit_folds
 from sciencessl.evaluate.metrics import correct
@@ -24,13 +25,16 @@ FROZEN_HEADS: Mapping[str, str] = {
 IN_WORDS: Mapping[str, str] = {
     "class": "logistic regression", "multilabel": "logistic regression of each label",
     "counts": "multinomial regression of votes", "retrieval": "nearest labelled samples",
-    "bag": "logistic regression on the mean over each bag",
+    "bag": "logistic regression on the mean over each bag", "dense": "a small convolutional head on the last map",
 }
 """Kind of task -> the same for people."""
 
 
 def output_width(data: TaskData) -> int:
-    """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval."""
+    """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval; three numbers
+    of pixels of each class for segmentation."""
+    if data.task.kind == "dense":
+        return 3 * len(data.classes)
     return 2 if data.task.kind == "retrieval" else len(data.classes)
 
 
@@ -110,6 +114,8 @@ def sample_scores(data: TaskData, outputs: np.ndarray) -> np.ndarray:
     name, targets = data.task.metric, data.test_targets
     if data.task.kind == "retrieval":
         return outputs[:, 0 if name == "mean_average_precision" else 1].astype(np.float64)
+    if data.task.kind == "dense":
+        return dense_scores(name, outputs.reshape(len(outputs), 3, -1))
     if targets is None:
         score_class = kappa_scores if name == "quadratic_kappa" else correct
         return score_class(outputs, data.test_labels)

@@ -12,7 +12,19 @@ import numpy as np
 from sciencessl.errors import ConfigError
 from sciencessl.evaluate.abmil import PROTOCOL as ABMIL
 from sciencessl.evaluate.bags import all_samples
-from sciencessl.evaluate.curves import SAVED, TRAINED, Curve, Method, check_arms, default_arms, group_runs, make_curves
+from sciencessl.evaluate.curves import (
+    SAVED,
+    TRAINED,
+    Curve,
+    Method,
+    check_arms,
+    default_arms,
+    group_runs,
+    make_curves,
+    trains,
+)
+from sciencessl.evaluate.dense import PROTOCOL as DENSE
+from sciencessl.evaluate.dense_masks import read_masks
 from sciencessl.evaluate.encoders import Encoder, check_input
 from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.fits import FitKey
@@ -121,11 +133,15 @@ class Plan:
         """Subset seeds of a budget in an arm; all labels are one subset, whatever the seed."""
         if all(len(part.subsets[0][budget].index) == len(part.data.train) for part in self.parts):
             return range(1)
-        return range(min(self.trained_subsets, len(self.subsets)) if arm in TRAINED else len(self.subsets))
+        return range(min(self.trained_subsets, len(self.subsets)) if self.trains(arm) else len(self.subsets))
+
+    def trains(self, arm: str) -> bool:
+        """Whether a fit of an arm trains a network."""
+        return trains(self.data.task.kind, arm)
 
     def budgets_of(self, arm: str) -> tuple[Budget, ...]:
         """Budgets of an arm, in the order given."""
-        return self.trained_budgets if arm in TRAINED else self.budgets
+        return self.trained_budgets if self.trains(arm) else self.budgets
 
     def largest_budget(self, arm: str = "") -> Budget:
         """The budget of an arm with most labels in its first subset."""
@@ -136,8 +152,10 @@ class Plan:
         return self.subsets[0][self.largest_budget()].index
 
     def training_of(self, arm: str) -> Training:
-        """How an arm in `TRAINED` trains."""
-        return {"scratch": self.training.from_scratch, "linear": self.training.head_only}.get(arm, self.training)
+        """How an arm that trains a network does."""
+        if arm == "scratch":
+            return self.training.from_scratch
+        return self.training.head_only if arm in ("linear", "frozen", "random") else self.training
 
     def items(self, curve: Curve, encoders: Sequence[Encoder]) -> Iterator[Item]:
         """Every fit of a curve, encoder by encoder so that features are held one at a time."""
@@ -158,7 +176,9 @@ class Plan:
         """What the fit is cached under."""
         arm = item.arm
         head = f"{arm}: {self.training_of(arm)}" if arm in TRAINED else arm
-        if arm in ("frozen", "random"):
+        if self.data.task.kind == "dense":
+            head = f"{DENSE}: {self.training_of(arm)}"
+        elif arm in ("frozen", "random"):
             head = FROZEN_HEADS[self.data.task.kind]
         if arm == "abmil":
             head = ABMIL
@@ -166,7 +186,7 @@ class Plan:
 
     def model_folder(self, item: Item) -> Path | None:
         """Where the model of a fit is kept: of the first subset of the largest budget; None for any other fit."""
-        if item.arm not in SAVED or not item.encoder.has_weights or self.data.task.kind == "retrieval":
+        if item.arm not in SAVED or not item.encoder.has_weights or self.data.task.kind in ("retrieval", "dense"):
             return None
         if item.seed or item.budget != self.largest_budget(item.arm) or len(self.parts) > 1:
             return None
@@ -235,7 +255,8 @@ def make_plan(request: Request) -> Plan:
     parts = tuple(_part(store, other, fold, budgets, request, np.searchsorted(data.test, fold.test),
                         number // max(request.folds, 1)) for number, fold in enumerate(folds))
     methods = group_runs(encoders)
-    curves = make_curves(methods, request.arms or default_arms(task), request.random_encoders)
+    curves = make_curves(methods, request.arms or default_arms(task), request.random_encoders,
+                         task.kind)
     plan = Plan(store, other, data, parts, budgets, encoders, methods, curves, request.out,
                 _trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested,
                 request.draw, standing)
@@ -320,6 +341,9 @@ def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
              data.train_units.tolist(), *filter(None, [store.removals_digest, "ordered" if task.ordered else ""]))
     targets = b"" if data.test_targets is None else data.test_targets.tobytes()
     inside = [] if data.train_bags is None else [data.pool_samples.tobytes(), data.test_samples.tobytes()]
+    if task.kind == "dense":
+        sides = (store, data.train), (other, data.test)
+        inside = [read_masks(side, task, data.classes, index).digest.encode() for side, index in sides]
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets,
                   *inside)
 

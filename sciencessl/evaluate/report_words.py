@@ -23,6 +23,9 @@ ARMS = {
     "random": "a logistic regression on features of random encoders",
 }
 METRICS = {
+    "mean_iou": "mean IoU",
+    "micro_iou": "micro IoU",
+    "dice": "Dice score",
     "auroc": "area under the ROC curve",
     "f1": "F1 score",
     "brier": "Brier score",
@@ -37,6 +40,7 @@ _ASKS = {
     "bag": "tells bags of {} apart",
     "multilabel": "asks which of {} are present",
     "counts": "predicts the votes for {}",
+    "dense": "tells pixels of {} apart",
     "retrieval": "looks for samples of the same class among {}",
 }
 _SOURCES = {

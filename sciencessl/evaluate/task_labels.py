@@ -73,6 +73,9 @@ def check_labels(task: TransferTask, classes: tuple[str, ...], labels: Labels, d
     elif task.kind == "counts":
         enough = bool((targets > 0).any(axis=0).sum() >= 2)
         lack = f", lacks votes for two answers in columns {', '.join(task.columns)}{left_out}"
+    elif task.kind == "dense":
+        enough = bool((targets > 0).any(axis=0).sum() >= 2)
+        lack = f", lacks pixels of two classes in column {task.column!r}{left_out}"
     else:
         silent = [name for name, known in zip(classes, np.isfinite(targets).any(axis=0), strict=True) if not known]
         if silent and len(targets):

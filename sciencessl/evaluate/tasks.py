@@ -10,6 +10,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError, StoreError, did_you_mean, unknown_name
 from sciencessl.evaluate.bags import Bags, all_samples, read_bags
+from sciencessl.evaluate.dense_masks import count_pixels
 from sciencessl.evaluate.subsets import label_digest
 from sciencessl.evaluate.task_files import SUFFIXES, read_task
 from sciencessl.evaluate.task_labels import Labels, check_labels, check_spread, check_units, units_of
@@ -19,7 +20,7 @@ from sciencessl.store.sampled import chosen_by
 from sciencessl.store.sides import Side, value_text
 from sciencessl.transfer_task import NO_MAJORITY
 
-KINDS = ("class", "multilabel", "counts", "retrieval", "bag")
+KINDS = ("class", "multilabel", "counts", "retrieval", "bag", "dense")
 """Kinds of task whose labels can be read."""
 
 NONE_OF_THESE = "none of these"
@@ -34,7 +35,8 @@ class TaskData:
         task: The task, its unit resolved to a column or `object`.
         classes: Class names in the order of their numbers; for kinds with several columns their names.
         train: (n,) store indices of the label pool, ascending.
-        train_labels: (n,) numbers into `strata`: the class, the leading answer, or the rarest label that is present.
+        train_labels: (n,) numbers into `strata`: the class, the leading answer, or the rarest label or class of pixels
+            that is present.
         train_units: (n,) unit names.
         test: (m,) indices of the test samples in the store that is tested on, ascending.
         test_labels: (m,) numbers into `strata`.
@@ -42,7 +44,8 @@ class TaskData:
         digest: Digest of the pool's labels: with task and seed it fixes every subset.
         dropped: Value of the column -> samples left out because the task does not map it, or because its class has no
             label in the pool; and what chose samples that were not drawn at random -> such samples.
-        train_targets: (n, K) votes, or 1, 0 and NaN for unknown, for kinds with several columns; else None.
+        train_targets: (n, K) votes, or 1, 0 and NaN for unknown, for kinds with several columns; pixels of each class
+            for label images; else None.
         test_targets: (m, K), likewise.
         train_ids: (n,) ids of the samples, or names of the bags.
         test_ids: (m,) likewise.
@@ -278,8 +281,8 @@ def label_strata(kind: str, targets: np.ndarray, pool: np.ndarray | None) -> np.
     """(n,) numbers into `TaskData.strata` for kinds with several columns.
 
     Args:
-        kind: `counts`, whose stratum is the leading answer, or `multilabel`, whose stratum is the label that is present
-            and rarest in the pool, and K where none is.
+        kind: `counts`, whose stratum is the leading answer, or `multilabel` or `dense`, whose stratum is the label or
+            class that is present and rarest in the pool, and K where none is.
         targets: (n, K).
         pool: (N, K) targets of the pool.
     """
@@ -287,9 +290,32 @@ def label_strata(kind: str, targets: np.ndarray, pool: np.ndarray | None) -> np.
         leading: np.ndarray = targets.argmax(axis=1)
         return leading
     by_rarity = np.argsort(np.nansum(targets if pool is None else pool, axis=0), kind="stable")
-    present = targets[:, by_rarity] == 1
+    present = targets[:, by_rarity] > 0
     rarest: np.ndarray = np.where(present.any(axis=1), by_rarity[present.argmax(axis=1)], targets.shape[1])
     return rarest
+
+
+def _pixels(task: TransferTask, sides: Sequence[Side]) -> tuple[tuple[str, ...], list[Labels]]:
+    """Pixels of each class in label images; those of classes that the pool lacks are ignored."""
+    counted = [count_pixels(task, side) for side in sides]
+    kept = [_leave_out_chosen(task, side, _wanted(task, side) & each.pixels.any(axis=1))
+            for side, each in zip(sides, counted, strict=True)]
+    named = dict.fromkeys(name for each in counted for name in each.classes)
+    seen = {name for name, some in zip(counted[0].classes, counted[0].pixels[kept[0][0]].any(axis=0), strict=True)
+            if some}
+    classes = tuple(name for name in named if name in seen)
+    found: list[Labels] = []
+    for side, each, (rows, left) in zip(sides, counted, kept, strict=True):
+        pixels = np.stack([each.pixels[:, each.classes.index(name)] if name in each.classes else
+                           np.zeros(len(rows), np.int64) for name in classes], axis=1)
+        for name, some in zip(each.classes, each.pixels[rows].any(axis=0), strict=True):
+            if some and name not in seen:
+                left[f"{name} (its pixels; none in {sides[0].name})"] = int(
+                    (each.pixels[rows, each.classes.index(name)] > 0).sum())
+        rows = rows & pixels.any(axis=1)
+        number = label_strata(task.kind, pixels[rows], found[0].targets if found else pixels[rows])
+        found.append(Labels(side, side.index[rows], number, pixels[rows], left))
+    return classes, found
 
 
 def _wanted(task: TransferTask, side: Side) -> np.ndarray:
@@ -324,6 +350,6 @@ def _numbers(task: TransferTask, side: Side, column: str) -> np.ndarray:
 
 
 _READERS: Mapping[str, Callable[[TransferTask, Sequence[Side]], tuple[tuple[str, ...], list[Labels]]]] = {
-    "class": _one, "retrieval": _one, "bag": _bagged,
+    "class": _one, "retrieval": _one, "bag": _bagged, "dense": _pixels,
 }
 """Kind -> what reads its labels; `_several` reads those of the others."""

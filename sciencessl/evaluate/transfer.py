@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from sciencessl.errors import ConfigError, RunError, did_you_mean
 from sciencessl.evaluate.baseline import Choice, choose_variant, kept_choice
-from sciencessl.evaluate.curves import TRAINED
+from sciencessl.evaluate.curves import ARMS
+from sciencessl.evaluate.dense import BATCH as DENSE_BATCH
+from sciencessl.evaluate.dense import segmentation_notes
 from sciencessl.evaluate.encoders import Encoder
 from sciencessl.evaluate.estimate import estimate_arms
 from sciencessl.evaluate.features import Features
@@ -63,7 +65,8 @@ def transfer(
     Arms: `frozen` is logistic regression on the encoder's features (the linear probe), `knn` nearest neighbours on
     them, `linear` trains a classifier on augmented views by gradient descent, `finetune` encoder and classifier
     (`finetune.fit_network`), `scratch` does so from fresh weights of the same architecture, and `random` is `frozen` on
-    random encoders. For kinds of task other than `class` there are `frozen` (`kinds.frozen_fit`) and `random`.
+    random encoders. For other kinds of task there are `frozen` (`kinds.frozen_fit`), `random` and what
+    `curves.OF_KIND` lists; of segmentation (`dense.run_dense`) these train a head by gradient descent.
 
     Everything is tuned on the budget's own rows, and subsets are shared by all arms. The interval covers label subsets
     and test units together, for this checkpoint only; runs that differ in their pretraining seed only are one method,
@@ -228,6 +231,8 @@ def _all_fits(
 def _fill(plan: Plan, features: Features) -> None:
     """Embeddings of all encoders that still have a fit to do, together, so that images are decoded once."""
     lacking: list[Encoder] = []
+    if plan.data.task.kind == "dense":  # heads look at maps, which are not kept
+        return
     for curve in plan.curves:
         candidates = curve.encoders
         if curve.arm == "random":
@@ -249,9 +254,11 @@ def _notes(plan: Plan, choices: Mapping[str, Choice]) -> Iterator[str]:
             whom = f"{count} {backbone} encoders" if count > 1 else f"one {backbone} encoder"
             alone = "" if count > 1 else "; intervals say nothing of other random weights"
             yield f"{curve.name}: {IN_WORDS[plan.data.task.kind]} on {whom}, {choices[curve.name].note}{alone}"
-    trained = [arm for arm in TRAINED if any(curve.arm == arm for curve in plan.curves)]
-    for arm in trained:
-        yield f"{arm}: {plan.training_of(arm)}, batches of {BATCH}"
+    dense = plan.data.task.kind == "dense"
+    for arm in (arm for arm in ARMS if plan.trains(arm) and any(curve.arm == arm for curve in plan.curves)):
+        yield f"{arm}: {plan.training_of(arm)}, batches of {DENSE_BATCH if dense else BATCH}"
+    if dense:
+        yield from segmentation_notes(plan.data)
     bags = plan.data.train_bags
     if bags is not None:
         yield (f"labels, budgets and scores are of bags ({plan.data.task.bag}), not of their samples: "

@@ -1,4 +1,4 @@
-"""`store label --from regions|cells`: what people or programs drew on slides becomes a table of their tiles."""
+"""`store label --from regions|cells|masks`: what people or programs drew or painted becomes a table of tiles."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from sciencessl.errors import ConfigError, did_you_mean
-from sciencessl.registry import annotation_reader
+from sciencessl.registry import annotation_reader, mask_reader
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.store.tables import REMOVALS, current_digest, some_names, write_table
 
-DEFAULT_NAMES = {"regions": "region", "cells": "cells"}
+DEFAULT_NAMES = {"regions": "region", "cells": "cells", "masks": "mask"}
 """What is drawn -> name of its table."""
+SIDE = "width"
+"""Column of the pixels along a side of a stored tile."""
 BOX = ("x_px", "y_px", "field_px_x", "field_px_y")
 """Columns of a tile's place on its slide, in level-0 pixels: upper left corner, width and height."""
 SLIDE = "slide"
@@ -63,13 +65,15 @@ def label_drawn(
     by_file: str = "",
     note: str = "",
     overwrite: bool = False,
+    masks: bool = False,
 ) -> DrawnReport:
     """Put what annotation files say of tiles beside the pixels of a sealed store prepared from slides.
 
     Args:
         store: A sealed store whose rows have `slide` and the columns of `BOX`.
         source: An annotation file, or a folder with them, named after the slides.
-        origin: `regions` gives areas and the class of each tile, `cells` gives counts.
+        origin: `regions` gives areas and the class of each tile, `cells` gives counts. `masks` are label images, named
+            after samples or slides; for the former any store will do.
         name: Of the table, its question and its column of classes; empty takes that of `DEFAULT_NAMES`.
         rule: How a tile gets its class: `majority`, `centre` or `any`.
         min_fraction: Share of the tile that its class must cover; None is 0.5 for a majority, else 0.
@@ -78,23 +82,28 @@ def label_drawn(
         by_file: CSV that says of which slide each file is.
         note: Where the annotations come from, in words, before what is known of them.
         overwrite: Replace another table of that name.
+        masks: Whether regions become a label image of each tile: value i + 1 for the i-th of `classes`, 0 elsewhere.
 
     Raises:
         ConfigError: For a store that is not made of slides, or settings, files or classes that do not exist.
         DataError: When no file is of a slide of the store or can be used.
         StoreError: When the store is missing or unsealed, has another table of that name, or is being written.
     """
-    name = name or DEFAULT_NAMES.get(origin, origin)
+    name = name or DEFAULT_NAMES.get("masks" if masks else origin, origin)
     if name == REMOVALS:
         raise ConfigError(f"table {name!r} is written by `sciencessl store remove`; choose another --name.")
     opened = Store(store)
-    slides, boxes = _tiles(opened)
     if name in opened.rows.column_names:
         raise ConfigError(f"--name {name}: the rows of {opened.path} have a column of that name, which the table's "
                           "would hide; choose another.")
-    options = {"rule": rule, "least": min_fraction, "classes": tuple(classes), "raters": raters,
-               "by_file": str(local_path(by_file, "--by-file")) if by_file else ""}
-    read = annotation_reader()(origin, local_path(source, "TABLE"), name, opened.ids, slides, boxes, options)
+    options: dict[str, Any] = {"rule": rule, "least": min_fraction, "classes": tuple(classes), "raters": raters,
+                               "by_file": str(local_path(by_file, "--by-file")) if by_file else ""}
+    if origin == "masks":
+        read = _painted(opened, local_path(source, "TABLE"), name, classes)
+    else:
+        slides, boxes = _tiles(opened)
+        options |= {"sides": tuple(_sides(opened))} if masks else {}
+        read = annotation_reader()(origin, local_path(source, "TABLE"), name, opened.ids, slides, boxes, options)
     with only_writer(opened.path):
         before = current_digest(opened.path, name) if name in opened.tables else ""
         said = "; ".join(filter(None, (note, read.note)))
@@ -118,6 +127,22 @@ def _tiles(store: Store) -> tuple[list[str], np.ndarray]:
     if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
         raise ConfigError(f"{store.path}: {', '.join(BOX)} must be numbers, and fields above 0, in each row.")
     return [str(slide) for slide in store.column(SLIDE)], boxes
+
+
+def _sides(store: Store) -> list[int]:
+    """Pixels along a side of each tile as it is stored."""
+    if SIDE not in store.columns():
+        raise ConfigError(f"{store.path} has no column {SIDE!r}, the pixels along a side of a tile, which label images "
+                          "are to have; prepare it again.")
+    return [int(side) for side in store.column(SIDE)]
+
+
+def _painted(store: Store, source: Path, name: str, classes: Sequence[str]) -> Any:
+    known = store.columns()
+    if all(column in known for column in (SLIDE, *BOX, SIDE)):
+        slides, boxes = _tiles(store)
+        return mask_reader()(source, name, store.ids, slides, boxes, _sides(store), classes)
+    return mask_reader()(source, name, store.ids, [], np.zeros((0, 4)), [], classes)
 
 
 def _hidden(store: Store, name: str, columns: Sequence[str]) -> list[str]:

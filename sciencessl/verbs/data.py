@@ -128,8 +128,9 @@ def _audit(args: argparse.Namespace) -> int:
 LABEL_FLAGS = {
     "": ("id", "match_sky", "schema", "derived_from", "columns"),
     "zooniverse": ("id", "schema", "questions", "subjects", "add_to"),
-    "regions": ("classes", "by_file", "rule", "min_fraction", "raters"),
+    "regions": ("classes", "by_file", "rule", "min_fraction", "raters", "masks"),
     "cells": ("classes", "by_file"),
+    "masks": ("classes",),
 }
 """What `store label` reads, a table of its own or --from something -> the flags that it takes."""
 
@@ -138,14 +139,15 @@ def _fill_label(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="CSV, Parquet, FITS or VOTable file whose rows name samples; "
                         "with --from an export, or a folder of annotations")
     parser.add_argument("--from", dest="origin", default="", choices=tuple(LABEL_FLAGS),
-                        metavar="zooniverse|regions|cells",
+                        metavar="zooniverse|regions|cells|masks",
                         help="TABLE is a Zooniverse export, whose classifications or reductions are counted as votes; "
-                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them")
+                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them; "
+                        "or label images named after samples or slides")
     _fill_table(parser)
     _fill_export(parser)
     _fill_drawn(parser)
     parser.add_argument("--name", default="", help="of the table in the store (default: labels; with --from votes, "
-                        "region or cells)")
+                        "region, cells or mask)")
     parser.add_argument("--note", default="", metavar="TEXT", help="where the values come from, in words")
     parser.add_argument("--overwrite", action="store_true", help="replace another table of that name")
 
@@ -180,13 +182,16 @@ def _fill_drawn(parser: argparse.ArgumentParser) -> None:
                         help="share of the tile that its class must cover (default: 0.5 for a majority, else any)")
     parser.add_argument("--raters", action="store_true", help="several people annotated the same slides, in "
                         "SLIDE_RATER.geojson or RATER/SLIDE.geojson: count how many say which class")
+    parser.add_argument("--masks", action="store_true", help="regions become a label image of each tile, which tasks "
+                        "of kind dense learn from; needs --classes")
     parser.add_argument("--by-file", default="", metavar="CSV", help="columns file, slide and, if any, rater: which "
                         "slide each file is of, where its name does not say so")
 
 
 def _check_label_flags(args: argparse.Namespace) -> None:
     for flag in dict.fromkeys(flag for flags in LABEL_FLAGS.values() for flag in flags):
-        takes = [f"--from {origin}" if origin else "tables" for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        origins = [origin for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        takes = ["tables"] * ("" in origins) + [f"--from {'|'.join(filter(None, origins))}"] * any(origins)
         if flag not in LABEL_FLAGS[args.origin] and getattr(args, flag) not in ("", (), None, False, "majority"):
             what = f"--from {args.origin}" if args.origin else "a table"
             raise ConfigError(f"--{flag.replace('_', '-')} is for {' and '.join(takes)}, and means nothing for {what}.")
@@ -214,7 +219,7 @@ def _label_drawn(args: argparse.Namespace) -> int:
     from sciencessl.store.drawn_labels import drawn_text, label_drawn
 
     found = label_drawn(args.store, args.table, args.origin, args.name, args.rule, args.min_fraction, args.classes,
-                        args.raters, args.by_file, args.note, args.overwrite)
+                        args.raters, args.by_file, args.note, args.overwrite, args.masks)
     emit(found, args.json, drawn_text(found))
     return REFUSED if found.refused else DONE
 

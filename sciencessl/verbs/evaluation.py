@@ -55,7 +55,8 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", nargs="+", default=[], metavar="ARM",
                         help="frozen: logistic regression; knn; random: the former on random encoders; linear: a layer "
                         "on augmented views; finetune: layer and encoder; scratch: the same from fresh weights "
-                        "(default: frozen knn random, for classes)")
+                        "(default: frozen knn random, for classes). Of bags, such as slides: frozen pools by the mean, "
+                        "max by the maximum, abmil by attention")
     parser.add_argument("--subsets", type=int, default=10, metavar="N", help="label subsets a budget (default: 10)")
     parser.add_argument("--random-encoders", type=int, default=5, metavar="N",
                         help="encoders in the random arm (default: 5)")
@@ -113,8 +114,9 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store, with labels or without")
     parser.add_argument("--out", required=True, metavar="DIR",
                         help="folder for Parquet shards with id, split, p_CLASS for each class, predicted and "
-                        "confidence (votes: fraction_ANSWER; several labels: p_LABEL); of runs, "
-                        "QUESTION_proportion-asked, QUESTION_ANSWER_fraction, _90pc-lower and _90pc-upper")
+                        "confidence (votes: fraction_ANSWER; several labels: p_LABEL; bags: attention, bags.parquet "
+                        "and maps); of runs, QUESTION_proportion-asked, QUESTION_ANSWER_fraction, _90pc-lower and "
+                        "_90pc-upper")
     parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
                         help="samples to predict (default: all)")
     parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN",

@@ -119,7 +119,7 @@ def test_arms_of_bags(tmp_path: Path, store: Store, task: Path, features: Path) 
         plan(arms=("mean",))
     with pytest.raises(ConfigError, match=r"arm 'knn' is for kind 'class'\. Choose among --arms frozen max abmil ran"):
         plan(arms=("knn",))
-    with pytest.raises(ConfigError, match="no architecture, which arm 'random' needs; with it choose --arms frozen"):
+    with pytest.raises(ConfigError, match=r"no architecture, .* arm 'random' needs; choose --arms frozen max abmil, or"):
         plan(arms=("random",))
 
 
