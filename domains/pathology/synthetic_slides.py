@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from sciencessl.domains.pathology.synthetic import Stain, draw_stain
-from sciencessl.domains.pathology.synthetic_picture import GLASS, INKS, Defects, draw_defects, draw_picture
+from sciencessl.domains.pathology.synthetic_picture import INKS, Defects, draw_defects, draw_picture
 from sciencessl.domains.pathology.synthetic_scene import CELLS, CLASSES, Scene, draw_scene, ellipse_ring
 from sciencessl.domains.pathology.synthetic_tiff import write_svs, write_tiff
 from sciencessl.errors import ConfigError

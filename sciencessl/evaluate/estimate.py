@@ -8,10 +8,10 @@ from dataclasses import replace
 from sciencessl.evaluate.abmil import step_seconds as step_seconds_of_bags
 from sciencessl.evaluate.abmil import steps_of
 from sciencessl.evaluate.dense import step_seconds as step_seconds_of_masks
-from sciencessl.evaluate.fitter import segmented
 from sciencessl.evaluate.encoders import Encoder, embed_together
 from sciencessl.evaluate.features import Features
 from sciencessl.evaluate.finetune import BATCH, LEARNING_RATES, Labelled, step_seconds
+from sciencessl.evaluate.fitter import segmented
 from sciencessl.evaluate.linear import few_units
 from sciencessl.evaluate.plan import Item, Plan
 from sciencessl.evaluate.results import ArmEstimate
