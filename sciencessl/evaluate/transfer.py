@@ -66,7 +66,8 @@ def transfer(
     them, `linear` trains a classifier on augmented views by gradient descent, `finetune` encoder and classifier
     (`finetune.fit_network`), `scratch` does so from fresh weights of the same architecture, and `random` is `frozen` on
     random encoders. For other kinds of task there are `frozen` (`kinds.frozen_fit`), `random` and what
-    `curves.OF_KIND` lists; of segmentation (`dense.run_dense`) these train a head by gradient descent.
+    `curves.OF_KIND` lists; of segmentation (`dense.run_dense`) these train a head by gradient descent, of bags `frozen`
+    and `random` pool by the mean, `max` by the maximum, and `abmil` learns attention (`abmil.fit_abmil`).
 
     Everything is tuned on the budget's own rows, and subsets are shared by all arms. The interval covers label subsets
     and test units together, for this checkpoint only; runs that differ in their pretraining seed only are one method,

@@ -56,7 +56,7 @@ GALAXY = Tutorial(
 )
 SLIDES = Tutorial(
     "pathology_slides",
-    {"default_rng(0), 16": "default_rng(0), 8, side_um=256", "--steps 30": "--steps 2", "--tile-px 96": "--tile-px 64"},
+    {"default_rng(0), 16": "default_rng(0), 8, side_um=320", "--steps 30": "--steps 2"},
     {"pretrain": f"{TINY} 32", "prepare": "--workers 0"}, {"prepare": 3},
 )
 
