@@ -281,6 +281,6 @@ def _digested(chosen: SlideSettings) -> dict[str, Any]:
     """What changes pixels or ids of all slides alike. What may be said for single slides (scale, tissue) shows in the
     tiles of each, so that a slide may be appended with what it lacked."""
     own = {name: value for name, value in asdict(chosen).items() if name in SlideSettings.__dataclass_fields__}
-    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks")
+    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks", "coords")
     kept = {name: value for name, value in own.items() if name not in each}
     return {**kept, "pseudonymise": bool(chosen.pseudonymise)}
