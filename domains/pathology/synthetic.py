@@ -222,7 +222,7 @@ def _gland(canvas: _Canvas, at: np.ndarray, radius: float, rng: np.random.Genera
     ):
         canvas.ellipse(plane, middle, (size * radius, size * radius * squash), turn, amount)
     for x, y, along, across, angle, amount in gland_nuclei(radius, squash, turn, rng).tolist():
-        _nucleus(canvas, (*at, x, y), (along, across), angle, amount)
+        _nucleus(canvas, at + np.array([x, y]), (along, across), angle, amount)
 
 
 def gland_nuclei(radius: float, squash: float, turn: float, rng: np.random.Generator) -> np.ndarray:

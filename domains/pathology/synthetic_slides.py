@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sciencessl.data_prep.outlines import DECIMALS, write_geojson
+from sciencessl.data_prep.regions import Region
 from sciencessl.domains.pathology.synthetic import Stain, draw_stain
 from sciencessl.domains.pathology.synthetic_picture import INKS, Defects, draw_defects, draw_picture
 from sciencessl.domains.pathology.synthetic_scene import CELLS, CLASSES, Scene, draw_scene, ellipse_ring
@@ -36,8 +38,6 @@ _EXTRAS = {
     "mpp-in-manifest": "the file says no scale, the manifest does",
     "truncated": "half a file",
 }
-_COLOURS = {"tumour": (200, 0, 0), "gland": (150, 80, 200), "stroma": (90, 170, 90), "epithelium": (160, 90, 160),
-            "lymphocyte": (60, 60, 220)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class _Slide:
         return self.name + _SUFFIX[self.site]
 
 
-def synthetic_slides(folder: Path, rng: np.random.Generator, n: int, side_um: float = 512.0, extras: bool = True) -> Path:
+def synthetic_slides(
+    folder: Path, rng: np.random.Generator, n: int, side_um: float = 512.0, extras: bool = True
+) -> Path:
     """Write N synthetic slides, some broken ones besides, and all that is known of them.
 
     Slides of site `north` are SVS with RGB tiles of 240 px at 0.25 um/px, with label, macro and thumbnail; those of
@@ -100,18 +102,18 @@ def synthetic_slides(folder: Path, rng: np.random.Generator, n: int, side_um: fl
             stains[slide.patient] = draw_stain(rng, 0.02, sites[slide.site].vectors)
         truth[slide.name] = _write_slide(folder, slide, side_um, stains[slide.patient], rng)
     _write_manifest(folder / "manifest.csv", slides)
-    _write_json(folder / "truth.json", truth)
+    (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     return folder
 
 
-def _good(n: int) -> Iterable[_Slide]:
+def _good(n: int) -> Iterator[_Slide]:
     for number in range(n):
         patient = number // _SLIDES_A_PATIENT
         yield _Slide(f"S{number:03d}", f"P{patient:03d}", ("north", "south")[patient // 2 % 2], CLASSES[patient % 2],
                      number % 4)
 
 
-def _extra() -> Iterable[_Slide]:
+def _extra() -> Iterator[_Slide]:
     for number, name in enumerate(_EXTRAS):
         yield _Slide(name, f"X{number:03d}", "north" if name == "truncated" else "south", CLASSES[0], extra=name)
 
@@ -133,8 +135,8 @@ def _write_slide(folder: Path, slide: _Slide, side_um: float, stain: Stain, rng:
              "site": slide.site, "width": size[0], "height": size[1], "mpp": mpp}
     if scene is None:
         return {**known, "tissue_share": 0.0}
-    _write_json(folder / "annotations" / f"{slide.name}.geojson", _collection(_areas(scene, mpp), "annotation"))
-    _write_json(folder / "nuclei" / f"{slide.name}.geojson", _collection(_outlines(scene, mpp), "detection"))
+    write_geojson(folder / "annotations" / f"{slide.name}.geojson", _areas(scene, mpp))
+    write_geojson(folder / "nuclei" / f"{slide.name}.geojson", _outlines(scene, mpp))
     return {**known, **_known(scene, defects, mpp)}
 
 
@@ -158,34 +160,24 @@ def _label(slide: _Slide) -> np.ndarray:
     return label
 
 
-def _areas(scene: Scene, mpp: float) -> Iterable[tuple[str, list[np.ndarray]]]:
-    """Class and rings of each area, in pixels."""
+def _areas(scene: Scene, mpp: float) -> Iterator[Region]:
     glands = [ellipse_ring(*gland, corners=48) for gland in scene.glands.tolist()]
     holes = glands if scene.tumour is None else [scene.tumour, *glands]
     if scene.tumour is not None:
-        yield "tumour", [scene.tumour / mpp]
-    yield from (("gland", [ring / mpp]) for ring in glands)
-    yield "stroma", [ring / mpp for ring in (scene.tissue, *holes)]
+        yield Region((scene.tumour / mpp,), "tumour")
+    yield from (Region((ring / mpp,), "gland") for ring in glands)
+    yield Region(tuple(ring / mpp for ring in (scene.tissue, *holes)), "stroma")
 
 
-def _outlines(scene: Scene, mpp: float) -> Iterable[tuple[str, list[np.ndarray]]]:
+def _outlines(scene: Scene, mpp: float) -> Iterator[Region]:
     nuclei = scene.nuclei
-    for kind, place, axes, angle in zip(nuclei.kind, nuclei.place, nuclei.axes, nuclei.angle, strict=True):
-        yield CELLS[kind], [ellipse_ring(*place, *axes, angle, corners=12) / mpp]
+    ellipses = np.concatenate([nuclei.place, nuclei.axes, nuclei.angle[:, None]], axis=1).tolist()
+    for kind, (x, y, along, across, angle) in zip(nuclei.kind, ellipses, strict=True):
+        yield Region((ellipse_ring(x, y, along, across, angle, corners=12) / mpp,), CELLS[kind])
 
 
-def _collection(areas: Iterable[tuple[str, Sequence[np.ndarray]]], kind: str) -> dict[str, Any]:
-    """GeoJSON as QuPath writes it (RFC 7946: rings are closed)."""
-    return {"type": "FeatureCollection", "features": [
-        {"type": "Feature",
-         "geometry": {"type": "Polygon", "coordinates": [_points(np.vstack([ring, ring[:1]])) for ring in rings]},
-         "properties": {"objectType": kind, "classification": {"name": name, "color": _COLOURS[name]}}}
-        for name, rings in areas
-    ]}
-
-
-def _points(places: np.ndarray) -> Any:
-    return np.round(places, 2).tolist()
+def _rounded(places: np.ndarray) -> Any:
+    return np.round(places, DECIMALS).tolist()
 
 
 def _known(scene: Scene, defects: Defects, mpp: float) -> dict[str, Any]:
@@ -193,18 +185,14 @@ def _known(scene: Scene, defects: Defects, mpp: float) -> dict[str, Any]:
     x, y = (scene.tissue / mpp).T
     area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
     known: dict[str, Any] = {
-        "tissue": _points(scene.tissue / mpp), "tissue_share": area * mpp**2 / (scene.size[0] * scene.size[1]),
+        "tissue": _rounded(scene.tissue / mpp), "tissue_share": area * mpp**2 / (scene.size[0] * scene.size[1]),
         "cells": dict(zip(CELLS, counts.tolist(), strict=True)),
         "shares": dict(zip(CELLS, scene.shares.tolist(), strict=True)),
         "pen": defects.pen, "stroke_width": defects.stroke_width / mpp,
     }
     for name, places in (("stroke", defects.stroke), ("fold", defects.fold), ("blurred", defects.blurred)):
-        known[name] = None if places is None else _points(np.asarray(places) / mpp)
+        known[name] = None if places is None else _rounded(np.asarray(places) / mpp)
     return known
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _write_manifest(path: Path, slides: Sequence[_Slide]) -> None:

@@ -141,8 +141,8 @@ def _fill_label(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="origin", default="", choices=tuple(LABEL_FLAGS),
                         metavar="zooniverse|regions|cells|masks",
                         help="TABLE is a Zooniverse export, whose classifications or reductions are counted as votes; "
-                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them; or "
-                        "label images named after samples or slides")
+                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them; "
+                        "or label images named after samples or slides")
     _fill_table(parser)
     _fill_export(parser)
     _fill_drawn(parser)

@@ -105,7 +105,8 @@ def test_the_command_line_labels_and_says_what_was_refused(
     (["--from", "regions", "--id", "x"], "--id is for tables and --from zooniverse, and means nothing for --from"),
     (["--from", "cells", "--rule", "any"], "--rule is for --from regions, and means nothing for --from cells"),
     (["--raters"], "--raters is for --from regions, and means nothing for a table"),
-    (["--from", "zooniverse", "--classes", "a"], "--classes is for --from regions and --from cells and --from masks, and"),
+    (["--from", "zooniverse", "--classes", "a"],
+     "--classes is for --from regions and --from cells and --from masks, and"),
     (["--questions", "q.yaml"], "--questions is for --from zooniverse, and means nothing for a table"),
 ])
 def test_flags_of_another_kind_of_label_are_refused(
