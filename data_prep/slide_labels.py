@@ -123,8 +123,8 @@ def read_slide_labels(
 
     Args:
         origin: `regions` gives `area_CLASS` (share of the tile, 0 to 1) and the tile's class in a column called `name`,
-            or with raters the votes `NAME_CLASS`, how many say so, or with sides its label image. `cells` gives `NAME_CLASS`, cells with their centre
-            in the tile.
+            or with raters the votes `NAME_CLASS`, how many say so, or with sides its label image. `cells` gives
+            `NAME_CLASS`, cells with their centre in the tile.
         source: A file, or a folder with them.
         name: Of the table, its question and its columns.
         ids: (n) of tiles.
@@ -218,8 +218,8 @@ def _check(origin: str, settings: LabelSettings) -> None:
         raise ConfigError("--rule, --min-fraction and --raters are for regions; cells are counted.")
     if settings.sides and (settings != LabelSettings(classes=settings.classes, by_file=settings.by_file,
                                                      sides=settings.sides) or not 0 < len(settings.names) < 255):
-        raise ConfigError("--masks needs --classes, 1 to 254 of them: which become values, the earlier going before where "
-                          "they overlap; --rule, --min-fraction and --raters are not for label images.")
+        raise ConfigError("--masks needs --classes, 1 to 254 of them: which become values, the earlier going before "
+                          "where they overlap; --rule, --min-fraction and --raters are not for label images.")
     assert settings.names is not None  # says what is wrong with them
 
 

@@ -28,7 +28,7 @@ from sciencessl.evaluate.dense_masks import read_masks
 from sciencessl.evaluate.encoders import Encoder, check_input
 from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.fits import FitKey
-from sciencessl.evaluate.folds import fold_data, load_whole, pooled
+from sciencessl.evaluate.folds import fold_data, load_whole, pooled, site_folds
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.kinds import FROZEN_HEADS
 from sciencessl.evaluate.store_tasks import find_store_task
@@ -218,6 +218,7 @@ class Request:
     repeats: int = 1
     test: str = ""
     accept_leak: bool = False
+    folds_by: str = ""
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("subsets", "random_encoders", "finetune_subsets", "repeats")}
@@ -233,6 +234,8 @@ class Request:
             )
         if self.repeats > 1 and not self.folds:
             raise ConfigError(f"--repeats {self.repeats} deals the folds anew: give --folds too.")
+        if self.folds_by and (not self.folds or self.repeats > 1):
+            raise ConfigError(f"--folds-by {self.folds_by} needs --folds, and no --repeats: the best deal is one.")
 
 
 def make_plan(request: Request) -> Plan:
@@ -267,9 +270,10 @@ def _tested_on(
     """The store that test samples lie in, the task as a whole, the same part by part, and what is special in words."""
     if request.folds:
         whole = load_whole(store, task)
-        folds = [fold for repeat in range(request.repeats) for fold in fold_data(whole, request.folds, repeat)]
-        times = f", dealt {request.repeats} times" if request.repeats > 1 else ""
-        said = f"every labelled sample once, in {request.folds} folds by {whole.task.unit}{times}"
+        by, times = request.folds_by, f", dealt {request.repeats} times" if request.repeats > 1 else ""
+        folds = site_folds(whole, store, request.folds, by) if by else [
+            fold for repeat in range(request.repeats) for fold in fold_data(whole, request.folds, repeat)]
+        said = f"every labelled sample once, in {request.folds} folds by {by or whole.task.unit}{times}"
         return store, pooled(whole), folds, said
     column, equals, value = request.test.partition("=")
     if equals and not is_remote(request.test) and not Path(request.test).exists():

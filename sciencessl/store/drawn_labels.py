@@ -96,8 +96,8 @@ def label_drawn(
     if name in opened.rows.column_names:
         raise ConfigError(f"--name {name}: the rows of {opened.path} have a column of that name, which the table's "
                           "would hide; choose another.")
-    options = {"rule": rule, "least": min_fraction, "classes": tuple(classes), "raters": raters,
-               "by_file": str(local_path(by_file, "--by-file")) if by_file else ""}
+    options: dict[str, Any] = {"rule": rule, "least": min_fraction, "classes": tuple(classes), "raters": raters,
+                               "by_file": str(local_path(by_file, "--by-file")) if by_file else ""}
     if origin == "masks":
         read = _painted(opened, local_path(source, "TABLE"), name, classes)
     else:

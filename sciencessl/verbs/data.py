@@ -141,8 +141,8 @@ def _fill_label(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="origin", default="", choices=tuple(LABEL_FLAGS),
                         metavar="zooniverse|regions|cells|masks",
                         help="TABLE is a Zooniverse export, whose classifications or reductions are counted as votes; "
-                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them; or label "
-                        "images named after samples or slides")
+                        "or annotation files of slides, whose regions cover tiles, or whose cells are counted in them; "
+                        "or label images named after samples or slides")
     _fill_table(parser)
     _fill_export(parser)
     _fill_drawn(parser)
@@ -182,15 +182,16 @@ def _fill_drawn(parser: argparse.ArgumentParser) -> None:
                         help="share of the tile that its class must cover (default: 0.5 for a majority, else any)")
     parser.add_argument("--raters", action="store_true", help="several people annotated the same slides, in "
                         "SLIDE_RATER.geojson or RATER/SLIDE.geojson: count how many say which class")
-    parser.add_argument("--masks", action="store_true", help="regions become a label image of each tile, which tasks of "
-                        "kind dense learn from; needs --classes")
+    parser.add_argument("--masks", action="store_true", help="regions become a label image of each tile, which tasks "
+                        "of kind dense learn from; needs --classes")
     parser.add_argument("--by-file", default="", metavar="CSV", help="columns file, slide and, if any, rater: which "
                         "slide each file is of, where its name does not say so")
 
 
 def _check_label_flags(args: argparse.Namespace) -> None:
     for flag in dict.fromkeys(flag for flags in LABEL_FLAGS.values() for flag in flags):
-        takes = [f"--from {origin}" if origin else "tables" for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        origins = [origin for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        takes = ["tables"] * ("" in origins) + [f"--from {'|'.join(filter(None, origins))}"] * any(origins)
         if flag not in LABEL_FLAGS[args.origin] and getattr(args, flag) not in ("", (), None, False, "majority"):
             what = f"--from {args.origin}" if args.origin else "a table"
             raise ConfigError(f"--{flag.replace('_', '-')} is for {' and '.join(takes)}, and means nothing for {what}.")
