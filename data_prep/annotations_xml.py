@@ -12,6 +12,9 @@ from sciencessl.data_prep.drawn import Drawn, ellipse, encloses
 APERIO_AREAS = ("0", "1", "2", "Polygon", "Rectangle", "Ellipse")
 """Region types: ImageScope numbers freehand, rectangle and ellipse; HALO names them. Others are arrows and rulers."""
 
+ASKED = 32
+"""Corners of a hole, about, that are asked whether they lie in an area."""
+
 
 def read_asap(root: Element, drawn: Drawn) -> None:
     """Take the polygons, rectangles, splines, dots and point sets of ASAP; the class is the group.
@@ -97,7 +100,8 @@ def _attribute(layer: Element) -> str:
 def _cut(holes: Sequence[np.ndarray], areas: Sequence[list[np.ndarray]], drawn: Drawn) -> None:
     """Give each hole to every area that it is in."""
     for hole in holes:
-        inside = [rings for rings in areas if 2 * sum(encloses(rings[0], corner) for corner in hole) > len(hole)]
+        asked = hole[:: max(1, len(hole) // ASKED)]
+        inside = [rings for rings in areas if 2 * sum(encloses(rings[0], corner) for corner in asked) > len(asked)]
         for rings in inside:
             rings.append(hole)
         if not inside:

@@ -98,7 +98,7 @@ def nested(rings: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
 
 def encloses(ring: np.ndarray, place: np.ndarray) -> bool:
     """Whether a point lies in a ring, by the even-odd rule."""
-    if len(ring) < 3:
+    if len(ring) < 3 or (place < ring.min(0)).any() or (place > ring.max(0)).any():
         return False
     x, y = (ring - place).T
     x1, y1 = np.roll(x, -1), np.roll(y, -1)

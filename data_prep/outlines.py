@@ -72,7 +72,7 @@ def write_geojson(path: str | Path, regions: Iterable[Region]) -> None:
 def colour_of(class_name: str) -> tuple[int, int, int]:
     """RGB of a class in viewers: always the same for one name, never pale."""
     hue, light = blake2b(class_name.encode(), digest_size=2).digest()
-    pixel = np.uint8([[[hue * 180 // 256, 200, 150 + light // 4]]])
+    pixel = np.array([[[hue * 180 // 256, 200, 150 + light // 4]]], np.uint8)
     red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()
     return red, green, blue
 

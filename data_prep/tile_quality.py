@@ -33,6 +33,8 @@ FOLD_CELL_UM = 8.0
 """Folds are looked for in cells as large as a nucleus, averaged over 3 x 3: nuclei alone are no folds."""
 FOLD_TIMES, FOLD_DENSITY, FOLD_COLOUR = 1.5, 0.3, 0.15
 """A fold is denser than so many times the tile's median, and than that density, and has that much colour."""
+FOLD_RED = 1.4
+"""In a fold red has grown by at most so many times as much as green: where it has, there is more haematoxylin."""
 TISSUE_DENSITY = 0.05
 """Cells paler than this do not enter that median."""
 
@@ -103,15 +105,17 @@ def tile_quality(tile: np.ndarray, mpp: float) -> dict[str, float]:
 
     - `background`, 0 to 1: pixels as bright and as neutral as glass, white or grey. Thresholds of 0.5 to 0.9 are usual.
       Unlike the `tissue` of a mask it counts lumina and the inside of fat cells.
-    - `pen`, 0 to 1: `pen_pixels`. Take 0.1: stained tissue and blood reach 0.03, on oversharpened scans 0.06.
+    - `pen`, 0 to 1: `pen_pixels`. Take 0.1: stained tissue and blood reach 0.03. The ink that surgeons mark margins
+      with counts too.
     - `blur`, um: standard deviation of a Gaussian that makes an edge as soft as the tile's edges are on average,
       weighted by their squared contrast, so that the strength of the stain does not matter. It is
       `sqrt(E[g^2] / (2 E[l^2]))` with gradient g and Laplacian l of the luminance: exactly that standard deviation
       for one straight edge. Tiles in focus have up to about 1 px, that is 0.5 um at 0.5 um/px; above 1.3 px they are
       visibly out of focus, and beyond 3 px noise keeps it from growing. Compare only tiles of one mpp: what is below
       a pixel is not seen. NaN where nothing has an edge, as on empty glass, which no threshold then meets.
-    - `fold`, 0 to 1: areas of at least 24 um that are 1.5 times as dense as the median of the tile's tissue, and dense
-      and coloured. Take 0.2; dense epithelium beside pale stroma reaches 0.15. A fold over half the tile is not seen.
+    - `fold`, 0 to 1: areas of at least 24 um that are 1.5 times as dense as the median of the tile's tissue, much the
+      same in colour, and dense and coloured. Take 0.15 to 0.2: dense epithelium beside pale stroma reaches 0.1, seldom
+      0.2. A fold over half the tile is not seen.
 
     Args:
         tile: (h, w, 3) uint8 RGB.
@@ -135,7 +139,8 @@ def tile_quality(tile: np.ndarray, mpp: float) -> dict[str, float]:
 
 def _shrunk(rgb: np.ndarray, factor: float) -> np.ndarray:
     height, width = (max(round(side / factor), 1) for side in rgb.shape[:2])
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    small: np.ndarray = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return small
 
 
 def edge_width_px(grey: np.ndarray) -> float:
@@ -165,8 +170,9 @@ def _fold(tile: np.ndarray, mpp: float) -> float:
     cells = cv2.blur(_shrunk(tile, max(FOLD_CELL_UM / mpp, 1)), (3, 3))
     density = optical_density(cells)
     mean = density.mean(axis=2)
-    tissue = mean[mean > TISSUE_DENSITY]
-    if not len(tissue):
+    tissue = mean > TISSUE_DENSITY
+    if not tissue.any():
         return 0.0
-    dense = mean > max(FOLD_TIMES * float(np.median(tissue)), FOLD_DENSITY)
-    return float((dense & (np.ptp(density, axis=2) > FOLD_COLOUR)).mean())
+    dense = mean > max(FOLD_TIMES * float(np.median(mean[tissue])), FOLD_DENSITY)
+    red, green, _ = (density / np.maximum(np.median(density[tissue], axis=0), TISSUE_DENSITY)).transpose(2, 0, 1)
+    return float((dense & (red < FOLD_RED * green) & (np.ptp(density, axis=2) > FOLD_COLOUR)).mean())

@@ -208,7 +208,8 @@ def _at(
     (row, down), (column, along) = rows, columns
     flat, here = table.ravel(), row * table.shape[1] + column
     above, below = (flat.take(at) + (flat.take(at + 1) - flat.take(at)) * along for at in (here, here + table.shape[1]))
-    return above + (below - above) * down
+    found: Float64 = above + (below - above) * down
+    return found
 
 
 def _check(thumbnail: np.ndarray, mpp: float, method: str) -> None:
@@ -252,7 +253,8 @@ def _barred(rgb: np.ndarray, mpp: float) -> Bool:
 
 
 def _grown(mask: Bool, reach_px: float) -> Bool:
-    return cv2.dilate(mask.view(np.uint8), _square(2 * math.ceil(reach_px) + 1)).astype(bool)
+    wide: Bool = cv2.dilate(mask.view(np.uint8), _square(2 * math.ceil(reach_px) + 1)).astype(bool)
+    return wide
 
 
 def _glass(rgb: np.ndarray) -> tuple[float, float, float]:
@@ -332,7 +334,8 @@ def _seen(looks: _Looks, method: str) -> Float32:
 
 def _above(values: Float32, threshold: float) -> Bool:
     """What is above a threshold and above a part of the most around it: the blurred rim of dense tissue is not."""
-    return values > np.maximum(threshold, RIM * cv2.dilate(values, _square(5)))
+    above: Bool = values > np.maximum(threshold, RIM * cv2.dilate(values, _square(5)))
+    return above
 
 
 def _evidence(looks: _Looks) -> Float32:
@@ -354,7 +357,7 @@ def _cleaned(mask: Bool, looks: _Looks) -> Bool:
     reach = round(GAP_UM / 2 / looks.mpp)
     if reach:
         # Closing shrinks what touches the border of the image, unless the image goes on there.
-        wide = cv2.copyMakeBorder(mask.view(np.uint8), *[2 * reach] * 4, cv2.BORDER_REPLICATE)
+        wide = np.pad(mask.view(np.uint8), 2 * reach, mode="edge")
         closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _square(2 * reach + 1))
         mask = closed[2 * reach : -2 * reach, 2 * reach : -2 * reach].astype(bool) & ~looks.barred
     mask = _without_specks(mask, _area_px(SPECK_UM2, looks.mpp, mask.shape), looks)
@@ -380,4 +383,5 @@ def _without_specks(mask: Bool, least_px: float, looks: _Looks | None = None) ->
         stained = mask & ((looks.density >= NEUTRAL_DENSITY) | (looks.colour >= COLOUR[0]))
         kept &= np.bincount(labels[stained], minlength=count) >= LEAST_STAINED * area
     kept[0] = False
-    return kept[labels]
+    pieces: Bool = kept[labels]
+    return pieces

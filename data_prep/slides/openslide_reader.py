@@ -77,14 +77,10 @@ class OpenSlideReader:
         """
         self._path = path
         self._slide: Any = self._opened()
-        said = dict(self._slide.properties)
-        tiles = [_tile_px(said, level) for level in range(self._slide.level_count)]
-        self._downsamples: tuple[float, ...] = self._slide.level_downsamples
-        self.info = SlideInfo(
-            "openslide", said.get("openslide.vendor", "unknown"), pyramid(self._slide.level_dimensions, tiles),
-            _mpp(said) or mpp, _number(said.get("openslide.objective-power")), "read through OpenSlide",
-        )  # fmt: skip
         try:
+            with refusals(path, "unreadable", "its properties cannot be read"):
+                self._downsamples: tuple[float, ...] = self._slide.level_downsamples
+                self.info = self._described(mpp)
             self._probe()
         except BaseException:
             self.close()
@@ -96,6 +92,15 @@ class OpenSlideReader:
             slide = module.OpenSlide(self._path)
         slide.set_cache(module.OpenSlideCache(CACHE_BYTES))
         return slide
+
+    def _described(self, mpp: Mpp | None) -> SlideInfo:
+        # One by one, by name: damaged ones raise when all are listed, and the others are none of our business.
+        said = self._slide.properties
+        tiles = [_tile_px(said, level) for level in range(self._slide.level_count)]
+        levels = pyramid(self._slide.level_dimensions, tiles)
+        power = _number(said.get("openslide.objective-power"))
+        vendor = said.get("openslide.vendor", "unknown")
+        return SlideInfo("openslide", vendor, levels, _mpp(said) or mpp, power, "read through OpenSlide")
 
     def _probe(self) -> None:
         for index, level in enumerate(self.info.levels):

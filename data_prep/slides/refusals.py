@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from sciencessl.data_prep.decode import Refused
 from sciencessl.errors import MissingExtraError
 
+_IDENTIFIER = re.compile(r"\d+(?:\.\d+){5,}")
 _CUT = ("truncated", "premature", "unexpected end", "end of file", "short read")
 CONVERT = "convert it to a tiled TIFF, for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 """What to do with a file that no reader opens as it is."""
@@ -79,8 +81,12 @@ def _better(error: Exception, words: str, path: str) -> str:
 
 
 def nameless(words: str, path: str) -> str:
-    """Words without the path, the folder or the name of a file, on one line of at most 200 characters."""
+    """Words without names of a file and its neighbours, or identifiers of DICOM, on one line of 200 letters at most."""
     whole = os.path.abspath(path)
-    for known in (whole, path, os.path.splitext(whole)[0], os.path.dirname(whole), os.path.basename(whole)):
-        words = words.replace(known, "the file") if len(known) > 1 else words
+    for known in (whole, path, os.path.splitext(whole)[0]):
+        words = words.replace(known, "the file")
+    for folder in {os.path.dirname(whole), os.path.dirname(path)} - {"", "/"}:
+        # Formats of several files tell which of them is bad; names end where words go on.
+        words = re.sub(re.escape(folder) + r"/?[^:\n]*", "a file beside it", words)
+    words = _IDENTIFIER.sub("UID", words.replace(os.path.basename(whole), "the file"))
     return " ".join(words.split())[:200]

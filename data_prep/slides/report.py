@@ -21,11 +21,11 @@ from sciencessl.data_prep.slides.report_figures import (
 from sciencessl.data_prep.slides.scan import READY, SlideScan, recorded_scan, safe
 from sciencessl.data_prep.slides.scanning import STATES_FILE, read_states, slides_folder
 from sciencessl.errors import StoreError
-from sciencessl.evaluate.pictures import figure_picture
 from sciencessl.store.files import write_atomic
 from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 from sciencessl.views.density import GLASS, densities, stain_basis, tissue_share
+from sciencessl.views.figures import figure_picture
 from sciencessl.views.pictures import Picture, pixel_picture
 
 PAGE = "report.html"
@@ -185,7 +185,7 @@ def _shown(folder: Path, scans: Sequence[SlideScan], tiles: _Tiles) -> list[Show
     """Slides that went wrong first, then those that are ready, spread over all of them."""
     wrong = [scan for scan in scans if scan.state != READY][: SHOWN_SLIDES // 2]
     good = [scan for scan in scans if scan.state == READY]
-    few = np.unique(np.linspace(0, len(good) - 1, SHOWN_SLIDES - len(wrong)).astype(int)) if good else []
+    few = np.unique(np.linspace(0, len(good) - 1, SHOWN_SLIDES - len(wrong)).astype(int)).tolist() if good else []
     shown = []
     for scan in (*wrong, *(good[i] for i in few)):
         own = tiles.of(scan.slide)

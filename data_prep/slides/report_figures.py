@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sciencessl.data_prep.tile_quality import QUALITY_COLUMNS
-from sciencessl.evaluate.plots import COLOURS, GREY, marker_of
+from sciencessl.views.figures import COLOURS, GREY, marker_of
 
 SHOWN_COLUMNS = ("tissue", *QUALITY_COLUMNS)
 """Per-tile columns whose distributions are shown."""

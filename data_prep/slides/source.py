@@ -43,7 +43,7 @@ NAME = "slides"
 TIFF_SUFFIXES = (".tif", ".tiff")
 LOOKED_INTO = 3
 """TIFF files that are opened to find out whether a folder holds slides."""
-PART_BYTES, PART_TILES = 32 * 2**20, 1024
+PART_BYTES, PART_TILES = 16 * 2**20, 512
 """Most bytes and tiles of a slide that one input gives: a slide with more is opened again for each part."""
 BYTES_PER_PIXEL = {"jpeg": 0.5, "png": 2.5, "raw": 3.0}
 """Expected, of tissue: a row is planned half full, so these need not be exact."""

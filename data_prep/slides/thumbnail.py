@@ -9,7 +9,7 @@ from sciencessl.data_prep.slides.slide import SlideInfo, SlideReader
 
 THUMBNAIL_PX = 2048
 """Longer side of a thumbnail, at most."""
-STRIP_PIXELS = 16 * 2**20
+STRIP_PIXELS = 4 * 2**20
 """Pixels of a level that are read at a time."""
 
 

@@ -2,9 +2,8 @@
 
     python docs/results/histolytics_cells.py --data DATA --work DIR
 
-Two H&E crops of 1,500 px with outlines of their nuclei (histolytics, BSD-3) are cut into nine blocks each. A block is a
-slide of one level; three of a crop are held out. Everything else is done by the command line that users have; what is
-done is not done again. The page lies beside this file.
+Blocks are cut here; everything else is done by the command line that users have. What is done is not done again. The
+page lies beside this file.
 """
 
 from __future__ import annotations
@@ -30,8 +29,13 @@ CROPS = {"nest": ("hgsc_nest.jpg", "hgsc_nest.parquet"),
 BLOCKS, BLOCK_PX, TILE_PX = 3, 500, 100
 CLASSES = ("connective", "inflammatory", "neoplastic")
 SEEDS = (1, 2, 3)
-METHODS = {"labels_only": "counts alone", "byol": "BYOL and counts"}
 STEPS = 250
+ABOUT = """
+Two H&E crops of 1,500 px with outlines of their nuclei (histolytics, BSD-3) are cut into nine blocks each. A block is a
+slide of one level; three of each crop, on a diagonal, are held out. Cells are counted by `store label --from cells`,
+the counts train the encoder with the Dirichlet-multinomial head (`pretrain --method labels_only --labels cells`), and
+`predict` says what it expects of the tiles held out. `docs/results/histolytics_cells.py` does all of it.
+"""
 NOTES = """
 NLL is of the counts under the predicted Dirichlet-multinomial, RMSE that of shares of cells over tiles and classes.
 The first row is the best that one prediction for all tiles could do, fitted on the tiles held out themselves; in the
@@ -54,15 +58,13 @@ def main() -> None:
     run(store, "prepare", "pathology", blocks, "--out", store, "--source", "slides", "--slide-mpp", "0.5",
         "--mpp", "native", "--tile-px", TILE_PX, "--tissue", "all")
     run(store / "tables" / "cells", "store", "label", store, blocks / "cells", "--from", "cells")
-    for method in METHODS:
-        for seed in SEEDS:
-            folder = args.work / f"{method}-{seed}"
-            run(folder / "exported", "pretrain", "--data", store, "--out", folder, "--method", method,
-                "--labels", "cells", "--steps", STEPS, "--batch", 32, "--backbone", "resnet10t",
-                "--views.area", "0.5", "1", "--seed", seed, "--compute.precision", "float32",
-                "--compute.memory_format", "channels_last")
-            said = posteriors(args.work, method, seed)
-            run(said / "calibration.json", "predict", folder, "--data", store, "--out", said)
+    for seed in SEEDS:
+        folder = args.work / f"labels_only-{seed}"
+        run(folder / "exported", "pretrain", "--data", store, "--out", folder, "--method", "labels_only",
+            "--labels", "cells", "--steps", STEPS, "--batch", 32, "--backbone", "resnet10t", "--views.area", "0.5", "1",
+            "--seed", seed, "--compute.precision", "float32", "--compute.memory_format", "channels_last")
+        said = posteriors(args.work, seed)
+        run(said / "calibration.json", "predict", folder, "--data", store, "--out", said)
     page = Path(__file__).with_suffix(".md")
     page.write_text("\n".join(lines(args.work, Store(store))) + "\n", encoding="utf-8")
     print(f"wrote {page}")
@@ -90,9 +92,9 @@ def cut_blocks(data: Path, out: Path) -> None:
         csv.writer(stream).writerows([("slide", "patient", "split"), *rows])
 
 
-def posteriors(work: Path, method: str, seed: int) -> Path:
+def posteriors(work: Path, seed: int) -> Path:
     """Where the predictions of a run are."""
-    return work / f"{method}-{seed}-posteriors"
+    return work / f"labels_only-{seed}-posteriors"
 
 
 def run(finished: Path, *words: object) -> None:
@@ -106,39 +108,38 @@ def lines(work: Path, store: Store) -> Iterator[str]:
     """The page."""
     yield "# Cell counts train the Dirichlet head"
     yield ""
-    yield from (__doc__ or "").split("\n\n", 2)[2].strip().splitlines()
+    yield from ABOUT.strip().splitlines()
     yield ""
     columns = [f"cells_{name}" for name in CLASSES]
     counts = np.stack([store.column(column) for column in columns], 1)
     test = (store.split_codes() == 2) & (counts.sum(1) > 0)
     nest = np.array([str(slide).startswith("nest") for slide in store.column("slide")])
     train = (store.split_codes() == 0) & (counts.sum(1) > 0)
-    yield f"{train.sum()} tiles of {TILE_PX} px with a cell to learn from; {test.sum()} held out"
-    yield f"({(test & nest).sum()} of the nest, {(test & ~nest).sum()} of the stroma), {int(counts[test].sum())} cells."
-    yield f"ResNet-10t at 64 px, {STEPS} steps of 32 tiles, three seeds."
+    yield f"{train.sum()} tiles of {TILE_PX} px with a cell to learn from; {(test & nest).sum()} of the nest and"
+    yield f"{(test & ~nest).sum()} of the stroma, with {int(counts[test].sum())} cells, are held out."
+    yield f"ResNet-10t at 64 px from random weights, {STEPS} steps of 32 tiles, three seeds."
     yield ""
-    yield "| learned from | seed | NLL, nats a tile | RMSE of shares | within the nest | within the stroma |"
-    yield "|---|---|---|---|---|---|"
+    yield "| | NLL, nats a tile | RMSE of shares | within the nest | within the stroma |"
+    yield "|---|---|---|---|---|"
     share = counts[test] / counts[test].sum(1, keepdims=True)
     parts = [np.ones(len(share), bool), nest[test], ~nest[test]]
     means = [rmse(share[part], share[part].mean(0)) for part in parts]
-    best = calibration(work, next(iter(METHODS)), SEEDS[0])["baseline_nll"]
-    yield f"| (one prediction for all) | | {best:.3f} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.3f} |"
+    best = calibration(work, SEEDS[0])["baseline_nll"]
+    yield f"| one prediction for all | {best:.3f} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.3f} |"
     ids = [name for name, kept in zip(store.ids, test, strict=True) if kept]
-    for method, words in METHODS.items():
-        for seed in SEEDS:
-            table = pq.read_table(posteriors(work, method, seed) / "part-00000.parquet").to_pydict()
-            place = {name: row for row, name in enumerate(table["id"])}
-            said = np.stack([table[f"{column}_fraction"] for column in columns], 1)[[place[name] for name in ids]]
-            errors = " | ".join(f"{rmse(share[part], said[part]):.3f}" for part in parts)
-            yield f"| {words} | {seed} | {calibration(work, method, seed)['nll']:.3f} | {errors} |"
+    for seed in SEEDS:
+        table = pq.read_table(posteriors(work, seed) / "part-00000.parquet").to_pydict()
+        place = {name: row for row, name in enumerate(table["id"])}
+        said = np.stack([table[f"{column}_fraction"] for column in columns], 1)[[place[name] for name in ids]]
+        errors = " | ".join(f"{rmse(share[part], said[part]):.3f}" for part in parts)
+        yield f"| learned from counts, seed {seed} | {calibration(work, seed)['nll']:.3f} | {errors} |"
     yield ""
     yield from NOTES.strip().splitlines()
 
 
-def calibration(work: Path, method: str, seed: int) -> dict[str, Any]:
+def calibration(work: Path, seed: int) -> dict[str, Any]:
     """What `predict` says of the one question on the tiles held out."""
-    text = (posteriors(work, method, seed) / "calibration.json").read_text(encoding="utf-8")
+    text = (posteriors(work, seed) / "calibration.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)["questions"][0]
     return found
 

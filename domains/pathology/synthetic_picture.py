@@ -17,7 +17,6 @@ INKS = {"blue": (30, 80, 190), "green": (25, 130, 70), "black": (34, 34, 38)}
 
 _ONE = 128  # of a plane's value: an amount of 1; up to 2 fits
 _EOSIN, _GLAND, _TUMOUR, _LUMEN = 0.45, 0.62, 0.52, 0.03
-_LUMEN_SIZE = 0.34  # half axes of the lumen over those of the gland's outline
 _ROWS = 256
 _FOLD = (17.0, 9.0)  # um that the upper layer of a fold is moved
 _BLUR = 3.5  # um, sigma
@@ -120,10 +119,10 @@ def _draw_tissue(planes: list[np.ndarray], scene: Scene, mpp: float, rng: np.ran
     if scene.tumour is not None:
         _fill(cytoplasm, scene.tumour, _TUMOUR, mpp)
         _fill(nuclei, scene.tumour, 0.12, mpp)
-    for gland in scene.glands:
+    for gland, lumen in zip(scene.glands, scene.lumina, strict=True):
         _fill(cytoplasm, ellipse_ring(*gland, corners=64), _GLAND, mpp)
         for plane in planes:
-            _ellipse(plane, gland[:2], tuple(_LUMEN_SIZE * gland[2:4]), gland[4], _LUMEN, mpp)
+            _fill(plane, lumen, _LUMEN, mpp)
 
 
 def _fibres(scene: Scene, shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> np.ndarray:

@@ -25,7 +25,7 @@ _ALIKE = 40.0  # concentration of the Dirichlet distribution that slides draw th
 _IN_TUMOUR = 0.75  # share of the epithelium of a slide with a tumour that is in it
 _TUMOUR_GAP, _GAP = 9.5, 6.5  # between nuclei of a tumour, and of stroma
 _RIM = 1.25  # outline of a gland over the ring of its nuclei
-_CORNERS = 96
+_CORNERS = 128
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Scene:
         tissue: (k, 2) outline, x and y, not closed.
         tumour: (k, 2) outline inside the tissue; None without a tumour.
         glands: (G, 5) x and y of the middle, half axes of the outline, angle of the first in radians.
+        lumina: (k, 2) outline of the empty middle of each gland.
         nuclei: All of them; none overlaps one of another kind by more than its rim.
         direction: Main direction of the fibres, radians; they wave along it.
         shares: (3,) of `CELLS` that this slide was drawn with.
@@ -65,12 +66,13 @@ class Scene:
     tissue: np.ndarray
     tumour: np.ndarray | None
     glands: np.ndarray
+    lumina: tuple[np.ndarray, ...]
     nuclei: Nuclei
     direction: float
     shares: np.ndarray
 
 
-def ellipse_ring(x: float, y: float, along: float, across: float, angle: float, corners: int = 24) -> np.ndarray:
+def ellipse_ring(x: float, y: float, along: float, across: float, angle: float, *, corners: int = 24) -> np.ndarray:
     """Outline of an ellipse: (corners, 2) x and y, with the area of the ellipse itself."""
     step = np.linspace(0, 2 * math.pi, corners, endpoint=False)
     # A polygon inside an ellipse is smaller: its area is that of the ellipse times sin(t) / t.
@@ -109,6 +111,7 @@ def draw_scene(size: tuple[float, float], slide_class: str, rng: np.random.Gener
     """
     middle = np.array(size) / 2 + rng.uniform(-0.03, 0.03, 2) * size
     tissue = _blob(middle, np.array(size) * rng.uniform(0.36, 0.42, 2), 0.10, rng)
+    tissue += rng.normal(0, 1.0, tissue.shape)  # torn, not cut
     room = _room(_filled(size, [tissue]))
     shares = rng.dirichlet(_ALIKE * np.array(_SHARES[slide_class]))
     counts = rng.multinomial(round(_CELLS_A_MM2 * np.count_nonzero(room) / 1e6), shares)
@@ -123,7 +126,14 @@ def draw_scene(size: tuple[float, float], slide_class: str, rng: np.random.Gener
     outlines = [ellipse_ring(*gland) for gland in glands.tolist()]
     stroma = _room((room > 0) & ~_filled(size, outlines))
     rest = _between_glands(stroma, counts[1:], direction, rng)
-    return Scene(size, tissue, tumour, glands, _together([np.concatenate(parts), *rest]), direction, shares)
+    lumina = tuple(_lumen(gland, rng) for gland in glands)
+    return Scene(size, tissue, tumour, glands, lumina, _together([np.concatenate(parts), *rest]), direction, shares)
+
+
+def _lumen(gland: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of any size and outline, and not quite in the middle: glands are not to look alike."""
+    middle, narrow = gland[:2] + 0.12 * gland[3] * rng.uniform(-1, 1, 2), float(gland[3])
+    return _blob(middle, narrow * rng.uniform(0.2, 0.5, 2), 0.35, rng)
 
 
 def _together(kinds: list[np.ndarray]) -> Nuclei:
@@ -190,7 +200,7 @@ def _glands(room: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.
         left = count - sum(map(len, nuclei))
         if left <= 0:
             break
-        radius, squash, turn = rng.uniform(13.0, 21.0), rng.uniform(0.7, 1.0), rng.uniform(0, math.pi)
+        radius, squash, turn = rng.uniform(12.0, 24.0), rng.uniform(0.55, 1.0), rng.uniform(0, math.pi)
         outer = _RIM * radius
         others = np.hypot(*(glands[:, :2] - at).T) < glands[:, 2] + outer + 3.0
         if others.any() or _at(room, at[None])[0] < outer + 3.0:

@@ -128,8 +128,9 @@ def attention_figure(shown: np.ndarray, places: np.ndarray, attention: np.ndarra
     side = 9.0 / max(2 * width, height)
     figure = Figure(figsize=(max(2 * width * side, 4.0) + 1.2, max(height * side, 1.6) + 0.5), layout="constrained")
     plain, coloured = figure.subplots(1, 2)
-    for axes in (plain, coloured):
-        axes.imshow(shown)
+    grey = cv2.cvtColor(cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    for axes, below in ((plain, shown), (coloured, grey)):  # grey, for the colours of stains would mix with the scale's
+        axes.imshow(below)
         axes.set_axis_off()
     image = coloured.imshow(level, cmap="RdBu_r", vmin=-MOST, vmax=MOST, alpha=0.55, interpolation="nearest")
     bar = figure.colorbar(image, ax=(plain, coloured), ticks=[-3, -2, -1, 0, 1, 2, 3], shrink=0.9)

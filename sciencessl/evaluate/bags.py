@@ -93,7 +93,7 @@ def read_bags(task: TransferTask, side: Side, wanted: np.ndarray) -> tuple[Side,
 def _require_one_value(task: TransferTask, side: Side, bags: Bags, column: str) -> None:
     values = side.texts(column)
     own = np.repeat(values[bags.start[:-1]], np.diff(bags.start))
-    mixed = np.flatnonzero(np.logical_or.reduceat(values != own, bags.start[:-1])) if len(values) else []
+    mixed = np.flatnonzero(np.logical_or.reduceat(values != own, bags.start[:-1])) if len(values) else values
     if not len(mixed):
         return
     found = values[bags.start[mixed[0]] : bags.start[mixed[0] + 1]].tolist()

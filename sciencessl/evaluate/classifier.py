@@ -71,10 +71,10 @@ class SavedClassifier:
 
     def pooled(self, features: np.ndarray) -> np.ndarray:
         """(n, F) features of one bag -> (F,) float64 that `probabilities` takes."""
-        if self.attention is not None:
-            weighed: np.ndarray = self.attention.weights(features) @ features
-            return weighed
-        return pool(features, np.array([len(features)]), self.card.pooling)[0]
+        if self.attention is None:
+            return pool(features, np.array([len(features)]), self.card.pooling).reshape(-1)
+        weighed: np.ndarray = self.attention.weights(features) @ features
+        return weighed
 
 
 def read_classifier(folder: Path) -> SavedClassifier:

@@ -9,8 +9,9 @@ from typing import Any
 
 from sciencessl.evaluate.compare import Comparison, Line, TaskTable
 from sciencessl.evaluate.compare_output import metric_words, name_words
-from sciencessl.evaluate.plots import COLOURS, GREY, LINES, MARKERS, marker_of, within_bounds
+from sciencessl.evaluate.plots import LINES, within_bounds
 from sciencessl.evaluate.results import NEVER_LEARNED
+from sciencessl.views.figures import COLOURS, GREY, MARKERS, marker_of
 
 _COLUMNS = 3
 """Panels beside each other."""

@@ -59,7 +59,7 @@ def write_comparison(comparison: Comparison) -> tuple[str, ...]:
     """Write all files of a comparison into its folder and return their names."""
     from sciencessl.evaluate.compare_figures import cost_figure, curve_figure
     from sciencessl.evaluate.compare_latex import latex
-    from sciencessl.evaluate.plots import png_bytes
+    from sciencessl.views.figures import png_bytes
 
     costs = cost_figure(comparison)
     files = {

@@ -182,10 +182,10 @@ def make_curves(
         for arm in ARMS if arm in arms and arm not in NEVER_LEARNED
         for method, run in zip(methods, runs, strict=True) if run.has_weights or not trains(task_kind, arm)
     ]
-    for kind, name in reversed(scratches.items()):
-        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))
-    for kind, name in reversed(randoms.items()):
-        variants = {v: tuple(random_encoder(kinds[kind].card, i, v) for i in range(count)) for v in VARIANTS}
+    for like, name in reversed(scratches.items()):
+        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[like].card, name),)}, randoms.get(like, "")))
+    for like, name in reversed(randoms.items()):
+        variants = {v: tuple(random_encoder(kinds[like].card, i, v) for i in range(count)) for v in VARIANTS}
         curves.append(Curve(name, "random", variants))
     return tuple(curves)
 

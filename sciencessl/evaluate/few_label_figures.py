@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sciencessl.evaluate.plots import COLOURS, GREY, shortened
+from sciencessl.evaluate.plots import shortened
 from sciencessl.evaluate.report_words import curve_name, curves, metric_name, metric_unit
 from sciencessl.evaluate.results import Detail, Endpoint, Row, TransferResult
+from sciencessl.views.figures import COLOURS, GREY
 
 PANELS = 4
 """Most curves that are looked at closely, side by side."""

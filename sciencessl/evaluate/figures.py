@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sciencessl.evaluate.plots import COLOURS, GREY, marker_of
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, MEASURES
 from sciencessl.train.folder import series
+from sciencessl.views.figures import COLOURS, GREY, marker_of
 from sciencessl.views.sheet import tile
 
 FEW_POINTS = 40

@@ -14,13 +14,13 @@ from sciencessl.data.loader import Decoder, ViewRandomness, apply_view
 from sciencessl.evaluate.encoders import compute_embeddings, run_encoder
 from sciencessl.evaluate.figures import chosen_for_grid, map_figure, thumbnail_map
 from sciencessl.evaluate.maps import embedding_map, nearest_neighbours, spread_over_classes
-from sciencessl.evaluate.pictures import figure_picture
 from sciencessl.evaluate.tasks import find_task
 from sciencessl.monitor.throughput import Progress
 from sciencessl.samples import Sample
 from sciencessl.spec import DomainSpec
 from sciencessl.store.display import Display, fit_display
 from sciencessl.store.reader import Store
+from sciencessl.views.figures import figure_picture
 from sciencessl.views.pictures import Picture, pixel_picture, save_pixels, tile_picture
 from sciencessl.views.sheet import contact_sheet
 

@@ -1,8 +1,7 @@
-"""Figures, drawn without a display. Colours are told apart by readers with any colour vision (Okabe and Ito)."""
+"""Figures of transfers, drawn without a display."""
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,23 +10,17 @@ from typing import Any
 from sciencessl.evaluate.report_words import curves, metric_name, metric_unit
 from sciencessl.evaluate.results import NEVER_LEARNED, Row, TransferResult
 from sciencessl.store.files import write_atomic
+from sciencessl.views.figures import COLOURS, GREY, marker_of, png_bytes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#777777"
-MARKERS = "osD^vPX"
 LINES: dict[str, Any] = {
-    "frozen": "-", "knn": "--", "max": "--", "abmil": "-.", "linear": "-.", "finetune": (0, (8, 2)),
+    "frozen": "-", "knn": "--", "max": (0, (5, 1, 1, 1)), "abmil": (0, (9, 2, 2, 2)), "linear": "-.",
+    "finetune": (0, (8, 2)),
     "scratch": (0, (1, 1.2)), "random": (0, (3, 1.2, 1, 1.2, 1, 1.2)),
 }
 """Line style of each arm."""
 
 _NAME = 46
 """Most characters of a line of the legend."""
-
-
-def marker_of(number: int) -> str:
-    """Marker of the curve or class of that number: with its colour of `COLOURS` it is that of no other of 49."""
-    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def few_label_figure(result: TransferResult) -> Any:
@@ -143,13 +136,6 @@ def shortened(text: str, most: int) -> str:
         return text
     end = (most - 1) // 2
     return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
-
-
-def png_bytes(figure: Any, dpi: int = 150) -> bytes:
-    """The figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -131,7 +131,7 @@ def write_maps(out: Path, shards: BagShards, store: Store, bags: int) -> int:
         row = table.slice(0, 1).to_pylist()[0]
         name = str(row[shards.column])
         if not (out / MAPS / f"{map_name(name)}.png").is_file():
-            title = f"{name}: {row['predicted']} ({row['confidence']:.2f}), {len(index):,} samples"
+            title = f"{name}: {row['predicted']} ({row['confidence']:.2f}), {len(index):,} tiles"
             write_map(out / MAPS, name, title, store, index, boxes[index], np.asarray(table[ATTENTION]))
         progress.update(number)
     progress.close()

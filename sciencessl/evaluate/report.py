@@ -23,7 +23,6 @@ from sciencessl.evaluate.few_label_figures import (
 )
 from sciencessl.evaluate.figures import collapse_figure, learning_figure
 from sciencessl.evaluate.gallery import EmbeddingSection, ViewStrip, embedding_section, view_strips
-from sciencessl.evaluate.pictures import figure_picture
 from sciencessl.evaluate.plots import few_label_figure
 from sciencessl.evaluate.results import RESULT, TransferResult, read_result
 from sciencessl.evaluate.tables import endpoint_text
@@ -34,6 +33,7 @@ from sciencessl.store.format import SPLITS
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.train.folder import CONFIG, COST, MODEL, ModelCard, read_metrics, read_model
+from sciencessl.views.figures import figure_picture
 from sciencessl.views.pictures import Picture
 
 PAGE = "index.html"

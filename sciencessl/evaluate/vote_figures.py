@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sciencessl.evaluate.plots import COLOURS, GREY, marker_of
 from sciencessl.evaluate.vote_calibration import QuestionCalibration
+from sciencessl.views.figures import COLOURS, GREY, marker_of
 
 MOST = 14
 """Questions in one figure: with more nobody could tell their lines apart."""

@@ -84,7 +84,7 @@ def remove(
         raise ConfigError("store remove was given no ids; name some, a file of them with --ids, or --where with "
                           "conditions on columns.")
     met = {each.text: meets(opened, each) for each in map(parse_condition, where)}
-    index = np.union1d(_index_of(opened, wanted), np.flatnonzero(np.logical_or.reduce(list(met.values()) or [[False]])))
+    index = np.unique(np.concatenate([_index_of(opened, wanted), *map(np.flatnonzero, met.values())]))
     new = np.setdiff1d(index, opened.removed) if dry_run else _write(opened, index, why)
     return _report(opened, index, new, met, dry_run)
 

@@ -190,7 +190,8 @@ def _fill_drawn(parser: argparse.ArgumentParser) -> None:
 
 def _check_label_flags(args: argparse.Namespace) -> None:
     for flag in dict.fromkeys(flag for flags in LABEL_FLAGS.values() for flag in flags):
-        takes = [f"--from {origin}" if origin else "tables" for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        origins = [origin for origin, flags in LABEL_FLAGS.items() if flag in flags]
+        takes = ["tables"] * ("" in origins) + [f"--from {'|'.join(filter(None, origins))}"] * any(origins)
         if flag not in LABEL_FLAGS[args.origin] and getattr(args, flag) not in ("", (), None, False, "majority"):
             what = f"--from {args.origin}" if args.origin else "a table"
             raise ConfigError(f"--{flag.replace('_', '-')} is for {' and '.join(takes)}, and means nothing for {what}.")

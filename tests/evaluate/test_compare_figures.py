@@ -14,8 +14,8 @@ from matplotlib.colors import to_hex
 
 from sciencessl.evaluate.compare import Comparison, join
 from sciencessl.evaluate.compare_figures import cost_figure, curve_figure, curve_styles
-from sciencessl.evaluate.plots import COLOURS, GREY, png_bytes
 from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.views.figures import COLOURS, GREY, png_bytes
 
 RowFactory = Callable[..., Row]
 TransferFactory = Callable[..., TransferResult]

@@ -15,8 +15,8 @@ from sciencessl.evaluate.few_label_figures import (
     difference_figure,
     reliability_figure,
 )
-from sciencessl.evaluate.plots import COLOURS, GREY, png_bytes
 from sciencessl.evaluate.results import TransferResult
+from sciencessl.views.figures import COLOURS, GREY, png_bytes
 
 
 def marks(figure: Any) -> dict[str, Any]:

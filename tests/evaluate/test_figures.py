@@ -15,8 +15,8 @@ from sciencessl.evaluate.figures import (
     map_figure,
     thumbnail_map,
 )
-from sciencessl.evaluate.plots import png_bytes
 from sciencessl.monitor.collapse import LOW_RANK, LOW_STD, MEASURES
+from sciencessl.views.figures import png_bytes
 
 ROWS = [
     {"step": step, "images": 8 * step, "loss": 2.0, "pair_loss": 1.0, "tau": 0.99, "std": 0.5, "effective_rank": 9.0,

@@ -9,18 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sciencessl.evaluate.plots import (
-    COLOURS,
-    GREY,
-    LINES,
-    few_label_figure,
-    marker_of,
-    png_bytes,
-    shortened,
-    spaced,
-    thin_lines,
-)
+from sciencessl.evaluate.plots import LINES, few_label_figure, shortened, spaced, thin_lines
 from sciencessl.evaluate.results import Row, TransferResult
+from sciencessl.views.figures import COLOURS, GREY, marker_of, png_bytes
 
 
 def curve(*each: tuple[float, ...]) -> list[Row]:

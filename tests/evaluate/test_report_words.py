@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sciencessl.evaluate import report_words as words
+from sciencessl.evaluate.curves import ARMS
 from sciencessl.evaluate.results import Row, TransferResult
 
 
@@ -98,14 +99,15 @@ def test_metrics_have_words_and_units(
 
 
 def test_every_arm_has_words(full_result: TransferResult) -> None:
-    assert set(words.ARMS) == {"frozen", "knn", "linear", "finetune", "scratch", "random"}
+    assert set(words.ARMS) == set(ARMS)
     told = words.few_label_sentences(full_result)
     assert any(text.startswith("byol, a linear layer trained by gradient descent on frozen features") for text in told)
 
 
 @pytest.mark.parametrize(
     ("kind", "asks"),
-    [("class", "tells a and b apart"), ("multilabel", "asks which of a and b are present"),
+    [("class", "tells a and b apart"), ("bag", "tells bags of a and b apart"),
+     ("multilabel", "asks which of a and b are present"),
      ("counts", "predicts the votes for a and b"), ("retrieval", "looks for samples of the same class among a and b")],
 )
 def test_the_first_sentence_fits_the_kind_of_task(full_result: TransferResult, kind: str, asks: str) -> None:

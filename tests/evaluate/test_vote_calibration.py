@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from sciencessl.evaluate.plots import png_bytes
 from sciencessl.evaluate.vote_calibration import (
     Baseline,
     QuestionCalibration,
@@ -26,6 +25,7 @@ from sciencessl.evaluate.vote_figures import calibration_figure
 from sciencessl.spec import LabelSchema, Question
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import write_table
+from sciencessl.views.figures import png_bytes
 
 SCHEMA = LabelSchema("two", (Question("ring", ("yes", "no")), Question("arms", ("1", "2", "more"), ("ring_no",))))
 LEVELS = (0.5, 0.9)

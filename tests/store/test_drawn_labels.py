@@ -13,10 +13,13 @@ import pytest
 from sciencessl import cli
 from sciencessl.errors import ConfigError, StoreError
 from sciencessl.evaluate.dense_masks import count_pixels, value_names
-from sciencessl.spec import TransferTask
+from sciencessl.evaluate.tasks import load_task
 from sciencessl.store.drawn_labels import drawn_text, label_drawn
+from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
 from sciencessl.store.sides import Side
+from sciencessl.train.labels import find_labels
+from sciencessl.transfer_task import TransferTask
 from tests.data_prep.test_slide_labels import geojson
 
 
@@ -59,6 +62,23 @@ def test_cells_become_counts_of_one_question(slides: Store, tmp_path: Path) -> N
     assert table.questions == ["cells"]
     assert table.schema is not None
     assert table.counts(slides.ids, table.schema.columns).tolist() == [[0, 0], [1, 1], [0, 1], [0, 0]]
+
+
+def test_counts_of_cells_train_the_label_term_and_are_a_task(
+    tmp_path: Path, make: Callable[..., Store], sample: Callable[..., object]
+) -> None:
+    place = {"y_px": 0.0, "field_px_x": 100.0, "field_px_y": 100.0}
+    splits = ("train", "train", "test", "test")
+    store = make(tmp_path / "s.zarr", [[sample(f"t{i}", split, slide="A", x_px=100.0 * i, **place)
+                                        for i, split in enumerate(splits)]])
+    geojson(tmp_path, "A.geojson", ("tumor", (5, 5)), ("immune", (6, 6)), ("immune", (250, 5)),
+            ("tumor", (350, 9)))
+    label_drawn(store.path, tmp_path / "A.geojson", "cells")
+    (found,) = find_labels(JoinedStores([store]), ["cells"])
+    assert found.columns == ("cells_immune", "cells_tumor")
+    assert found.values.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]  # of split=train alone
+    task = load_task(store, TransferTask("composition", kind="counts", columns=found.columns))
+    assert (task.train_ids.tolist(), task.test_ids.tolist()) == (["t0"], ["t2", "t3"])
 
 
 def test_edited_masks_come_back_as_a_table_of_their_own(slides: Store, drawn: Path) -> None:
@@ -105,8 +125,7 @@ def test_the_command_line_labels_and_says_what_was_refused(
     (["--from", "regions", "--id", "x"], "--id is for tables and --from zooniverse, and means nothing for --from"),
     (["--from", "cells", "--rule", "any"], "--rule is for --from regions, and means nothing for --from cells"),
     (["--raters"], "--raters is for --from regions, and means nothing for a table"),
-    (["--from", "zooniverse", "--classes", "a"],
-     "--classes is for --from regions and --from cells and --from masks, and"),
+    (["--from", "zooniverse", "--classes", "a"], "--classes is for --from regions|cells|masks, and means nothing"),
     (["--questions", "q.yaml"], "--questions is for --from zooniverse, and means nothing for a table"),
 ])
 def test_flags_of_another_kind_of_label_are_refused(

@@ -222,6 +222,19 @@ def test_edited_masks_decide_what_is_tissue(scans, tmp_path):
     assert done.n_samples == 16
 
 
+def test_a_manifest_names_slides_with_or_without_their_ending(scans, tmp_path):
+    folder = tmp_path / "s"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a1", "a2", "b1"):
+        shutil.copy2(scans / f"{name}.svs", folder)
+    shutil.copy2(scans / "b1.svs", folder / "sub")
+    (folder / "manifest.csv").write_text("slide,patient\na1.svs,P\na2,P\nb1,Q\n")
+    done = prepare("pathology", [folder], tmp_path / "t.zarr", TILES)
+    assert {*Store(done.out).column("slide")} == {"a1.svs", "a2"}
+    assert done.refused == {"missing-file": 1}
+    assert "several of this name" in Store(done.out).refusals()["detail"][0].as_py()
+
+
 def test_settings_say_what_they_allow():
     for values, words in (({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
                           ({"vendor_mpp": ("x",)}, "VENDOR=UM_PER_PX"), ({"tile_recipe": "ptcga"}, "ptcga200")):
