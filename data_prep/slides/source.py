@@ -234,8 +234,9 @@ def _said(
     taken, kept = sum(len(part.grid) for part in parts), sum(scan.kept for scan in scans)
     candidates = sum(scan.candidates for scan in scans)
     drawn = f", {taken:,} of them drawn" if taken < kept else ""
-    yield (f"tiles: {target.tile_px} px{field} at {scale}; {kept:,} of {candidates:,} have {chosen.min_tissue:.0%} "
-           f"tissue{drawn}")
+    which = (f"{kept:,} at the corners of --coords" if chosen.coords else
+             f"{kept:,} of {candidates:,} have {chosen.min_tissue:.0%} tissue")
+    yield f"tiles: {target.tile_px} px{field} at {scale}; {which}{drawn}"
     stored = sorted({round(float(np.mean(part.grid.mpp)), 4) for part in parts})
     if target.mpp is not None and any(abs(mpp / target.mpp - 1) > 1e-3 for mpp in stored):
         some = " to ".join(f"{mpp:g}" for mpp in dict.fromkeys((stored[0], stored[-1])))
