@@ -136,11 +136,7 @@ class Labelled:
 
 
 class Tuned(nn.Module):
-    """An encoder of which some stages are trained, below a head that always is.
-
-    Args:
-        encoder: Used as it is.
-        stages: As in `Training`; parameters of the other stages need no gradient.
+    """An encoder of which the last `stages` are trained (all for None), below a head that always is.
 
     Raises:
         ConfigError: When the encoder has fewer stages than that.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError
 from sciencessl.evaluate.abmil import PROTOCOL as ABMIL
+from sciencessl.evaluate.asked_budgets import asked_budgets, trained_budgets
 from sciencessl.evaluate.bags import all_samples
 from sciencessl.evaluate.curves import (
     SAVED,
@@ -30,9 +32,8 @@ from sciencessl.evaluate.fits import FitKey
 from sciencessl.evaluate.folds import fold_data, load_whole, pooled, site_folds
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.kinds import FROZEN_HEADS
-from sciencessl.evaluate.plan_budgets import asked_budgets, draw_budgets, trained_budgets
 from sciencessl.evaluate.store_tasks import find_store_task
-from sciencessl.evaluate.subsets import Budget, Draw, Subset
+from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets
 from sciencessl.evaluate.tasks import TaskData, load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.spec import TransferTask
@@ -250,7 +251,7 @@ def make_plan(request: Request) -> Plan:
     encoders = _encoders(request.runs, store)
     check_arms(encoders, task, request.arms, request.training)
     smallest = min(folds, key=lambda fold: len(fold.train))
-    budgets = asked_budgets(store, smallest, request.labels, request.draw)
+    budgets = asked_budgets(store, smallest, request.labels)
     parts = tuple(_part(store, other, fold, budgets, request, np.searchsorted(data.test, fold.test),
                         number // max(request.folds, 1)) for number, fold in enumerate(folds))
     methods = group_runs(encoders)
@@ -330,7 +331,7 @@ def _part(
     store: Store, other: Store, data: TaskData, budgets: Sequence[Budget], request: Request, place: np.ndarray,
     repeat: int,
 ) -> Part:
-    drawn = tuple(draw_budgets(data, budgets, seed, request.draw) for seed in range(request.subsets))
+    drawn = tuple(_draw(data, budgets, seed, request.draw) for seed in range(request.subsets))
     return Part(data, _digest(store, other, data, request.draw), drawn, place, repeat)
 
 
@@ -345,3 +346,19 @@ def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
         inside = [read_masks(side, task, data.classes, index).digest.encode() for side, index in sides]
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets,
                   *inside)
+
+
+def _draw(data: TaskData, budgets: Sequence[Budget], seed: int, draw: Draw) -> dict[Budget, Subset]:
+    try:
+        return draw_subsets(data.train_labels, data.train_units, budgets, seed, data.digest, data.task.name, draw)
+    except ConfigError as error:
+        raise ConfigError(class_names(str(error), data.strata)) from None
+
+
+def class_names(text: str, classes: Sequence[str]) -> str:
+    """A note on class ids, with the classes' names."""
+    text = re.sub(r"class id (\d+)", lambda found: f"class {classes[int(found[1])]!r}", text)
+    return re.sub(
+        r"class ids \[([\d, ]+)\]",
+        lambda found: "classes " + ", ".join(repr(classes[int(number)]) for number in found[1].split(",")), text,
+    )

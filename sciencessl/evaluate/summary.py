@@ -9,8 +9,7 @@ import numpy as np
 from sciencessl.evaluate.curves import Curve
 from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.outcomes import Outcome
-from sciencessl.evaluate.plan import Plan
-from sciencessl.evaluate.plan_budgets import class_names
+from sciencessl.evaluate.plan import Plan, class_names
 from sciencessl.evaluate.results import Endpoint, Row
 from sciencessl.evaluate.seen import PROBED
 from sciencessl.evaluate.statistics import (

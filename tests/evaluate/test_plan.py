@@ -8,8 +8,7 @@ import pytest
 
 from sciencessl.errors import ConfigError, DataError, RunError, SciencesslError, StoreError
 from sciencessl.evaluate.finetune import Training
-from sciencessl.evaluate.plan import Item, Plan, Request, make_plan
-from sciencessl.evaluate.plan_budgets import class_names
+from sciencessl.evaluate.plan import Item, Plan, Request, class_names, make_plan
 from sciencessl.registry import load_domain
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.reader import Store

@@ -75,6 +75,7 @@ def test_prepare_cuts_there_and_names_slides_without_coordinates(tmp_path: Path)
     store = Store(report.out)
     assert sorted(store.ids) == ["a_200_190", "a_3_5", "a_67_5"]
     assert dict(report.refused) == {"no-coords": 1, "other-tiles": 1}
+    assert any("3 at the corners of --coords" in line for line in report.guessed)
     told = {row["id"]: row["detail"] for row in store.refusals().to_pylist()}
     assert told["c"] == "--coords has neither c.h5 nor c_patches.h5"
     field, index = store.header.fields["tile"], store.ids.index("a_67_5")

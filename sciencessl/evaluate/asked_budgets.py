@@ -1,24 +1,28 @@
-"""Label budgets of a transfer: what was asked for, whether the pool can fill it, and the subsets drawn."""
+"""Which label budgets a transfer has: those asked for, or those of the task that the pool can fill."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from sciencessl.errors import ConfigError
-from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
+from sciencessl.evaluate.subsets import Budget, parse_budget
 from sciencessl.evaluate.task_labels import OBJECT
 from sciencessl.evaluate.tasks import TaskData
 from sciencessl.store.reader import Store
 
 
-def asked_budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Draw) -> tuple[Budget, ...]:
+def asked_budgets(store: Store, data: TaskData, labels: Sequence[str]) -> tuple[Budget, ...]:
     """The budgets asked for; of the task's own, those that the pool can fill.
 
+    Args:
+        store: That labels are drawn from.
+        data: The task with its smallest pool.
+        labels: Spellings of budgets; empty for the task's own.
+
     Raises:
-        ConfigError: For a budget that cannot be read, that counts another unit, or that the pool cannot fill.
+        ConfigError: For a budget that the pool cannot fill, or whose unit is not the task's.
     """
     budgets = tuple(dict.fromkeys(parse_budget(text) for text in labels or data.task.budgets))
     for budget in budgets:
@@ -32,10 +36,10 @@ def asked_budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Dra
 
 
 def trained_budgets(budgets: tuple[Budget, ...], labels: Sequence[str]) -> tuple[Budget, ...]:
-    """Those of the arms that train a network: some of the budgets; all where none are named.
+    """The budgets of arms that train a network, by default all.
 
     Raises:
-        ConfigError: For one that is not among the budgets.
+        ConfigError: For one that is not among `budgets`.
     """
     wanted = tuple(dict.fromkeys(parse_budget(text) for text in labels))
     strange = [str(budget) for budget in wanted if budget not in budgets]
@@ -79,24 +83,3 @@ def _names_of_group(store: Store) -> set[str]:
     group = store.column("group").tolist()
     rows = [name for name, where in store.columns().items() if where == "rows" and name not in ("id", "split")]
     return {name.lower() for name in rows if store.column(name).tolist() == group}
-
-
-def draw_budgets(data: TaskData, budgets: Sequence[Budget], seed: int, draw: Draw) -> dict[Budget, Subset]:
-    """The subset of each budget for one seed.
-
-    Raises:
-        ConfigError: As `draw_subsets`, with the names of classes.
-    """
-    try:
-        return draw_subsets(data.train_labels, data.train_units, budgets, seed, data.digest, data.task.name, draw)
-    except ConfigError as error:
-        raise ConfigError(class_names(str(error), data.strata)) from None
-
-
-def class_names(text: str, classes: Sequence[str]) -> str:
-    """A note on class ids, with the classes' names."""
-    text = re.sub(r"class id (\d+)", lambda found: f"class {classes[int(found[1])]!r}", text)
-    return re.sub(
-        r"class ids \[([\d, ]+)\]",
-        lambda found: "classes " + ", ".join(repr(classes[int(number)]) for number in found[1].split(",")), text,
-    )
