@@ -112,6 +112,7 @@ class _Read:
     seen: Counter[str] = field(default_factory=Counter)
     raters: set[str] = field(default_factory=set)
     order: list[str] = field(default_factory=list)
+    slides: int = 0
     areas: int = 0
     beyond: int = 0
     digests: list[str] = field(default_factory=list)
@@ -161,6 +162,7 @@ def read_slide_labels(
         else:
             areas += _areas(list(group), boxes[here], settings, read)
         rows += [here] * (len(counts) + len(areas) - before)
+    read.slides = len(rows)
     if not rows:
         raise DataError(f"not one of the {len(files):,} files of {source} can be used. {read.refused[0].detail}")
     ours = _ours(settings, read, source)
@@ -181,7 +183,7 @@ def read_slide_labels(
         strange.append(f"{outside:,} of {sum(part.cells for part in counts):,} cells lie in no tile")
     said = [*_said(files, [*tiles], settings, read), *strange]
     return SlideLabels(data.take(pa.array(np.argsort(place, kind="stable"))), schema, with_value,
-                       _note(origin, files, settings, read), tuple(said), tuple(read.refused))
+                       _note(origin, settings, read), tuple(said), tuple(read.refused))
 
 
 def _label_images(
@@ -196,6 +198,7 @@ def _label_images(
     for slide, group in groupby(files, lambda file: file.slide):
         if drawn := _regions(list(group), False, settings, read):
             here = tiles[slide].tolist()
+            read.slides += 1
             rows += here
             _count(drawn[""], boxes[here], read)
             images += region_images(boxes[here], [settings.sides[row] for row in here], drawn[""], order)
@@ -205,7 +208,7 @@ def _label_images(
     data = image_table(name, [ids[row] for row in rows], images, [BACKGROUND, *order])
     said = [*_said(files, [*tiles], settings, read), *strange]
     return SlideLabels(data.take(pa.array(np.argsort(rows, kind="stable"))), None, len(rows),
-                       _note("label images", files, settings, read), tuple(said), tuple(read.refused))
+                       _note("label images", settings, read), tuple(said), tuple(read.refused))
 
 
 def _with_value(data: pa.Table, name: str, schema: LabelSchema | None) -> int:
@@ -329,7 +332,7 @@ def _listed(counts: Mapping[str, int], before: str = "") -> str:
 
 def _said(files: Sequence[SlideFile], slides: Sequence[str], settings: LabelSettings, read: _Read) -> Iterator[str]:
     done = {file.slide for file in files}
-    yield f"{len(files) - len(read.refused):,} files of {len(done):,} slides: {_listed(read.seen)}"
+    yield f"{len(files) - len(read.refused):,} files of {read.slides:,} slides: {_listed(read.seen)}"
     if settings.raters:
         yield f"{len(read.raters):,} raters: {', '.join(sorted(name or '(without a name)' for name in read.raters))}"
     else:
@@ -352,10 +355,10 @@ def _said(files: Sequence[SlideFile], slides: Sequence[str], settings: LabelSett
                "have no row in the table")
 
 
-def _note(origin: str, files: Sequence[SlideFile], settings: LabelSettings, read: _Read) -> str:
+def _note(origin: str, settings: LabelSettings, read: _Read) -> str:
     least = LEAST[settings.rule] if settings.least is None else settings.least
     how = {"regions": f", class by {settings.rule} of at least {least:g}", "cells": ", counted by their centres"}.get(
         origin, "")
     whose = f" by {len(read.raters):,} raters" if settings.raters else ""
     together = digest("".join(sorted(read.digests)).encode())
-    return f"{origin} drawn on {len({file.slide for file in files}):,} slides{whose} (files {together[:12]}){how}"
+    return f"{origin} drawn on {read.slides:,} slides{whose} (files {together[:12]}){how}"

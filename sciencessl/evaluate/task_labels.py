@@ -88,7 +88,7 @@ def check_labels(task: TransferTask, classes: tuple[str, ...], labels: Labels, d
     if not enough:
         raise DataError(
             f"task {task.name!r}: {labels.side} has {len(labels.index)} labelled {labels.noun}s{lack}. Label more "
-            "there, or prepare with a larger share of them."
+            "there, prepare with a larger share of them (--stratify gives each split its own), or fold (--folds)."
         )
 
 
@@ -125,7 +125,7 @@ def check_spread(task: TransferTask, tested: Labels, units: np.ndarray) -> None:
     if n_units <= n_classes:
         raise DataError(
             f"task {task.name!r}: {tested.side} has {n_units} units for {n_classes} classes, which say nothing of the "
-            "spread; test on more units (prepare with a larger --test-fraction, or fold with --folds)."
+            "spread; label more of them, prepare with a larger --test-fraction, or fold (--folds)."
         )
 
 

@@ -95,6 +95,8 @@ def test_a_damaged_file_is_refused_and_the_others_are_read(tmp_path: Path) -> No
     found = read(tmp_path)
     assert found.data["id"].to_pylist() == IDS[4:]
     assert [(file.file, file.reason) for file in found.refused] == [("B.xml", "damaged")]
+    assert "1 files of 1 slides: 1 Tumor" in found.said
+    assert found.note.startswith("regions drawn on 1 slides (")
     (tmp_path / "A.geojson").write_text("{")
     with pytest.raises(DataError, match=r"not one of the 2 files of .* can be used\. annotations .* are no JSON"):
         read(tmp_path)
