@@ -88,6 +88,12 @@ class SlideSettings:
             _require("vendor_mpp", repr(word), known, "VENDOR=UM_PER_PX, such as hamamatsu=0.23")
         if self.masks:
             _require("masks", self.masks, self.tissue == "auto", "without --tissue, which it replaces")
+        if self.tile_recipe:
+            plain = (self.tile_px, self.tile_um, self.mpp) == (SlideSettings.tile_px, None, SlideSettings.mpp)
+            _require("tile_recipe", self.tile_recipe, plain, "without --tile-px, --tile-um and --mpp, which it decides")
+        if self.tile_um is not None:
+            plain = self.tile_px == SlideSettings.tile_px
+            _require("tile_um", self.tile_um, plain, "without --tile-px, which it replaces")
         scale = self.target.mpp or 1.0
         overlap_px(self.overlap, self.target.tile_px, (scale, scale))
 

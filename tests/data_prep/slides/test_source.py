@@ -262,6 +262,20 @@ def test_a_manifest_names_slides_with_or_without_their_ending(scans, tmp_path):
     assert "several of this name" in Store(done.out).refusals()["detail"][0].as_py()
 
 
+def test_what_the_older_store_refused_is_not_listed_twice(scans, tmp_path):
+    for name in ("a1", "a2", "half"):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        if name != "a2":
+            shutil.copy2(scans / f"{name}.svs", tmp_path / "s")
+    old = prepare("pathology", [tmp_path / "s"], tmp_path / "old.zarr", TILES)
+    shutil.copy2(scans / "a2.svs", tmp_path / "s")
+    more = {**TILES, "append_to": str(old.out)}
+    new = prepare("pathology", [tmp_path / "s"], tmp_path / "new.zarr", more)
+    assert new.refused == {"truncated": 1}
+    with pytest.raises(DataError, match="nothing to append"):
+        prepare("pathology", [tmp_path / "s"], tmp_path / "newer.zarr", {**TILES, "append_to": str(new.out)})
+
+
 def test_names_of_any_length_and_script_are_slides_like_others(scans, tmp_path):
     name = "组织" * 35 + "#1 %C3<b>"
     folder = tmp_path / "s"
@@ -324,7 +338,8 @@ def test_slides_in_archives_are_refused_with_what_to_do(scans, tmp_path):
 
 
 def test_settings_say_what_they_allow():
-    for values, words in (({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
+    for values, words in (({"tile_recipe": "ptcga200", "mpp": "1"}, "which it decides"),
+                          ({"tile_um": 100.0, "tile_px": 64}, "which it replaces"), ({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
                           ({"vendor_mpp": ("x",)}, "VENDOR=UM_PER_PX"), ({"tile_recipe": "ptcga"}, "ptcga200")):
         with pytest.raises(ConfigError, match=words):
             prepare("pathology", ["nowhere"], "t.zarr", values)
