@@ -172,7 +172,15 @@ def _files(manifest: Manifest, names: Pseudonyms | None) -> tuple[list[SlideFile
 
 
 def _one_per_slide(manifest: Manifest) -> Manifest:
-    """Without further files of a slide that has several."""
+    """Without further files of a slide that has several. Raises DataError for a file that stands for two slides."""
+    slide_of: dict[str, str] = {}
+    for entry in manifest.inputs:
+        if entry.handle is None or entry.handle.member:
+            continue
+        other = slide_of.setdefault(os.path.realpath(entry.handle.path), entry.id)
+        if other != entry.id:
+            raise DataError(f"slides {other!r} and {entry.id!r} are one file: it would be counted twice, and could be "
+                            "in two splits. Leave one out of the manifest or the folder.")
     paths = [entry.handle.path for entry in manifest.inputs if entry.handle is not None and not entry.handle.member]
     kept = {*one_per_slide(paths)}
     if len(kept) == len(paths):

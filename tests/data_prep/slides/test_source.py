@@ -276,6 +276,18 @@ def test_what_the_older_store_refused_is_not_listed_twice(scans, tmp_path):
         prepare("pathology", [tmp_path / "s"], tmp_path / "newer.zarr", {**TILES, "append_to": str(new.out)})
 
 
+@pytest.mark.parametrize("rows", ["slide,file,patient\nx,a1.svs,P\ny,a1.svs,Q\n", "slide\na1\na1.svs\n", ""])
+def test_one_file_is_never_two_slides(scans, tmp_path, rows):
+    # Otherwise one slide could be trained on and tested on.
+    shutil.copy2(scans / "a1.svs", tmp_path)
+    if rows:
+        (tmp_path / "manifest.csv").write_text(rows)
+    else:
+        (tmp_path / "link.svs").symlink_to(tmp_path / "a1.svs")
+    with pytest.raises(DataError, match="are one file"):
+        prepare("pathology", [tmp_path], tmp_path / "t.zarr", TILES)
+
+
 def test_names_of_any_length_and_script_are_slides_like_others(scans, tmp_path):
     name = "组织" * 35 + "#1 %C3<b>"
     folder = tmp_path / "s"
