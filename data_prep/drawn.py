@@ -14,6 +14,8 @@ from sciencessl.errors import DataError
 
 THIN = 1e-9
 """Width of a ring, as a share of its length, up to which it is a line."""
+FARTHEST = 1e12
+"""No slide reaches so far, in pixels or nanometres; areas of farther corners are not exact, or overflow."""
 CIRCLE_CORNERS = 72
 """Corners of a circle or an ellipse: its area is right to 0.13 %."""
 
@@ -36,7 +38,7 @@ class Drawn:
         """Take an area, its outer ring first; a hole that is a line or a point is none.
 
         Raises:
-            DataError: When a corner is no pair of finite numbers.
+            DataError: When a corner is no pair of finite numbers below `FARTHEST`.
         """
         outer, *holes = (_opened(self.corners(ring, where)) for ring in rings)
         if len(outer) < 3:
@@ -51,7 +53,7 @@ class Drawn:
         """Take a point.
 
         Raises:
-            DataError: When it is no pair of finite numbers.
+            DataError: When it is no pair of finite numbers below `FARTHEST`.
         """
         self.regions.append(Region((self.corners([place], where),), class_name.strip(), "point", rater))
 
@@ -59,16 +61,17 @@ class Drawn:
         """(k, 2) float64 corners; a third number of each, such as a depth, is left out.
 
         Raises:
-            DataError: When one is no pair of finite numbers.
+            DataError: When one is no pair of finite numbers below `FARTHEST`.
         """
         try:
             found = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = np.zeros(0)
         if not found.size and isinstance(values, Sequence) and not values:
             return np.zeros((0, 2))
-        if found.ndim != 2 or found.shape[1] not in (2, 3) or not np.isfinite(found).all():
-            raise self.error(where, f"has the corners {str(values)[:60]}, expected pairs of finite numbers")
+        if found.ndim != 2 or found.shape[1] not in (2, 3) or not (np.abs(found) < FARTHEST).all():
+            raise self.error(where, f"has the corners {str(values)[:60]}, expected pairs of finite numbers below "
+                             f"{FARTHEST:g}")
         return found[:, :2]
 
     def error(self, where: str, what: str) -> DataError:

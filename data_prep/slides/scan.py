@@ -154,7 +154,7 @@ def _stopped(found: SlideScan, reason: str, detail: str) -> SlideScan:
 
 def _look(file: SlideFile, settings: SlideSettings, folder: Path, found: SlideScan) -> SlideScan:
     if not file.path:
-        raise Refused("missing-file", "the manifest names it, but there is no such file, or there are several of this name")
+        raise Refused("missing-file", "the manifest names it, but there is no such file, or several of this name")
     with closing(open_slide(file.path)) as reader:
         found = replace(found, info=reader.info)
         try:
