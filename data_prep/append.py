@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from sciencessl.data_prep.begin import settings_differences
 from sciencessl.data_prep.plan import Plan, make_plan, row_count
-from sciencessl.data_prep.source import Input, Item, Labels, Source, Task
+from sciencessl.data_prep.source import Input, Item, Labels, Source, Task, is_refused, refused_inputs
 from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.derived import carry_tables, require_space
@@ -92,13 +92,17 @@ def append_plan(domain: str, source: Source, old: Store, labels: str) -> tuple[P
 
 
 def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source, list[str]]:
-    """The source without inputs of many samples that are all in the store, and a sentence on these.
+    """The source without inputs of many samples that are all in the store, and a sentence on these; what the store has
+    refused already is not refused once more.
 
     Raises:
         DataError: When some samples of an input are there and some are not, or nothing is left.
     """
     kept, alone = [], 0
-    for entry in source.inputs:
+    refused = {*old.refusals()["id"].to_pylist()}
+    inputs = [entry for entry in source.inputs if not is_refused(entry)]
+    again = [item for entry in source.inputs if is_refused(entry) for item in entry.handle if item.id not in refused]
+    for entry in (*inputs, *refused_inputs(again)):
         there = sum(name in known for name in entry.ids)
         if entry.ids and 0 < there < len(entry.ids):
             raise DataError(f"{there:,} of the {len(entry.ids):,} samples of {entry.id.partition('#')[0]!r} are in "

@@ -177,7 +177,7 @@ def estimate_text(result: Any) -> str:
         *result.guessed,
         f"would store {result.n_samples:,} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
         f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.1f} s {_by_whom(result)}",
-        f"of {result.tried} inputs tried, refused: {_counts(result.refused)}",
+        f"refused so far ({result.tried} inputs tried): {_counts(result.refused)}",
     ])
 
 

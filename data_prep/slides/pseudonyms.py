@@ -14,6 +14,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.store.files import write_atomic
 
 LEAST_KEY_BYTES = 16
+SHORT_NAME = 3
 HEX_DIGITS = 16
 """Of a pseudonym: 64 bits, so that ten million names clash with a probability below 3e-6."""
 
@@ -47,6 +48,7 @@ class Pseudonyms:
 
         Raises:
             OSError: As the file system says.
+            ConfigError: When there is a file of that name which is no such map.
         """
         path = self.path.with_name(f"{self.path.name}.map.csv")
         rows = {**_read_map(path), **self.known}
@@ -56,16 +58,20 @@ class Pseudonyms:
         out.writerows([*pair, told] for pair, told in sorted(rows.items()))
         raw = text.getvalue().encode()
         if not path.is_file() or path.read_bytes() != raw:
-            write_atomic(path, raw)
-            os.chmod(path, 0o600)
+            write_atomic(path, raw, 0o600)
+        os.chmod(path, 0o600)
         return path
 
 
 def _read_map(path: Path) -> dict[tuple[str, str], str]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {(row["kind"], row["name"]): row["pseudonym"] for row in csv.DictReader(stream)}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return {(row["kind"], row["name"]): row["pseudonym"] for row in csv.DictReader(stream, strict=True)}
+    except (KeyError, csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no map of pseudonyms, a CSV with columns kind, name, pseudonym; move it away, and "
+                          "it is made anew.") from error
 
 
 def read_key(path: str | Path) -> Pseudonyms:
@@ -86,7 +92,11 @@ def read_key(path: str | Path) -> Pseudonyms:
 
 
 def scrub(text: str, secrets: Iterable[str], instead: str) -> str:
-    """A text without paths and real names, longest first, so that no part of one stays."""
-    for secret in sorted({word for word in secrets if word}, key=len, reverse=True):
+    """A text without paths and real names, longest first, so that no part of one stays.
+
+    Names of up to `SHORT_NAME` letters stay: slides called `2` or `A` would take figures and words apart, and what is
+    said of slides names no file anyway.
+    """
+    for secret in sorted({word for word in secrets if len(word) > SHORT_NAME}, key=len, reverse=True):
         text = text.replace(secret, instead)
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from sciencessl.data_prep.listing import (
     SCANNER_SUFFIXES,
     SLIDE_SUFFIXES,
     Reader,
+    absolute,
     has_suffix,
     list_sources,
 )
@@ -73,6 +75,8 @@ def slides(
     manifest = _one_per_slide(read_manifest(spec, sources, settings, reader, _kind(sources)))
     names = read_key(chosen.pseudonymise) if chosen.pseudonymise else None
     files, entries = _files(manifest, names)
+    if names is not None:
+        names.write_map()  # before anything is written that only the map explains
     scans = scan_slides(files, chosen, slides_folder(Path(out or "slides.zarr")), settings.workers)
     field = _field(spec, chosen)
     tiles = SlideTiles(field, spec.primary, chosen.encoding, chosen.tile_quality, chosen.stain)
@@ -83,11 +87,8 @@ def slides(
     if not inputs:
         raise DataError(f"not one tile can be cut from {len(scans)} slides: {states_text(scans)}. The first is "
                         f"{refused[0].id}: {refused[0].detail}.")
-    if names is not None:
-        names.write_map()
-    said = [*manifest.guessed, *_said(scans, parts, tiles, chosen)]
-    if names is not None:
-        said = [scrub(line, _roots(sources), "SOURCE") for line in said]
+    secret = [] if names is None else [*_paths(sources, manifest)]
+    said = [*(scrub(line, secret, "SOURCE") for line in manifest.guessed), *_said(scans, parts, tiles, chosen)]
     return Source(
         name=NAME, fields={spec.primary: field}, inputs=[*_unique(inputs), *refused_inputs(refused)],
         settings={**manifest.settings, **_digested(chosen)}, read=tiles.read, fingerprint=tiles.fingerprint,
@@ -153,7 +154,7 @@ def _files(manifest: Manifest, names: Pseudonyms | None) -> tuple[list[SlideFile
         if names is not None:
             slide = names.name("slide", entry.id)
             patient = names.name("patient", str(entry.columns["group"]))
-            secrets = (path, str(Path(path).parent), Path(path).name, Path(path).stem, entry.id)
+            secrets = (path, str(Path(path).parent), Path(path).name, Path(path).stem, entry.id) if path else (entry.id,)
             was = entry.columns["group"]
             shown = replace(entry, id=slide, file=slide, columns={
                 name: patient if value == was else value for name, value in entry.columns.items()})
@@ -234,8 +235,9 @@ def _said(
     taken, kept = sum(len(part.grid) for part in parts), sum(scan.kept for scan in scans)
     candidates = sum(scan.candidates for scan in scans)
     drawn = f", {taken:,} of them drawn" if taken < kept else ""
-    yield (f"tiles: {target.tile_px} px{field} at {scale}; {kept:,} of {candidates:,} have {chosen.min_tissue:.0%} "
-           f"tissue{drawn}")
+    which = (f"{kept:,} at the corners of --coords" if chosen.coords else
+             f"{kept:,} of {candidates:,} have {chosen.min_tissue:.0%} tissue")
+    yield f"tiles: {target.tile_px} px{field} at {scale}; {which}{drawn}"
     stored = sorted({round(float(np.mean(part.grid.mpp)), 4) for part in parts})
     if target.mpp is not None and any(abs(mpp / target.mpp - 1) > 1e-3 for mpp in stored):
         some = " to ".join(f"{mpp:g}" for mpp in dict.fromkeys((stored[0], stored[-1])))
@@ -272,15 +274,18 @@ def _labels(manifest: Manifest, names: Pseudonyms | None, parts: Sequence[SlideP
     return replace(manifest.labels, data=taken.set_column(taken.column_names.index("id"), "id", ids))
 
 
-def _roots(sources: Sequence[str | Path]) -> list[str]:
-    return [form for source in sources for form in (str(source), str(Path(source).absolute()),
-                                                    str(Path(source).absolute().parent))]
+def _paths(sources: Sequence[str | Path], manifest: Manifest) -> Iterator[str]:
+    """Whole paths of the sources, since one called `.` or `id` would take words apart, and folders below them."""
+    for path in map(absolute, sources):
+        yield from (str(path), str(path.parent))
+    for folder in {os.path.dirname(entry.file) for entry in manifest.inputs}:
+        yield from folder.split("/")
 
 
 def _digested(chosen: SlideSettings) -> dict[str, Any]:
     """What changes pixels or ids of all slides alike. What may be said for single slides (scale, tissue) shows in the
     tiles of each, so that a slide may be appended with what it lacked."""
     own = {name: value for name, value in asdict(chosen).items() if name in SlideSettings.__dataclass_fields__}
-    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks")
+    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks", "coords")
     kept = {name: value for name, value in own.items() if name not in each}
     return {**kept, "pseudonymise": bool(chosen.pseudonymise)}

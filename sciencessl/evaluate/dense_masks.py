@@ -1,7 +1,7 @@
 """Label images of samples: a column of encoded images of one plane, whose values are classes.
 
-Labels come later than pixels, so the column is one of a table (`store label --from regions --masks`, `--from masks`). Its
-field's metadata may name the values: `classes`, a JSON list, value 0 first. 255 is a pixel that nobody judged.
+Labels come later than pixels, so the column is one of a table (`store label --from regions --masks`, `--from masks`).
+Its field's metadata may name the values: `classes`, a JSON list, value 0 first. 255 is a pixel that nobody judged.
 """
 
 from __future__ import annotations

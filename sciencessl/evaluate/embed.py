@@ -42,6 +42,7 @@ class EmbedResult:
         terms: What the licence of the weights asks for, in words; empty where it asks for nothing.
         slides: HDF5 files written beside the shards, one a slide; 0 without any.
         refused: Reason -> samples that a plan could not read; they are listed in `refused.csv` of the folder.
+        guessed: Sentences on the files of a plan.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class EmbedResult:
     terms: str = ""
     slides: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
 
 
 def embed(
@@ -128,7 +130,8 @@ def _streamed(
     slides = _write_slides(found.paths, out / FOLDER, format, found.computed)
     card = found.encoder.card
     return EmbedResult(out, found.samples, card.features, len(found.paths), found.computed,
-                       time.perf_counter() - started, license_words(card.license), slides, found.refused)
+                       time.perf_counter() - started, license_words(card.license), slides, found.refused,
+                       found.guessed)
 
 
 def _write_slides(shards: Sequence[Path], folder: Path, format: str, computed: int) -> int:

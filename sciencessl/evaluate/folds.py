@@ -134,7 +134,7 @@ def site_folds(data: TaskData, store: Store, folds: int, column: str) -> list[Ta
     classes, class_of = np.unique(whole.test_labels, return_inverse=True)
     several = whole.test_targets is not None
     counts = np.zeros((len(names), 1 if several else len(classes)), np.int64)
-    np.add.at(counts, (site_of, 0 if several else class_of), 1)
+    np.add.at(counts, (site_of, np.zeros_like(class_of) if several else class_of), 1)
     fold = deal_units(counts, np.full(folds, 1 / folds), priorities(names, json.dumps([whole.task.name, folds])))
     return [_one_fold(whole, fold[site_of] == k) for k in range(folds)]
 

@@ -88,6 +88,7 @@ class Streamed:
         samples: Rows in all shards.
         computed: Rows computed by this call.
         encoder: That embedded them.
+        guessed: Sentences on the files, as `prepare` says them.
     """
 
     paths: Sequence[Path]
@@ -95,6 +96,7 @@ class Streamed:
     samples: int
     computed: int
     encoder: Encoder
+    guessed: tuple[str, ...]
 
 
 def embed_stream(
@@ -148,7 +150,8 @@ def embed_stream(
     if not done:
         raise DataError(f"{plan}: split={split} gives no samples to embed; {len(refused)} were refused, as listed in "
                         f"{out / REFUSED}.")
-    return Streamed(paths, Counter(reason for _, reason, _ in refused), done, computed, encoder)
+    return Streamed(paths, Counter(reason for _, reason, _ in refused), done, computed, encoder,
+                    stream.guessed)
 
 
 def _shard(

@@ -19,10 +19,14 @@ from sciencessl.store.remote import client, is_remote, reached
 
 
 @contextmanager
-def atomic_stream(path: Path) -> Iterator[BinaryIO]:
+def atomic_stream(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A stream to a temporary name, flushed to disk and renamed: a reader sees the old file, the new or none.
 
     In an object store, where one upload replaces an object as a whole, it is kept in memory and sent at the end.
+
+    Args:
+        path: The file.
+        mode: Rights of the file from the first byte on, less those that the process withholds.
 
     Raises:
         OSError: As the file system says (disk full, read-only); after any error the temporary file is removed.
@@ -38,7 +42,7 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -47,13 +51,13 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, raw: bytes) -> None:
+def write_atomic(path: Path, raw: bytes, mode: int = 0o666) -> None:
     """Write bytes through `atomic_stream`.
 
     Raises:
         OSError: As there.
     """
-    with atomic_stream(path) as stream:
+    with atomic_stream(path, mode) as stream:
         stream.write(raw)
 
 

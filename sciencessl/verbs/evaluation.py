@@ -35,6 +35,7 @@ def run_embed(args: argparse.Namespace) -> int:
     text = (f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
             f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
     text += f"; {result.slides} slides in its h5/" if result.slides else ""
+    text = "\n".join([*result.guessed, text])
     refused = ", ".join(f"{count:,} {reason}" for reason, count in result.refused.items())
     text += f"\nrefused: {refused}; listed in {result.out / 'refused.csv'}" if refused else ""
     emit(result, args.json, f"{text}\n{args.run}: {result.terms}" if result.terms else text)

@@ -50,8 +50,9 @@ def disc_store(path: Path, count: int = 24) -> Store:
     header = StoreHeader("pathology", "images", spec.fields, 1, count, {"side": SIDE}, "plan", "config")
     create_store(path, header, 4_000)
     drawn = {f"g{i:03d}": disc(i) for i in range(count)}
+    splits = ("train", "train", "test")
     samples = [
-        PreparedSample(name, ("train", "train", "test")[i // 3 % 3], {spec.primary: png(image)}, {"group": f"p{i // 3}"})
+        PreparedSample(name, splits[i // 3 % 3], {spec.primary: png(image)}, {"group": f"p{i // 3}"})
         for i, (name, (image, _)) in enumerate(drawn.items())
     ]
     write_row(path, header, 0, samples, [], "inputs")

@@ -189,7 +189,8 @@ def test_features_of_another_tool_through_the_command_line(
 ) -> None:
     """Transfer on a folder of TRIDENT's files scores what their features say: the class, without error."""
     numbered = {f"S{number // 8:02d}_{512 * (number % 8)}_0": f"S{number // 8:02d}" for number in range(160)}
-    columns = {name: {"slide": slide, "group": slide} for name, slide in numbered.items()}
+    columns = {name: {"slide": slide, "group": slide, "site": f"site {int(slide[1:]) // 5}"}
+               for name, slide in numbered.items()}
     splits = {name: "test" if int(slide[1:]) % 4 > 1 else "train" for name, slide in numbered.items()}
     store = make_store(tmp_path / "t.zarr", list(numbered), domain="pathology", side=8, columns=columns, classes={},
                        splits=splits)
@@ -205,3 +206,10 @@ def test_features_of_another_tool_through_the_command_line(
              "frozen", "--labels", "5/class", "--subsets", "2"]
     assert cli.run(words) == 0
     assert "1.000" in capsys.readouterr().out
+    words[words.index(str(tmp_path / "few"))] = str(tmp_path / "folded")
+    assert cli.run([*words, "--folds", "2", "--folds-by", "site"]) == 0
+    said = capsys.readouterr().out
+    assert "every labelled sample once, in 2 folds by site" in said
+    assert "1.000" in said
+    assert cli.run([*words, "--folds-by", "site"]) == 2
+    assert "--folds-by site needs --folds, and no --repeats" in capsys.readouterr().err

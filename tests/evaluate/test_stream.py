@@ -141,6 +141,7 @@ def test_the_command_line_tells_what_was_refused(
     assert cli.run(["embed", str(encoder), "--data", str(plan), "--out", str(tmp_path / "out")]) == 3
     said = capsys.readouterr().out
     assert "refused: 1 " in said
+    assert "slides: 4 (3 ready, 1 " in said
     assert "refused.csv" in said
     with (tmp_path / "out" / "refused.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

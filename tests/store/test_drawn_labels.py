@@ -12,14 +12,14 @@ import pytest
 
 from sciencessl import cli
 from sciencessl.errors import ConfigError, StoreError
-from sciencessl.evaluate.tasks import load_task
 from sciencessl.evaluate.dense_masks import count_pixels, value_names
+from sciencessl.evaluate.tasks import load_task
 from sciencessl.store.drawn_labels import drawn_text, label_drawn
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
+from sciencessl.store.sides import Side
 from sciencessl.train.labels import find_labels
 from sciencessl.transfer_task import TransferTask
-from sciencessl.store.sides import Side
 from tests.data_prep.test_slide_labels import geojson
 
 

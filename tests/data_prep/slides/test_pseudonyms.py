@@ -57,8 +57,34 @@ def test_a_key_that_is_missing_or_short_is_refused_with_how_to_make_one(tmp_path
 
 
 def test_the_longest_secret_goes_first():
-    text = scrub("cannot read /data/A1/A1.svs of A1", ["A1", "/data/A1/A1.svs", "A1.svs", ""], "S9")
+    text = scrub("cannot read /data/A123/A123.svs of A123", ["A123", "/data/A123/A123.svs", "A123.svs", ""], "S9")
     assert text == "cannot read S9 of S9"
+
+
+def test_short_names_leave_figures_and_words_alone():
+    assert scrub("none of 2,024 tiles has 50% tissue", ["2", ".", "/", "til"], "S9") == "none of 2,024 tiles has 50% tissue"
+
+
+def test_the_map_is_closed_to_others_from_the_first_byte(key, monkeypatch):
+    monkeypatch.setattr("os.chmod", lambda path, mode: None)
+    names = read_key(key)
+    names.name("slide", "A1")
+    assert stat.S_IMODE(names.write_map().stat().st_mode) == 0o600
+
+
+def test_a_map_that_others_may_read_is_closed_again(key):
+    names = read_key(key)
+    names.name("slide", "A1")
+    names.write_map().chmod(0o644)
+    assert stat.S_IMODE(names.write_map().stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_no_map_is_kept_and_named(key):
+    path = key.with_name("key.map.csv")
+    path.write_text("slide,patient\nA1,P\n")
+    with pytest.raises(ConfigError, match="no map of pseudonyms"):
+        read_key(key).write_map()
+    assert path.read_text().startswith("slide,patient")
 
 
 def test_a_key_never_shows_in_words(key):

@@ -172,6 +172,29 @@ def test_under_a_key_no_name_and_no_path_is_left(scans, tmp_path):
     assert "TCGA-AB-1234-a1" in (tmp_path / "key.map.csv").read_text()
 
 
+def test_under_a_key_figures_stay_whatever_sources_and_slides_are_called(scans, tmp_path, monkeypatch):
+    key = tmp_path / "key"
+    key.write_text("k" * 40)
+    folder = tmp_path / "s"
+    (folder / "Miller").mkdir(parents=True)
+    shutil.copy2(scans / "a1.svs", folder / "Miller" / "1.svs")
+    shutil.copy2(scans / "half.svs", folder / "Miller" / "4.svs")
+    (folder / "Miller" / "manifest.csv").write_text("slide\n1\n4\n")
+    monkeypatch.chdir(folder)
+    done = prepare("pathology", ["."], tmp_path / "t.zarr", {**TILES, "pseudonymise": str(key)})
+    assert any("px = 32 um at 0.5 um/px" in line for line in done.guessed)
+    assert not any("Miller" in line for line in done.guessed)
+    assert "byte 4000" in Store(done.out).refusals()["detail"][0].as_py()
+
+
+def test_under_a_key_the_map_explains_slides_even_if_there_is_no_tile(scans, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("k" * 40)
+    with pytest.raises(DataError, match="not one tile"):
+        prepare("pathology", [scans / "half.svs"], tmp_path / "t.zarr", {**TILES, "pseudonymise": str(key)})
+    assert "slide,half,S" in (tmp_path / "key.map.csv").read_text()
+
+
 def test_tiles_per_slide_draws_the_same_ones_again(scans, tmp_path):
     few = {**TILES, "tiles_per_slide": 5}
     first = prepare("pathology", [scans / "a1.svs"], tmp_path / "1.zarr", few)
@@ -232,7 +255,7 @@ def test_a_manifest_names_slides_with_or_without_their_ending(scans, tmp_path):
     done = prepare("pathology", [folder], tmp_path / "t.zarr", TILES)
     assert {*Store(done.out).column("slide")} == {"a1.svs", "a2"}
     assert done.refused == {"missing-file": 1}
-    assert "several of this name" in Store(done.out).refusals()["detail"][0].as_py()
+    assert "or there are several" in Store(done.out).refusals()["detail"][0].as_py()
 
 
 def test_settings_say_what_they_allow():
