@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from sciencessl.data_prep.begin import settings_differences
 from sciencessl.data_prep.plan import Plan, make_plan, row_count
-from sciencessl.data_prep.source import Input, Item, Labels, Source, Task, refused_inputs
+from sciencessl.data_prep.source import Input, Item, Labels, Source, Task, is_refused, refused_inputs
 from sciencessl.errors import ConfigError, DataError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.derived import carry_tables, require_space
@@ -118,7 +118,7 @@ def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source,
 def _without_told(inputs: Sequence[Input], told: set[tuple[str, str]]) -> Iterator[Input]:
     """Inputs that were refused before anything is read, without refusals that the older store lists already."""
     for entry in inputs:
-        if not isinstance(entry.handle, tuple):
+        if not is_refused(entry):
             yield entry
             continue
         yield from refused_inputs([one for one in entry.handle if (one.id, one.reason) not in told])

@@ -351,7 +351,8 @@ def test_slides_in_archives_are_refused_with_what_to_do(scans, tmp_path):
 
 def test_settings_say_what_they_allow():
     for values, words in (({"tile_recipe": "ptcga200", "mpp": "1"}, "which it decides"),
-                          ({"tile_um": 100.0, "tile_px": 64}, "which it replaces"), ({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
+                          ({"tile_um": 100.0, "tile_px": 64}, "which it replaces"),
+                          ({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
                           ({"vendor_mpp": ("x",)}, "VENDOR=UM_PER_PX"), ({"tile_recipe": "ptcga"}, "ptcga200")):
         with pytest.raises(ConfigError, match=words):
             prepare("pathology", ["nowhere"], "t.zarr", values)
