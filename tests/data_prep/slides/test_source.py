@@ -316,7 +316,7 @@ def test_edits_of_a_mask_outlive_what_is_found_again(scans, tmp_path):
     assert (tmp_path / "t.slides" / "scan" / "a1.json").stat().st_mtime_ns == stamp
     prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", anew)
     assert mask.read_text() == found
-    assert mask.with_name("a1.edited.geojson").read_text() == edited
+    assert (tmp_path / "t.slides" / "masks-edited" / "a1.geojson").read_text() == edited
 
 
 def test_a_folder_of_masks_that_is_not_there_is_no_reason_to_look_for_tissue(scans, tmp_path):
@@ -351,7 +351,8 @@ def test_slides_in_archives_are_refused_with_what_to_do(scans, tmp_path):
 
 def test_settings_say_what_they_allow():
     for values, words in (({"tile_recipe": "ptcga200", "mpp": "1"}, "which it decides"),
-                          ({"tile_um": 100.0, "tile_px": 64}, "which it replaces"), ({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
+                          ({"tile_um": 100.0, "tile_px": 64}, "which it replaces"),
+                          ({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
                           ({"vendor_mpp": ("x",)}, "VENDOR=UM_PER_PX"), ({"tile_recipe": "ptcga"}, "ptcga200")):
         with pytest.raises(ConfigError, match=words):
             prepare("pathology", ["nowhere"], "t.zarr", values)
