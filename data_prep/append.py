@@ -92,7 +92,8 @@ def append_plan(domain: str, source: Source, old: Store, labels: str) -> tuple[P
 
 
 def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source, list[str]]:
-    """The source without inputs of many samples that are all in the store, and a sentence on these.
+    """The source without inputs of many samples that are all in the store, and a sentence on these; what the store has
+    refused already is not refused once more.
 
     Raises:
         DataError: When some samples of an input are there and some are not, or nothing is left.

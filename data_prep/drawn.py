@@ -14,6 +14,8 @@ from sciencessl.errors import DataError
 
 THIN = 1e-9
 """Width of a ring, as a share of its length, up to which it is a line."""
+FAR = 1e12
+"""Pixels from the slide's corner that no region reaches, and whose squares can be computed with."""
 CIRCLE_CORNERS = 72
 """Corners of a circle or an ellipse: its area is right to 0.13 %."""
 
@@ -59,7 +61,7 @@ class Drawn:
         """(k, 2) float64 corners; a third number of each, such as a depth, is left out.
 
         Raises:
-            DataError: When one is no pair of finite numbers.
+            DataError: When one is no pair of finite numbers, or lies `FAR` away.
         """
         try:
             found = np.asarray(values, np.float64)
@@ -69,6 +71,8 @@ class Drawn:
             return np.zeros((0, 2))
         if found.ndim != 2 or found.shape[1] not in (2, 3) or not np.isfinite(found).all():
             raise self.error(where, f"has the corners {str(values)[:60]}, expected pairs of finite numbers")
+        if np.abs(found[:, :2]).max(initial=0.0) > FAR:
+            raise self.error(where, f"has a corner at {np.abs(found[:, :2]).max():g} px, expected pixels of level 0")
         return found[:, :2]
 
     def error(self, where: str, what: str) -> DataError:

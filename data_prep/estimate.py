@@ -15,7 +15,7 @@ from sciencessl.data_prep.plan import Plan
 from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.slurm import array_tasks
-from sciencessl.data_prep.source import CRASHED, Input, Source, Task
+from sciencessl.data_prep.source import CRASHED, Input, Source, Task, is_refused
 from sciencessl.data_prep.task import Tell, silent
 from sciencessl.data_prep.write import blame
 from sciencessl.errors import StoreError
@@ -32,14 +32,14 @@ class PrepareEstimate:
     """What `prepare` would do, from preparing a few inputs drawn by key.
 
     Attributes:
-        n_samples: Samples planned, refused ones included.
+        n_samples: Samples planned, without those that are known to be refused before anything is read.
         bytes: Payload bytes, estimated.
         seconds: Time, estimated for these workers; of one array task with `slurm`.
         engine: Who would prepare.
         array_tasks: Tasks of the SLURM array; 1 without one.
         workers: Processes side by side, in each array task; 0 is the calling process alone.
         scratch_bytes: Disk space for rows in hand, beside `bytes`: each is written under a temporary name first.
-        refused: Reason -> refusals among the inputs tried.
+        refused: Reason -> refusals among the inputs tried, and all that are known before.
         tried: Inputs tried.
         rows: Rows of the store.
         guessed: Sentences on what columns and folders were taken for.
@@ -76,28 +76,35 @@ def estimate(plan: Plan, source: Source, settings: PrepareSettings) -> PrepareEs
     Raises:
         StoreError: When process after process dies.
     """
-    inputs = _some_inputs(plan)
+    inputs, known = _some_inputs(plan), _known_refusals(plan)
     with closing(InProcess() if settings.workers == 0 else Processes(1)) as engine:
         tried = _try(engine, source.for_tasks(), inputs)
-    share = sum(entry.samples for entry in inputs) / plan.samples
+    samples = plan.samples - sum(known.values())
+    share = sum(entry.samples for entry in inputs) / max(samples, 1)
     core_seconds, stored = tried.seconds / share, tried.bytes
     rows, slurm = len(plan.tasks), settings.engine == "slurm"
     parts = array_tasks(settings, core_seconds, rows) if slurm else 1
     workers = min(settings.workers or 1, math.ceil(rows / parts)) if slurm else worker_count(settings, plan.tasks)
     at_once = parts * max(workers, 1)
     return PrepareEstimate(
-        n_samples=plan.samples, bytes=round(stored / share), seconds=core_seconds / at_once, engine=settings.engine,
+        n_samples=samples, bytes=round(stored / share), seconds=core_seconds / at_once, engine=settings.engine,
         array_tasks=parts, workers=workers, scratch_bytes=round(stored / share / rows * min(at_once, rows)),
-        refused=tried.refused, tried=len(inputs), rows=rows, guessed=source.guessed,
+        refused=dict(Counter(tried.refused) + known), tried=len(inputs), rows=rows, guessed=source.guessed,
     )
 
 
 def _some_inputs(plan: Plan) -> tuple[Input, ...]:
     """Inputs drawn by key, no more than give `ESTIMATE_SAMPLES`, but for the first that gives any."""
-    drawn = [entry for task in plan.tasks for entry in task.inputs[:ESTIMATE_INPUTS]][:ESTIMATE_INPUTS]
+    tried = [entry for task in plan.tasks for entry in task.inputs if not is_refused(entry)]
+    drawn = (tried or [entry for task in plan.tasks for entry in task.inputs])[:ESTIMATE_INPUTS]
     drawn.sort(key=lambda entry: entry.expected_bytes == 0)
     samples = [0, *accumulate(entry.samples for entry in drawn)]
     return tuple(entry for entry, before in zip(drawn, samples, strict=False) if before < ESTIMATE_SAMPLES)
+
+
+def _known_refusals(plan: Plan) -> Counter[str]:
+    return Counter(item.reason for task in plan.tasks for entry in task.inputs if is_refused(entry)
+                   for item in entry.handle)
 
 
 @dataclass(frozen=True)

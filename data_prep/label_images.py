@@ -56,7 +56,9 @@ def image_table(name: str, ids: Sequence[str], images: Sequence[bytes], names: S
     return pa.table([pa.array(ids, pa.string()), pa.array(images, pa.binary())], schema=schema)
 
 
-def find_images(source: Path, ids: Sequence[str], slides: Sequence[str]) -> tuple[dict[str, Path], dict[str, Path], int]:
+def find_images(
+    source: Path, ids: Sequence[str], slides: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, Path], int]:
     """Which tile or slide each image of a folder is of: `ID.png` or `SLIDE.png`, in any sub-folder.
 
     Returns:
@@ -126,8 +128,8 @@ def numbered_names(names: Mapping[str, str]) -> tuple[str, ...]:
     """
     for number in names:
         if not (number.isdecimal() and int(number) < UNJUDGED):
-            raise ConfigError(f"--classes {number}: label images have numbers, so give NUMBER=NAME, such as 0=background "
-                              "1=nucleus, each number below 255.")
+            raise ConfigError(f"--classes {number}: label images have numbers, so give NUMBER=NAME, such as "
+                              "0=background 1=nucleus, each number below 255.")
     most = max((int(number) for number in names), default=-1)
     return tuple(names.get(str(value), str(value)) for value in range(most + 1))
 

@@ -26,8 +26,8 @@ from sciencessl.data_prep.listing import (
 )
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Input, Labels
-from sciencessl.data_prep.split import assign_split, check_groups, given_splits
-from sciencessl.errors import DataError
+from sciencessl.data_prep.split import assign_split, check_groups, given_splits, stratified_splits
+from sciencessl.errors import ConfigError, DataError
 from sciencessl.spec import DomainSpec
 
 ROW_COLUMNS = ("id", "key", "split", "group", "file", "width", "height", "content_hash", "pixel_hash")
@@ -216,13 +216,21 @@ def given_groups(
 def sample_splits(
     catalogue: Catalogue, columns: Columns, groups: Sequence[str], settings: PrepareSettings
 ) -> list[str]:
-    """The split of each row: from its column, or else drawn by its group.
+    """The split of each row: from its column, or else drawn by its group, stratified where settings say so.
 
     Raises:
+        ConfigError: When splits are to be stratified and are given, or there is no class.
         DataError: When a given split is none, or a group lies in two.
     """
+    fractions = (settings.test_fraction, settings.val_fraction)
+    if settings.stratify:
+        if columns.split or not columns.classes:
+            lack = f"splits are given by column {columns.split!r}" if columns.split else "there is no column of classes"
+            raise ConfigError(f"--stratify draws splits with even shares of each class, but {lack} in "
+                              f"{catalogue.described}; leave it out, or name columns with --split and --label.")
+        classes = as_text(catalogue.data, columns.classes[0])
+        return stratified_splits(groups, classes, settings.split_seed, *fractions)
     if not columns.split:
-        fractions = (settings.test_fraction, settings.val_fraction)
         return [assign_split(group, settings.split_seed, *fractions) for group in groups]
     splits = given_splits(as_text(catalogue.data, columns.split), columns.split)
     check_groups(groups, splits, columns.group)
@@ -279,6 +287,7 @@ def split_settings(columns: Columns, kept: list[str], settings: PrepareSettings)
         split: Any = {"given": columns.split}
     else:
         split = {"seed": settings.split_seed, "test": settings.test_fraction, "val": settings.val_fraction}
+        split |= {"stratified": columns.classes[0]} if settings.stratify else {}
     return {"group": columns.group, "split": split, "keep": kept}
 
 

@@ -30,6 +30,8 @@ class PrepareSettings:
         test_fraction: Share of groups drawn for test, 0 to below 1.
         val_fraction: Share of groups drawn for validation, 0 to below 1.
         split_seed: Key of that draw.
+        stratify: Draw whole groups so that every split has its share of each class as nearly as they allow. The draw
+            then depends on all groups at once: what is added later may move others.
         resize_px: Short side after shrinking, in pixels; smaller images stay as they are. None shrinks nothing.
         jpeg_quality: Of JPEG files that have to be encoded again, 1 to 100.
         min_px: Images with a shorter side than this many pixels are refused.
@@ -63,6 +65,7 @@ class PrepareSettings:
     test_fraction: float = 0.2
     val_fraction: float = 0.0
     split_seed: int = 0
+    stratify: bool = False
     resize_px: int | None = None
     jpeg_quality: int = 95
     min_px: int = 8

@@ -140,6 +140,12 @@ def _listed(source: Path, table: Path, slides: Sequence[str], masks: bool) -> tu
 
 
 def _nearest(names: Sequence[str], slides: Sequence[str]) -> str:
-    shown = [f"{name!r}{did_you_mean(name.partition('.')[0], slides)}" for name in names[:SHOWN]]
+    shown = [f"{name!r}{_closest(name, slides)}" for name in names[:SHOWN]]
     left = len(names) - SHOWN
     return ", ".join(shown) + (f" and {left:,} more" if left > 0 else "")
+
+
+def _closest(name: str, slides: Sequence[str]) -> str:
+    begun = max((slide for slide, _ in _readings(name, slides)), key=len, default="")
+    guess = f" Did you mean {begun!r}?" if begun else did_you_mean(name.partition(".")[0], slides)
+    return f" ({guess.strip()})" if guess else ""

@@ -112,6 +112,8 @@ class _Read:
     seen: Counter[str] = field(default_factory=Counter)
     raters: set[str] = field(default_factory=set)
     order: list[str] = field(default_factory=list)
+    areas: int = 0
+    beyond: int = 0
     digests: list[str] = field(default_factory=list)
 
 
@@ -171,10 +173,14 @@ def read_slide_labels(
         schema = None
     place = np.concatenate(rows)
     data = pa.table({"id": pa.array([ids[row] for row in place], pa.string())} | columns)
+    with_value = _with_value(data, name, schema)
+    if origin == "regions" and not with_value:
+        strange.append("no tile has a class: regions cover too little (--min-fraction; --from cells counts cells), or "
+                       "their corners are not pixels of level 0")
     if outside := sum(part.outside for part in counts):
         strange.append(f"{outside:,} of {sum(part.cells for part in counts):,} cells lie in no tile")
     said = [*_said(files, [*tiles], settings, read), *strange]
-    return SlideLabels(data.take(pa.array(np.argsort(place, kind="stable"))), schema, _with_value(data, name, schema),
+    return SlideLabels(data.take(pa.array(np.argsort(place, kind="stable"))), schema, with_value,
                        _note(origin, files, settings, read), tuple(said), tuple(read.refused))
 
 
@@ -191,6 +197,7 @@ def _label_images(
         if drawn := _regions(list(group), False, settings, read):
             here = tiles[slide].tolist()
             rows += here
+            _count(drawn[""], boxes[here], read)
             images += region_images(boxes[here], [settings.sides[row] for row in here], drawn[""], order)
     if not rows:
         raise DataError(f"not one of the {len(files):,} files of {source} can be used. {read.refused[0].detail}")
@@ -257,7 +264,17 @@ def _areas(
     points = sum(region.kind == "point" for regions in found.values() for region in regions)
     if points:
         read.skipped["points, which cover nothing (--from cells counts them)"] += points
+    for regions in found.values():
+        _count(regions, boxes, read)
     return [{rater: class_areas(boxes, regions) for rater, regions in found.items()}] if found else []
+
+
+def _count(regions: Sequence[Region], boxes: np.ndarray, read: _Read) -> None:
+    """Areas, and those beyond all tiles of their slide, as when their corners are not pixels of level 0."""
+    spans = np.array([region.box for region in regions if region.kind == "area"]).reshape(-1, 4)
+    low, high = boxes[:, :2].min(0), (boxes[:, :2] + boxes[:, 2:]).max(0)
+    read.areas += len(spans)
+    read.beyond += int(((spans[:, :2] >= high) | (spans[:, 2:] <= low)).any(1).sum())
 
 
 def _cells(files: Sequence[SlideFile], boxes: np.ndarray, settings: LabelSettings, read: _Read) -> list[CellCounts]:
@@ -295,8 +312,9 @@ def _ours(settings: LabelSettings, read: _Read, source: Path) -> list[str]:
         DataError: When the files have no region at all.
     """
     if not read.seen:
+        damaged = f" {len(read.refused):,} more cannot be read: {read.refused[0].detail}" if read.refused else ""
         raise DataError(f"the {len(read.digests):,} files of {source} hold no region or cell that can be used"
-                        f"{_listed(read.skipped, ': ')}.")
+                        f"{_listed(read.skipped, ': ')}.{damaged}")
     for name in settings.names:
         if name not in read.seen:
             raise ConfigError(f"--classes {name}: no file has that class.{did_you_mean(name, read.seen)} Classes: "
@@ -326,6 +344,9 @@ def _said(files: Sequence[SlideFile], slides: Sequence[str], settings: LabelSett
         yield f"left out, as --classes does not name them: {_listed(left)}"
     if read.skipped:
         yield f"left out, as they cannot be used: {_listed(read.skipped)}"
+    if read.beyond:
+        yield (f"{read.beyond:,} of {read.areas:,} regions lie beyond the tiles of their slide; corners are to be "
+               "pixels of level 0")
     if without := [slide for slide in slides if slide not in done]:
         yield (f"{len(without):,} slides have no file, such as {', '.join(map(repr, without[:SHOWN]))}: their tiles "
                "have no row in the table")

@@ -117,3 +117,8 @@ def refused_inputs(refused: Sequence[Refusal]) -> Iterator[Input]:
         told = digest(canonical_json([[entry.id, entry.reason, entry.detail] for entry in some]))
         yield Input(f"refused#{part}", "", 0, 0, "train", {"sources": told}, some, len(some),
                     ids=tuple(entry.id for entry in some))
+
+
+def is_refused(entry: Input) -> bool:
+    """Whether an input holds nothing but refusals, as those of `refused_inputs` do."""
+    return isinstance(entry.handle, tuple) and all(isinstance(item, Refusal) for item in entry.handle)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
+import numpy as np
+
+from sciencessl.dealing import deal_units
 from sciencessl.errors import DataError
 
 SPLIT_NAMES = {
@@ -30,12 +33,43 @@ def assign_split(group: str, seed: int, test_fraction: float, val_fraction: floa
     Returns:
         `train`, `val` or `test`.
     """
-    key = seed.to_bytes(16, "little")
-    hashed = blake2b(group.encode(), digest_size=8, key=key, person=b"sciencessl-split").digest()
-    u = int.from_bytes(hashed, "little") / 2**64
+    u = _uniform(group, seed)
     if u < test_fraction:
         return "test"
     return "val" if u >= 1 - val_fraction else "train"
+
+
+def _uniform(group: str, seed: int) -> float:
+    key = seed.to_bytes(16, "little")
+    hashed = blake2b(group.encode(), digest_size=8, key=key, person=b"sciencessl-split").digest()
+    return int.from_bytes(hashed, "little") / 2**64
+
+
+def stratified_splits(
+    groups: Sequence[str], classes: Sequence[str | None], seed: int, test_fraction: float, val_fraction: float
+) -> list[str]:
+    """The split of each row, whole groups at a time, so that each split has its share of every class as nearly as whole
+    groups allow: see `deal_units`.
+
+    Unlike `assign_split` it depends on all groups: rows added later may move others.
+
+    Args:
+        groups: (n,) group of each row.
+        classes: (n,) its class; rows without one are a class of their own.
+        seed: Decides among equals.
+        test_fraction: Share of test.
+        val_fraction: Share of val.
+
+    Returns:
+        (n,) `train`, `val` or `test`.
+    """
+    names, group_of = np.unique(np.array(groups, dtype=str), return_inverse=True)
+    kinds, class_of = np.unique(np.array([text or "" for text in classes], dtype=str), return_inverse=True)
+    counts = np.zeros((len(names), len(kinds)), np.int64)
+    np.add.at(counts, (group_of, class_of), 1)
+    shares = np.array([1 - test_fraction - val_fraction, val_fraction, test_fraction])
+    dealt = deal_units(counts, shares, np.array([_uniform(name, seed) for name in names]))
+    return [("train", "val", "test")[part] for part in dealt[group_of]]
 
 
 def given_splits(values: Sequence[str | None], column: str) -> list[str]:

@@ -198,6 +198,9 @@ def _fields(
 def _splits(objects: Objects, groups: Sequence[str], settings: PrepareSettings) -> list[str]:
     if objects.catalogue is not None and objects.chosen is not None:
         return sample_splits(objects.catalogue, objects.chosen, groups, settings)
+    if settings.stratify:
+        raise ConfigError("--stratify needs a catalogue with a column of classes; give one with --catalogue, or leave "
+                          "it out.")
     fractions = (settings.test_fraction, settings.val_fraction)
     return [assign_split(group, settings.split_seed, *fractions) for group in groups]
 

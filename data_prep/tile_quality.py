@@ -29,6 +29,8 @@ PRESMOOTH_PX = 0.8
 """Standard deviation of the smoothing before edges are measured: keeps the noise of JPEG and camera out of them."""
 LEAST_EDGES = 0.5
 """Mean squared step between neighbouring pixels, in grey levels, below which there are no edges to measure."""
+LEAST_CONTRAST, SOFTEST_PX = 5.0, 4.0
+"""With that standard deviation, in grey levels, a tile without edges is no glass: they are at least so soft."""
 FOLD_CELL_UM = 8.0
 """Folds are looked for in cells as large as a nucleus, averaged over 3 x 3: nuclei alone are no folds."""
 FOLD_TIMES, FOLD_DENSITY, FOLD_COLOUR = 1.5, 0.3, 0.15
@@ -112,7 +114,8 @@ def tile_quality(tile: np.ndarray, mpp: float) -> dict[str, float]:
       `sqrt(E[g^2] / (2 E[l^2]))` with gradient g and Laplacian l of the luminance: exactly that standard deviation
       for one straight edge. Tiles in focus have up to about 1 px, that is 0.5 um at 0.5 um/px; above 1.3 px they are
       visibly out of focus, and beyond 3 px noise keeps it from growing. Compare only tiles of one mpp: what is below
-      a pixel is not seen. NaN where nothing has an edge, as on empty glass, which no threshold then meets.
+      a pixel is not seen. Tissue that is too soft to have edges gets 4 px; NaN is for what has no
+      contrast either, as empty glass, which no threshold then meets.
     - `fold`, 0 to 1: areas of at least 24 um that are 1.5 times as dense as the median of the tile's tissue, much the
       same in colour, and dense and coloured. Take 0.15 to 0.2: dense epithelium beside pale stroma reaches 0.1, seldom
       0.2. A fold over half the tile is not seen.
@@ -157,7 +160,7 @@ def edge_width_px(grey: np.ndarray) -> float:
     steps = sum(float(cv2.norm(step, cv2.NORM_L2SQR)) / max(step.size, 1) for step in (along, down) if step.size)
     bends = float(cv2.norm(cv2.Laplacian(smooth, cv2.CV_32F, borderType=cv2.BORDER_REPLICATE), cv2.NORM_L2SQR))
     if steps < LEAST_EDGES:
-        return math.nan
+        return SOFTEST_PX if float(smooth.std()) >= LEAST_CONTRAST else math.nan
     return math.sqrt(max(steps / (2 * bends / smooth.size) - PRESMOOTH_PX**2, 0))
 
 

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sciencessl.config import parse_settings
+from sciencessl.config import parse_settings, read_yaml
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.monitor.throughput import Progress
-from sciencessl.registry import domain_module, load_domain, prepare_settings, preparer, resolve
+from sciencessl.registry import domain_module, load_domain, prepare_settings, preparer, resolve, stream_opener
 from sciencessl.store.remote import is_remote, local_path
 
 SHOWN_REFUSALS = 5
+PLAN_SUFFIXES = (".yaml", ".yml")
+"""How the name of a prepare plan ends."""
+PLAN_KEYS = ("domain", "sources", "settings")
 
 
 def prepare(
@@ -54,6 +57,52 @@ def prepare(
         )
     finally:
         bar.close()
+
+
+def open_plan(path: Path, beside: Path) -> Any:
+    """Open what a plan describes, to read it without a store.
+
+        domain: pathology
+        sources: [slides/]          # from the plan's folder on
+        settings: {mpp: 0.5, tile-px: 256, tissue: otsu}
+
+    Args:
+        path: YAML with what `prepare` would be told; settings are its flags without dashes in front.
+        beside: What is found out about the files is kept beside this path.
+
+    Returns:
+        A `data_prep.stream.Stream`.
+
+    Raises:
+        RegistryError: For an unknown domain.
+        ConfigError: For a missing or unreadable plan, an unknown key or setting, or one of another type.
+        DataError: When the files cannot be used at all.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such plan.")
+    found = read_yaml(path)
+    for key in found:
+        if key not in PLAN_KEYS:
+            hint = did_you_mean(str(key), PLAN_KEYS)
+            raise ConfigError(f"{path}: no key {key!r}.{hint} Keys: {', '.join(PLAN_KEYS)}.")
+    sources, settings = found.get("sources"), found.get("settings") or {}
+    sources = [sources] if isinstance(sources, str) else sources
+    if not isinstance(found.get("domain"), str) or not isinstance(settings, Mapping) or not sources:
+        raise ConfigError(f"{path}: a plan has `domain: NAME`, `sources: [FOLDER, ...]` and, of the flags of prepare, "
+                          "`settings: {name: value}`.")
+    spec = load_domain(found["domain"])
+    texts = {entry.name for kind in (prepare_settings(), spec.prepare_options) for entry in dataclasses.fields(kind)
+             if entry.type == "str"}
+    plain = {str(name).replace("-", "_"): value for name, value in settings.items()}
+    plain = {name: str(value) if name in texts and isinstance(value, int | float) else value
+             for name, value in plain.items()}
+    try:
+        common, own = split_settings(spec.prepare_options, plain)
+        parsed = _parsed(prepare_settings(), common), _parsed(spec.prepare_options, own)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    places = [path.parent / str(source) for source in sources]
+    return stream_opener()(spec, places, *parsed, schema_loader(spec), beside)
 
 
 def _check_local(sources: Sequence[str | Path], out: str | Path) -> None:
@@ -128,7 +177,7 @@ def estimate_text(result: Any) -> str:
         *result.guessed,
         f"would store {result.n_samples:,} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
         f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.1f} s {_by_whom(result)}",
-        f"of {result.tried} inputs tried, refused: {_counts(result.refused)}",
+        f"refused so far ({result.tried} inputs tried): {_counts(result.refused)}",
     ])
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sciencessl.methods.base import Method
 
 PREPARER = "sciencessl.data_prep.engine:prepare"
+STREAM_OPENER = "sciencessl.data_prep.stream:open_stream"
 PREPARE_SETTINGS = "sciencessl.data_prep.settings:PrepareSettings"
 LABEL_READER = "sciencessl.data_prep.label_table:read_label_table"
 SKY_LABEL_READER = "sciencessl.data_prep.label_table:read_sky_table"
@@ -191,6 +192,12 @@ def method_source_digest(name: str) -> str:
 def preparer() -> Callable[..., Any]:
     """The function that turns files into a store."""
     function: Callable[..., Any] = resolve(PREPARER)
+    return function
+
+
+def stream_opener() -> Callable[..., Any]:
+    """The function that opens what would be prepared, to read it without a store."""
+    function: Callable[..., Any] = resolve(STREAM_OPENER)
     return function
 
 

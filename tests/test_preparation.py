@@ -39,7 +39,7 @@ def test_dry_run_writes_nothing(raw: Path, tmp_path: Path) -> None:
     estimate = prepare("galaxy", [raw], tmp_path / "none", dry_run=True)
     assert isinstance(estimate, PrepareEstimate)
     assert "would store 20 samples in 16 rows" in estimate_text(estimate)
-    assert "of 20 inputs tried, refused: none" in estimate_text(estimate)
+    assert "refused so far (20 inputs tried): none" in estimate_text(estimate)
     assert not (tmp_path / "none").exists()
 
 

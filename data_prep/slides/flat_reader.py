@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sciencessl.data_prep.decode import FORMATS, MAX_PIXELS, Refused, to_eight_bits
+from sciencessl.data_prep.slides.guards import check_claim
 from sciencessl.data_prep.slides.mosaic import TileCache, framed, from_tiles
 from sciencessl.data_prep.slides.openslide_reader import on_white, pyramid, unsendable
 from sciencessl.data_prep.slides.refusals import CONVERT, refusals
@@ -99,6 +100,8 @@ class FlatReader:
         page, across = self._pages[level], self._segments_px[level][0]
         with refusals(self._path, "corrupt", "its pixels cannot be decoded"):
             if self._segments_px[level] == (page.imagewidth, page.imagelength):
+                for index in range(len(page.dataoffsets)):
+                    check_claim(_compressed(page, index), page.imagewidth, page.imagelength)
                 return eight_bit_rgb(page.asarray(), page)
             return decode_segment(page, row * math.ceil(page.imagewidth / across) + column)
 
@@ -144,18 +147,26 @@ def decode_segment(page: Any, index: int) -> np.ndarray:
     """One strip or tile of a `TiffPage`, decoded by tifffile: (height, width, 3) uint8, white where the file has none.
 
     Raises:
-        Refused: With reason `truncated` where the file ends within it, `not-rgb8` for a colour space that is not known.
+        Refused: With reason `truncated` where the file ends within it, `corrupt` where it claims to be far larger,
+            `not-rgb8` for a colour space that is not known.
         Exception: Whatever a decoder raises over damaged bytes.
     """
-    file = page.parent.filehandle
-    file.seek(page.dataoffsets[index])
-    data = file.read(page.databytecounts[index])
-    if len(data) < page.databytecounts[index]:
-        raise Refused("truncated", "the file ends within its pixels")
+    data = _compressed(page, index)
+    rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    check_claim(data, page.tilewidth if page.is_tiled else page.imagewidth, rows)
     found, _, (_, height, width, _) = page.decode(data or None, index, jpegtables=page.jpegtables)
     if found is None:
         return np.full((height, width, 3), 255, np.uint8)
     return eight_bit_rgb(found[0], page)
+
+
+def _compressed(page: Any, index: int) -> bytes:
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[index])
+    data: bytes = file.read(page.databytecounts[index])
+    if len(data) < page.databytecounts[index]:
+        raise Refused("truncated", "the file ends within its pixels")
+    return data
 
 
 def eight_bit_rgb(pixels: np.ndarray, page: Any) -> np.ndarray:

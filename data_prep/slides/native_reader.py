@@ -10,15 +10,14 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 
-from sciencessl.data.decode import decode
 from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.slides.guards import check_claim, strictly
 from sciencessl.data_prep.slides.mosaic import TileCache, framed, from_tiles
 from sciencessl.data_prep.slides.native_jpeg import Tables, shared_tables, spliced
 from sciencessl.data_prep.slides.openslide_reader import unsendable
 from sciencessl.data_prep.slides.refusals import AGAIN, refusals
 from sciencessl.data_prep.slides.slide import Level, SlideInfo, SlideReader
 from sciencessl.data_prep.slides.tiff import Page
-from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 
 PROOFS = 8
@@ -53,8 +52,8 @@ class NativeReader:
         """Find native tiles of the levels, and compare some of each level with the judge's pixels.
 
         Which tiles are compared is drawn from the sizes of file and level, so that it is the same each time. Levels
-        whose tiles cannot be decoded here, or not compared, stay with the judge. Where one tile differs, all do. Tiles
-        that the judge cannot read either are damaged and say nothing: they are refused when they are read.
+        whose tiles cannot be decoded here, or not compared, stay with the judge. Where one tile differs, all do. Damaged
+        tiles say nothing: when they are read, they are what the judge makes of them, or refused.
 
         Args:
             path: The file.
@@ -87,7 +86,7 @@ class NativeReader:
                 self._levels = [None] * len(self._levels)
                 why = f"{equal.count(False)} of {len(equal)} native tiles of level {index} decode to other pixels"
                 return replace(self._judge.info, said=f"{self._judge.info.said}, since {why}")
-            if not equal or None in equal:
+            if True not in equal:
                 self._levels[index] = None
         return self._described()
 
@@ -152,12 +151,7 @@ class NativeReader:
         if native.tables is None:
             return _jpeg2000(data, native.page)
         file = spliced(data, native.tables, native.page.tile_px or (0, 0))
-        if file is None:
-            return None
-        try:
-            return decode(file, _FIELD)
-        except StoreError:
-            return None
+        return None if file is None else strictly(file, _FIELD)
 
     def _compressed(self, page: Page, column: int, row: int) -> bytes:
         index = row * page.columns + column
@@ -208,13 +202,14 @@ def _native(level: Level, pages: Sequence[Page]) -> _Native | None:
 
 def _jpeg2000(data: bytes, page: Page) -> np.ndarray | None:
     """(height, width, 3) uint8 RGB of a JPEG 2000 tile; None where it is damaged, or another thing than expected."""
+    across, down = page.tile_px or (0, 0)
     try:
         import imagecodecs
 
+        check_claim(data, across, down)
         pixels: np.ndarray = imagecodecs.jpeg2k_decode(data)
     except Exception:  # the judge says what is wrong with it
         return None
-    across, down = page.tile_px or (0, 0)
     if pixels.shape != (down, across, 3) or pixels.dtype != np.uint8:
         return None
     return from_ycbcr(pixels) if page.compression == _APERIO_YCBCR else pixels

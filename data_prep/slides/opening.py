@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.decode import MAX_PIXELS, Refused
 from sciencessl.data_prep.listing import IMAGE_SUFFIXES, has_suffix
 from sciencessl.data_prep.slides.flat_reader import FlatReader
 from sciencessl.data_prep.slides.native_reader import NativeReader
 from sciencessl.data_prep.slides.openslide_reader import OpenSlideReader
-from sciencessl.data_prep.slides.refusals import AGAIN, openslide_module, refusals
+from sciencessl.data_prep.slides.refusals import AGAIN, CONVERT, openslide_module, refusals
 from sciencessl.data_prep.slides.slide import SlideReader
 from sciencessl.data_prep.slides.tiff import Facts, check_chain, check_whole, is_tiff, read_facts
 
@@ -59,6 +60,10 @@ def _open_tiff(path: str, vendor: str | None) -> SlideReader:
         if vendor is None or refused.reason == "not-rgb8":
             raise
         return OpenSlideReader(path)  # which understands what tifffile does not
+    for page in facts.pages:  # before OpenSlide: it ends the process where memory for one does not suffice
+        if page.tile_px and math.prod(page.tile_px) > MAX_PIXELS:
+            size = f"{page.tile_px[0]} x {page.tile_px[1]} px"
+            raise Refused("too-large", f"it claims tiles of {size}; if that is so, {CONVERT}")
     judge = _judge(path, vendor, facts)
     pages = facts.levels if isinstance(judge, FlatReader) else facts.pages
     sizes = {(level.width, level.height) for level in judge.info.levels}

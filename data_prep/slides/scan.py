@@ -18,6 +18,7 @@ from sciencessl.data_prep.annotations import read_annotations
 from sciencessl.data_prep.decode import Refused, encode
 from sciencessl.data_prep.outlines import outlines, write_geojson
 from sciencessl.data_prep.regions import rasterise
+from sciencessl.data_prep.slides.coordinates import coordinate_grid, coordinates_file, find_coordinates
 from sciencessl.data_prep.slides.grid import TileGrid, tile_grid
 from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.pseudonyms import scrub
@@ -108,19 +109,26 @@ class SlideScan:
         """The tiles that are taken."""
         assert self.info is not None
         assert self.mpp is not None
-        return all_tiles(self.info, self.mpp, settings).take(self.selected)
+        return all_tiles(self.slide, self.info, self.mpp, settings).take(self.selected)
 
 
-def all_tiles(info: SlideInfo, mpp: Mpp, settings: SlideSettings) -> TileGrid:
+def all_tiles(slide: str, info: SlideInfo, mpp: Mpp, settings: SlideSettings) -> TileGrid:
     """Every tile of a slide, tissue or not. Raises Refused where none fits."""
+    if settings.coords:
+        return coordinate_grid(info, mpp, settings.target, settings.upsample, find_coordinates(settings.coords, slide))
     return tile_grid(info, mpp, settings.target, settings.overlap, settings.edges, settings.upsample)
 
 
 def scan_key(file: SlideFile, settings: SlideSettings) -> str:
     """Digest of what a scan depends on."""
-    mask = _mask_file(file, settings)
-    edited = None if mask is None else [mask.stat().st_size, mask.stat().st_mtime_ns]
-    return digest(canonical_json([VERSION, file.size, file.stamp, file.mpp, settings.scanned, edited]))
+    parts = [VERSION, file.size, file.stamp, file.mpp, settings.scanned, _stamp(_mask_file(file, settings))]
+    if settings.coords:
+        parts.append(_stamp(coordinates_file(settings.coords, file.slide)))
+    return digest(canonical_json(parts))
+
+
+def _stamp(path: Path | None) -> list[int] | None:
+    return None if path is None else [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def scan_slide(file: SlideFile, settings: SlideSettings, folder: Path, tell: Tell = silent) -> None:
@@ -174,7 +182,7 @@ def _look(file: SlideFile, settings: SlideSettings, folder: Path, found: SlideSc
             write_atomic(thumbnail_file(folder, file.slide), encode(small, False, 0))
             mpp = slide_mpp(reader.info, settings.slide_mpp, file.mpp, settings.mpp_of_vendor)
             found = replace(found, mpp=mpp)
-            grid = all_tiles(reader.info, mpp, settings)
+            grid = all_tiles(file.slide, reader.info, mpp, settings)
             tissue = _tissue(file, settings, small, scale, mpp)
             found = replace(found, mask=_write_mask(folder, file, settings, tissue))
             found = _select(found, grid, tissue, settings)
@@ -224,7 +232,8 @@ def _mask_file(file: SlideFile, settings: SlideSettings) -> Path | None:
 
 def _select(found: SlideScan, grid: TileGrid, tissue: TissueMask, settings: SlideSettings) -> SlideScan:
     shares = box_means(tissue.mask, grid.boxes0, tissue.scale)
-    kept = np.flatnonzero(shares >= settings.min_tissue)
+    # Whoever gave coordinates has chosen already.
+    kept = np.arange(len(shares)) if settings.coords else np.flatnonzero(shares >= settings.min_tissue)
     described = {"method": tissue.method, "thresholds": dict(tissue.thresholds), "scores": dict(tissue.scores),
                  "share": float(tissue.mask.mean())}
     found = replace(found, tissue=described, candidates=len(shares), kept=len(kept))

@@ -39,6 +39,8 @@ class SlideSettings:
         min_tissue: Share of tissue from which on a tile is kept, 0 to 1.
         masks: Folder of SLIDE.geojson with tissue outlines, such as those of an earlier scan edited by hand, that
             replace what would be found.
+        coords: Folder of SLIDE.h5 or SLIDE_patches.h5 with the corners of tiles, as CLAM and TRIDENT write them. All of
+            these are cut instead of a grid, however little tissue they show.
         tiles_per_slide: At most so many tiles of a slide, drawn by a keyed hash; None keeps all.
         tile_seed: Of that draw.
         encoding: `jpeg` (native tiles byte for byte where they serve), `png`, or `raw` pixels.
@@ -65,6 +67,7 @@ class SlideSettings:
     tissue: str = "auto"
     min_tissue: float = 0.5
     masks: str = ""
+    coords: str = ""
     tiles_per_slide: int | None = None
     tile_seed: int = 0
     encoding: str = "jpeg"
@@ -88,6 +91,10 @@ class SlideSettings:
             _require("vendor_mpp", repr(word), known, "VENDOR=UM_PER_PX, such as hamamatsu=0.23")
         if self.masks:
             _require("masks", self.masks, self.tissue == "auto", "without --tissue, which it replaces")
+        if self.coords:
+            plain = (self.overlap, self.edges, self.pseudonymise) == ("0", "skip", "")
+            _require("coords", self.coords, plain, "without --overlap and --edges, which are of a grid, and without "
+                     "--pseudonymise, under which files of others have other names")
         if self.tile_recipe:
             plain = (self.tile_px, self.tile_um, self.mpp) == (SlideSettings.tile_px, None, SlideSettings.mpp)
             _require("tile_recipe", self.tile_recipe, plain, "without --tile-px, --tile-um and --mpp, which it decides")

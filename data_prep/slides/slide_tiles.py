@@ -12,6 +12,7 @@ import numpy as np
 from sciencessl.data.decode import decode
 from sciencessl.data_prep.decode import Refused, encode, hash_pixels
 from sciencessl.data_prep.slides.grid import TileGrid
+from sciencessl.data_prep.slides.guards import strictly
 from sciencessl.data_prep.slides.opening import open_slide
 from sciencessl.data_prep.slides.pseudonyms import scrub
 from sciencessl.data_prep.slides.slide import Level, Mpp, SlideInfo, SlideReader
@@ -19,7 +20,6 @@ from sciencessl.data_prep.slides.tiles import is_native, native_place, read_tile
 from sciencessl.data_prep.source import Input, Item, Task
 from sciencessl.data_prep.stain import StainFit, normalise
 from sciencessl.data_prep.tile_quality import tile_quality
-from sciencessl.errors import StoreError
 from sciencessl.spec import FieldSpec
 from sciencessl.store.writer import PreparedSample, Refusal
 
@@ -142,7 +142,8 @@ class SlideTiles:
             for index in indices:
                 place = native_place(part.info, part.grid, index)
                 payload = None if place is None else reader.native_jpeg(part.grid.level, *place)
-                pixels = None if payload is None else self._decoded(payload)
+                # Where it is damaged pixels are read the other way, which says what is wrong.
+                pixels = None if payload is None else strictly(payload, self.field)
                 if payload is not None and pixels is not None:
                     passed.add(index)
                     yield index, self._sample(entry, part, index, payload, pixels, pixels, True)
@@ -156,12 +157,6 @@ class SlideTiles:
         if part.info.backend != "native":
             return False
         return self.encoding == "jpeg" and self.stain == "none" and is_native(part.info, part.grid)
-
-    def _decoded(self, payload: bytes) -> np.ndarray | None:
-        try:
-            return decode(payload, self.field)
-        except StoreError:
-            return None  # then pixels are read the other way, which says what is wrong
 
     def _encoded(self, entry: Input, part: SlidePart, index: int, pixels: np.ndarray) -> PreparedSample:
         # Quality is of the pixels as scanned: pen and glass have other colours afterwards.

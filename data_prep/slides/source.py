@@ -254,8 +254,9 @@ def _said(
     taken, kept = sum(len(part.grid) for part in parts), sum(scan.kept for scan in scans)
     candidates = sum(scan.candidates for scan in scans)
     drawn = f", {taken:,} of them drawn" if taken < kept else ""
-    yield (f"tiles: {target.tile_px} px{field} at {scale}; {kept:,} of {candidates:,} have {chosen.min_tissue:.0%} "
-           f"tissue{drawn}")
+    which = (f"{kept:,} at the corners of --coords" if chosen.coords else
+             f"{kept:,} of {candidates:,} have {chosen.min_tissue:.0%} tissue")
+    yield f"tiles: {target.tile_px} px{field} at {scale}; {which}{drawn}"
     stored = sorted({round(float(np.mean(part.grid.mpp)), 4) for part in parts})
     if target.mpp is not None and any(abs(mpp / target.mpp - 1) > 1e-3 for mpp in stored):
         some = " to ".join(f"{mpp:g}" for mpp in dict.fromkeys((stored[0], stored[-1])))
@@ -304,6 +305,6 @@ def _digested(chosen: SlideSettings) -> dict[str, Any]:
     """What changes pixels or ids of all slides alike. What may be said for single slides (scale, tissue) shows in the
     tiles of each, so that a slide may be appended with what it lacked."""
     own = {name: value for name, value in asdict(chosen).items() if name in SlideSettings.__dataclass_fields__}
-    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks")
+    each = ("slide_mpp", "vendor_mpp", "tissue", "min_tissue", "masks", "coords")
     kept = {name: value for name, value in own.items() if name not in each}
     return {**kept, "pseudonymise": bool(chosen.pseudonymise)}

@@ -204,7 +204,8 @@ def check_whole(page: Page, file_bytes: int) -> None:
     tiles = page.columns * page.rows
     planes = 1 if page.planar else page.samples
     if len(page.offsets) != len(page.counts) or (page.tile_px and len(page.offsets) != tiles * planes):
-        raise Refused("corrupt", f"{len(page.offsets)} tiles are listed for {tiles}; {AGAIN}")
+        listed = f"its tables list {len(page.offsets)} places and {len(page.counts)} sizes of tiles"
+        raise Refused("corrupt", f"{listed}, and it has {tiles * planes or 'some'}; {AGAIN}")
     end = int((page.offsets + page.counts).max(initial=0))
     if end > file_bytes:
         raise Refused("truncated", f"the file has {file_bytes} bytes, and its pixels end at {end}; {AGAIN}")

@@ -72,7 +72,7 @@ class Scene:
     shares: np.ndarray
 
 
-def ellipse_ring(x: float, y: float, along: float, across: float, angle: float, corners: int = 24) -> np.ndarray:
+def ellipse_ring(x: float, y: float, along: float, across: float, angle: float, *, corners: int = 24) -> np.ndarray:
     """Outline of an ellipse: (corners, 2) x and y, with the area of the ellipse itself."""
     step = np.linspace(0, 2 * math.pi, corners, endpoint=False)
     # A polygon inside an ellipse is smaller: its area is that of the ellipse times sin(t) / t.

@@ -171,8 +171,9 @@ def _areas(scene: Scene, mpp: float) -> Iterator[Region]:
 
 def _outlines(scene: Scene, mpp: float) -> Iterator[Region]:
     nuclei = scene.nuclei
-    for kind, place, axes, angle in zip(nuclei.kind, nuclei.place, nuclei.axes, nuclei.angle, strict=True):
-        yield Region((ellipse_ring(*place, *axes, angle, corners=12) / mpp,), CELLS[kind])
+    ellipses = np.concatenate([nuclei.place, nuclei.axes, nuclei.angle[:, None]], axis=1).tolist()
+    for kind, (x, y, along, across, angle) in zip(nuclei.kind, ellipses, strict=True):
+        yield Region((ellipse_ring(x, y, along, across, angle, corners=12) / mpp,), CELLS[kind])
 
 
 def _rounded(places: np.ndarray) -> Any:

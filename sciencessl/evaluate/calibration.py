@@ -17,6 +17,13 @@ _TEMPERATURES = (0.02, 50.0)
 """Range in which the temperature is looked for."""
 
 
+def temperature_of(scores: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
+    """`fit_temperature` of (n, k) scores of a model that knows k classes, whose ids are `classes`."""
+    logits = np.full((len(labels), 1 + max(int(labels.max()), int(classes.max()))), -np.inf)
+    logits[:, classes] = scores
+    return fit_temperature(logits, labels)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T at which softmax(logits / T) makes the labels likeliest (Guo et al. 2017).
 

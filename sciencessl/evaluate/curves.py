@@ -161,14 +161,16 @@ def check_arms(encoders: Sequence[Encoder], task: TransferTask, arms: Sequence[s
                 check_stages(encoder.module, training.stages)
 
 
-def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int, kind: str = "class") -> tuple[Curve, ...]:
+def make_curves(
+    methods: Sequence[Method], arms: Sequence[str], count: int, task_kind: str = "class"
+) -> tuple[Curve, ...]:
     """Methods arm by arm, then what never learned: from scratch and random, for each architecture and input among them.
 
     Args:
         methods: From `group_runs`. Those without weights are left out of arms that train a network.
         arms: Some of `ARMS`.
         count: Random encoders of each architecture.
-        kind: Of the task.
+        task_kind: Of the task.
     """
     runs = [method.runs[0] for method in methods]
     kinds = {_kind(run): run for run in reversed(runs) if run.has_weights}
@@ -178,12 +180,12 @@ def make_curves(methods: Sequence[Method], arms: Sequence[str], count: int, kind
     curves = [
         Curve(method.name, arm, {"": method.runs}, randoms.get(_kind(run), ""), scratches.get(_kind(run), ""))
         for arm in ARMS if arm in arms and arm not in NEVER_LEARNED
-        for method, run in zip(methods, runs, strict=True) if run.has_weights or not trains(kind, arm)
+        for method, run in zip(methods, runs, strict=True) if run.has_weights or not trains(task_kind, arm)
     ]
-    for kind, name in reversed(scratches.items()):
-        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[kind].card, name),)}, randoms.get(kind, "")))
-    for kind, name in reversed(randoms.items()):
-        variants = {v: tuple(random_encoder(kinds[kind].card, i, v) for i in range(count)) for v in VARIANTS}
+    for like, name in reversed(scratches.items()):
+        curves.append(Curve(name, "scratch", {"": (scratch_encoder(kinds[like].card, name),)}, randoms.get(like, "")))
+    for like, name in reversed(randoms.items()):
+        variants = {v: tuple(random_encoder(kinds[like].card, i, v) for i in range(count)) for v in VARIANTS}
         curves.append(Curve(name, "random", variants))
     return tuple(curves)
 

@@ -101,7 +101,7 @@ def feature_map(encoder: nn.Module, x: Tensor, name: str) -> Tensor:
         tokens = found[:, int(getattr(encoder, "num_prefix_tokens", 0)) :]
         side = math.isqrt(tokens.shape[1])
         if side and side**2 == tokens.shape[1]:
-            return tokens.transpose(1, 2).unflatten(2, (side, side))
+            return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     raise ConfigError(f"backbone {name!r} gives no map to segment by: its features before pooling are {got}, which are "
                       "no square grid of places. Take a convolutional network, or a transformer whose tokens are "

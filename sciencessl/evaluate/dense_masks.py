@@ -1,6 +1,6 @@
 """Label images of samples: a column of encoded images of one plane, whose values are classes.
 
-Labels come later than pixels, so the column is one of a table (`store label --from regions --masks`, or `--from masks`).
+Labels come later than pixels, so the column is one of a table (`store label --from regions --masks`, `--from masks`).
 Its field's metadata may name the values: `classes`, a JSON list, value 0 first. 255 is a pixel that nobody judged.
 """
 
@@ -47,13 +47,15 @@ class Masks:
         Raises:
             DataError: When its image is none, is not square, or is not of one plane of bytes.
         """
-        return self.numbers[_decoded(self.files[index], self.where, index)]
+        found: np.ndarray = self.numbers[_decoded(self.files[index], self.where, index)]
+        return found
 
     @cached_property
     def digest(self) -> str:
         """Of all that is held."""
-        parts = [digest(self.files[index]) for index in sorted(self.files)]
-        return digest(repr((sorted(self.files), self.classes)).encode(), self.numbers.tobytes(), *map(str.encode, parts))
+        known = sorted(self.files)
+        parts = [digest(self.files[index]).encode() for index in known]
+        return digest(repr((known, self.classes)).encode(), self.numbers.tobytes(), *parts)
 
     def take(self, index: np.ndarray) -> Masks:
         """Those of some samples."""
@@ -141,7 +143,7 @@ def _decoded(raw: bytes, where: str, index: int) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED) if raw else None
     if image is None or image.ndim != 2 or image.dtype != np.uint8 or image.shape[0] != image.shape[1]:
         got = "no image" if image is None else f"{image.dtype} of shape {image.shape}"
-        raise DataError(f"{where}: the sample at index {index} has {got}; a label image is a square PNG of one plane of "
-                        "bytes: a class a pixel, 255 where nobody judged.")
+        raise DataError(f"{where}: the sample at index {index} has {got}; a label image is a square PNG of one plane "
+                        "of bytes: a class a pixel, 255 where nobody judged.")
     found: np.ndarray = image
     return found

@@ -1,7 +1,7 @@
 """Metrics of segmentation: true positive, false positive and false negative pixels, added up over the whole test set.
 
-No mean over images: an image with ten pixels of a class weighs as those ten pixels. Classes of which the test set has no
-pixel have no intersection to speak of; they are left out of means over classes, and of nothing else.
+No mean over images: an image with ten pixels of a class weighs as those ten pixels. Classes of which the test set has
+no pixel have no intersection to speak of; they are left out of means over classes, and of nothing else.
 """
 
 from __future__ import annotations

@@ -256,8 +256,10 @@ def take_statistics(encoders: Sequence[Encoder], store: Store) -> None:
         store: Whose split=train is read.
     """
     normed = [encoder for encoder in encoders if any(True for _ in _batch_norms(encoder.module))]
+    if not normed:
+        return
     split = store.split("train")
-    if not normed or len(split) < 2:
+    if len(split) < 2:
         return
     positions = np.unique(np.linspace(0, len(split) - 1, min(len(split), STATISTICS_SAMPLES)).astype(np.int64))
     card = normed[0].card

@@ -27,7 +27,7 @@ from sciencessl.data.loader import BatchStream, Decoder, make_loader
 from sciencessl.data.order import Order
 from sciencessl.data.runs import longest_run
 from sciencessl.errors import ConfigError, RunError
-from sciencessl.evaluate.calibration import fit_temperature
+from sciencessl.evaluate.calibration import temperature_of
 from sciencessl.evaluate.encoders import as_input, evaluation_stream, view_settings, worth_workers
 from sciencessl.evaluate.linear import (
     FittedClassifier,
@@ -136,11 +136,7 @@ class Labelled:
 
 
 class Tuned(nn.Module):
-    """An encoder of which some stages are trained, below a head that always is.
-
-    Args:
-        encoder: Used as it is.
-        stages: As in `Training`; parameters of the other stages need no gradient.
+    """An encoder of which the last `stages` are trained (all for None), below a head that always is.
 
     Raises:
         ConfigError: When the encoder has fewer stages than that.
@@ -310,12 +306,6 @@ class _Held:
     temperature: float = 1.0
 
 
-def _temperature(scores: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
-    logits = np.full((len(labels), 1 + max(int(labels.max()), int(classes.max()))), -np.inf)
-    logits[:, classes] = scores
-    return fit_temperature(logits, labels)
-
-
 @dataclass(frozen=True)
 class _Start:
     """Where a fit starts from, whatever the rate and the rows."""
@@ -344,7 +334,7 @@ class _Start:
             scores = _scores(self.train(train, first, rate), self.card, test.store, test.index, self.workers)
             loss = mean_over_classes(*held_out_losses(scores, first.classes, test.labels))
             whole = np.isfinite(loss)
-            found[rate] = _Held(loss, _temperature(scores, first.classes, test.labels)) if whole else _Held()
+            found[rate] = _Held(loss, temperature_of(scores, first.classes, test.labels)) if whole else _Held()
         return found
 
     def train(self, rows: Labelled, first: FittedClassifier, rate: float) -> Network:

@@ -16,13 +16,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from sciencessl.dealing import deal_units
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.evaluate.subsets import priorities, unit_strata
 from sciencessl.evaluate.task_labels import OBJECT
 from sciencessl.evaluate.tasks import TaskData, digest_of, label_strata, load_sides
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
-from sciencessl.store.sides import Side
+from sciencessl.store.sides import Side, value_text
 
 ENOUGH = 60
 """Units from which intervals over folds cover what they say, within the error of the simulation."""
@@ -103,6 +104,61 @@ def fold_data(data: TaskData, folds: int, repeat: int) -> list[TaskData]:
     fold = np.empty(len(names), dtype=np.int64)
     fold[order] = np.arange(len(names)) % folds
     return [_one_fold(whole, fold[unit_of] == k) for k in range(folds)]
+
+
+def site_folds(data: TaskData, store: Store, folds: int, column: str) -> list[TaskData]:
+    """Folds that no value of a column straddles, such as the hospital that slides are from: site-preserved folds.
+
+    Models tell sites apart by stain and scanner; with a site on both sides, what a site looks like passes for what its
+    patients have (Howard et al. 2021). Sites are dealt so that folds have shares of each class that are as even as
+    whole sites allow (`deal_units`); where classes have several columns, shares of samples alone. There is one such
+    deal: it depends on names and labels only. Labels are drawn, and intervals are, by the task's unit as ever.
+
+    Args:
+        data: From `load_whole`.
+        store: Its store.
+        folds: K, 2 or more.
+        column: Of the store.
+
+    Returns:
+        K tasks, as from `fold_data`.
+
+    Raises:
+        ConfigError: For fewer than two folds, or more folds than sites.
+        DataError: When a sample has no site, a unit lies in two, or a class lies in one site alone.
+    """
+    whole = pooled(data)
+    sites = np.array([value_text(value) for value in store.column(column)[whole.test].tolist()], dtype=str)
+    names, site_of = np.unique(sites, return_inverse=True)
+    _check_sites(whole, sites, names, folds, column)
+    classes, class_of = np.unique(whole.test_labels, return_inverse=True)
+    several = whole.test_targets is not None
+    counts = np.zeros((len(names), 1 if several else len(classes)), np.int64)
+    np.add.at(counts, (site_of, np.zeros_like(class_of) if several else class_of), 1)
+    fold = deal_units(counts, np.full(folds, 1 / folds), priorities(names, json.dumps([whole.task.name, folds])))
+    return [_one_fold(whole, fold[site_of] == k) for k in range(folds)]
+
+
+def _check_sites(whole: TaskData, sites: np.ndarray, names: np.ndarray, folds: int, column: str) -> None:
+    if folds < 2:
+        raise ConfigError(f"folds: got {folds} folds; give 2 or more.")
+    if len(names) < folds:
+        raise ConfigError(f"folds by {column!r}: there are {len(names)} different values, too few for {folds} folds of "
+                          f"whole ones; ask for {max(2, len(names))} at most, or leave --folds-by out.")
+    lacking = int((sites == "").sum())
+    if lacking:
+        raise DataError(f"folds by {column!r}: {lacking:,} labelled samples have no value; give every one of them one.")
+    pairs = np.unique(np.stack([whole.test_units.astype(str), sites]), axis=1)
+    units, count = np.unique(pairs[0], return_counts=True)
+    if (count > 1).any():
+        raise DataError(f"folds by {column!r}: {int((count > 1).sum())} units ({whole.task.unit}) lie in several of "
+                        f"them, such as {str(units[count > 1][0])!r}, and would be on both sides of a test.")
+    for number in np.unique(whole.test_labels) if whole.test_targets is None else ():
+        only = np.unique(sites[whole.test_labels == number])
+        if len(only) == 1:
+            raise DataError(f"folds by {column!r}: all samples of class {whole.classes[number]!r} are of "
+                            f"{str(only[0])!r}; where that is tested nobody could learn the class. Leave the class "
+                            "out, or --folds-by.")
 
 
 def _check(whole: TaskData, unit_of: np.ndarray, folds: int, repeat: int) -> None:

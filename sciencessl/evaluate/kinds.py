@@ -31,8 +31,8 @@ IN_WORDS: Mapping[str, str] = {
 
 
 def output_width(data: TaskData) -> int:
-    """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval; three numbers
-    of pixels of each class for segmentation."""
+    """Columns of `Fit.probabilities`: a class, label or answer each; both scores of a query for retrieval; three
+    numbers of pixels of each class for segmentation."""
     if data.task.kind == "dense":
         return 3 * len(data.classes)
     return 2 if data.task.kind == "retrieval" else len(data.classes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError
 from sciencessl.evaluate.abmil import PROTOCOL as ABMIL
+from sciencessl.evaluate.asked_budgets import asked_budgets, trained_budgets
 from sciencessl.evaluate.bags import all_samples
 from sciencessl.evaluate.curves import (
     SAVED,
@@ -28,12 +29,11 @@ from sciencessl.evaluate.dense_masks import read_masks
 from sciencessl.evaluate.encoders import Encoder, check_input
 from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.fits import FitKey
-from sciencessl.evaluate.folds import fold_data, load_whole, pooled
+from sciencessl.evaluate.folds import fold_data, load_whole, pooled, site_folds
 from sciencessl.evaluate.foreign import find_encoder
 from sciencessl.evaluate.kinds import FROZEN_HEADS
 from sciencessl.evaluate.store_tasks import find_store_task
-from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets, parse_budget
-from sciencessl.evaluate.task_labels import OBJECT
+from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets
 from sciencessl.evaluate.tasks import TaskData, load_task
 from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
 from sciencessl.spec import TransferTask
@@ -218,6 +218,7 @@ class Request:
     repeats: int = 1
     test: str = ""
     accept_leak: bool = False
+    folds_by: str = ""
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("subsets", "random_encoders", "finetune_subsets", "repeats")}
@@ -233,6 +234,8 @@ class Request:
             )
         if self.repeats > 1 and not self.folds:
             raise ConfigError(f"--repeats {self.repeats} deals the folds anew: give --folds too.")
+        if self.folds_by and (not self.folds or self.repeats > 1):
+            raise ConfigError(f"--folds-by {self.folds_by} needs --folds, and no --repeats: the best deal is one.")
 
 
 def make_plan(request: Request) -> Plan:
@@ -248,14 +251,14 @@ def make_plan(request: Request) -> Plan:
     encoders = _encoders(request.runs, store)
     check_arms(encoders, task, request.arms, request.training)
     smallest = min(folds, key=lambda fold: len(fold.train))
-    budgets = _budgets(store, smallest, request.labels, request.draw)
+    budgets = asked_budgets(store, smallest, request.labels)
     parts = tuple(_part(store, other, fold, budgets, request, np.searchsorted(data.test, fold.test),
                         number // max(request.folds, 1)) for number, fold in enumerate(folds))
     methods = group_runs(encoders)
     curves = make_curves(methods, request.arms or default_arms(task), request.random_encoders,
                          task.kind)
     plan = Plan(store, other, data, parts, budgets, encoders, methods, curves, request.out,
-                _trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested,
+                trained_budgets(budgets, request.finetune_labels), request.finetune_subsets, request.training, tested,
                 request.draw, standing)
     _check_inputs(plan)
     return plan
@@ -267,9 +270,10 @@ def _tested_on(
     """The store that test samples lie in, the task as a whole, the same part by part, and what is special in words."""
     if request.folds:
         whole = load_whole(store, task)
-        folds = [fold for repeat in range(request.repeats) for fold in fold_data(whole, request.folds, repeat)]
-        times = f", dealt {request.repeats} times" if request.repeats > 1 else ""
-        said = f"every labelled sample once, in {request.folds} folds by {whole.task.unit}{times}"
+        by, times = request.folds_by, f", dealt {request.repeats} times" if request.repeats > 1 else ""
+        folds = site_folds(whole, store, request.folds, by) if by else [
+            fold for repeat in range(request.repeats) for fold in fold_data(whole, request.folds, repeat)]
+        said = f"every labelled sample once, in {request.folds} folds by {by or whole.task.unit}{times}"
         return store, pooled(whole), folds, said
     column, equals, value = request.test.partition("=")
     if equals and not is_remote(request.test) and not Path(request.test).exists():
@@ -342,64 +346,6 @@ def _digest(store: Store, other: Store, data: TaskData, draw: str) -> str:
         inside = [read_masks(side, task, data.classes, index).digest.encode() for side, index in sides]
     return digest(canonical_json(parts), data.train.tobytes(), data.test.tobytes(), data.test_labels.tobytes(), targets,
                   *inside)
-
-
-def _budgets(store: Store, data: TaskData, labels: Sequence[str], draw: Draw) -> tuple[Budget, ...]:
-    """The budgets asked for; of the task's own, those that the pool can fill."""
-    budgets = tuple(dict.fromkeys(parse_budget(text) for text in labels or data.task.budgets))
-    for budget in budgets:
-        _check_unit(store, data, budget)
-    lacks = {budget: reason for budget in budgets if (reason := _lacks(data, budget))}
-    if labels and lacks:
-        budget, reason = next(iter(lacks.items()))
-        raise ConfigError(f"label budget '{budget}' of task {data.task.name!r}: {reason}. Ask for fewer, or for 'all'.")
-    usable = tuple(budget for budget in budgets if budget not in lacks)
-    return usable if usable and not lacks else tuple(dict.fromkeys((*usable, Budget("all"))))
-
-
-def _trained_budgets(budgets: tuple[Budget, ...], labels: Sequence[str]) -> tuple[Budget, ...]:
-    wanted = tuple(dict.fromkeys(parse_budget(text) for text in labels))
-    strange = [str(budget) for budget in wanted if budget not in budgets]
-    if strange:
-        raise ConfigError(
-            f"budgets of the arms that train a network: {', '.join(strange)} are not among the label budgets "
-            f"{', '.join(map(str, budgets))}, so they could not be compared with the other arms; add them to --labels."
-        )
-    return wanted or budgets
-
-
-def _lacks(data: TaskData, budget: Budget) -> str:
-    """Why the pool cannot fill a budget; empty where it can."""
-    pool, units = np.bincount(data.train_labels), len(set(data.train_units))
-    if budget.kind == "total" and budget.amount > pool.sum():
-        return f"split=train holds only {pool.sum()} labelled samples"
-    if budget.kind == "per_class" and budget.amount > pool.max():
-        return f"no class of split=train has so many; the largest holds {pool.max()}"
-    if budget.kind == "units" and budget.amount > units:
-        return f"split=train holds only {units} units ({data.task.unit})"
-    return ""
-
-
-def _check_unit(store: Store, data: TaskData, budget: Budget) -> None:
-    if budget.kind != "units":
-        return
-    unit = data.task.unit
-    known = {"unit", unit, *(("sample", "galaxy", "image") if unit == OBJECT else ())}
-    if unit == "group":
-        known |= _names_of_group(store)
-    word = budget.unit.lower().strip()
-    if word not in known | {f"{name}s" for name in known}:
-        raise ConfigError(
-            f"label budget '{budget}' counts {budget.unit}, but the unit of task {data.task.name!r} on {store.path} is "
-            f"{unit!r}; write '{budget.amount:g} units'."
-        )
-
-
-def _names_of_group(store: Store) -> set[str]:
-    """Row columns that hold the same values as `group`: the name it had in the catalogue is one of them."""
-    group = store.column("group").tolist()
-    rows = [name for name, where in store.columns().items() if where == "rows" and name not in ("id", "split")]
-    return {name.lower() for name in rows if store.column(name).tolist() == group}
 
 
 def _draw(data: TaskData, budgets: Sequence[Budget], seed: int, draw: Draw) -> dict[Budget, Subset]:

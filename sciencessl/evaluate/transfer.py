@@ -54,6 +54,7 @@ def transfer(
     by: str = "",
     folds: int = 0,
     repeats: int = 1,
+    folds_by: str = "",
     test: str = "",
     jobs: int = 1,
     accept_leak: bool = False,
@@ -65,7 +66,8 @@ def transfer(
     them, `linear` trains a classifier on augmented views by gradient descent, `finetune` encoder and classifier
     (`finetune.fit_network`), `scratch` does so from fresh weights of the same architecture, and `random` is `frozen` on
     random encoders. For other kinds of task there are `frozen` (`kinds.frozen_fit`), `random` and what
-    `curves.OF_KIND` lists; of segmentation (`dense.run_dense`) these train a head by gradient descent.
+    `curves.OF_KIND` lists; of segmentation (`dense.run_dense`) these train a head by gradient descent, of bags `frozen`
+    and `random` pool by the mean, `max` by the maximum, and `abmil` learns attention (`abmil.fit_abmil`).
 
     Everything is tuned on the budget's own rows, and subsets are shared by all arms. The interval covers label subsets
     and test units together, for this checkpoint only; runs that differ in their pretraining seed only are one method,
@@ -93,6 +95,7 @@ def transfer(
         folds: Cross-validation over units instead of split=test: every labelled sample of split=train and split=test is
             tested once, by fits on the other folds (`folds.fold_data`). No model is kept.
         repeats: How often the folds are dealt.
+        folds_by: Column whose values no fold divides, such as `site`; see `folds.site_folds`.
         test: What is tested on instead of split=test: a sealed store (every labelled sample in it), or `COLUMN=VALUE`
             (those with it, which no label is drawn from).
         jobs: Processes that train networks side by side, each with its share of the cores: faster for small networks on
@@ -117,7 +120,7 @@ def transfer(
     request = Request(
         tuple(runs), data, local_path(out), task, tuple(labels), tuple(arms), subsets, random_encoders, draw,
         tuple(finetune_labels), finetune_subsets, Training(max_steps, stages), folds, repeats, test,
-        accept_leak,
+        accept_leak, folds_by,
     )
     plan = _settled(request, by, tell)
     features = Features(plan, workers)

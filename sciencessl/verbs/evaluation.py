@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sciencessl.verbs.output import DONE, add_accept_leak, add_json, emit, teller
+from sciencessl.verbs.output import DONE, REFUSED, add_accept_leak, add_json, emit, teller
 
 
 def fill_embed(parser: argparse.ArgumentParser) -> None:
     """Arguments of `embed`."""
     parser.add_argument("run", metavar="RUN", help="a finished run, or weights by name as in transfer")
-    parser.add_argument("--data", required=True, metavar="STORE", help="a sealed store")
+    parser.add_argument("--data", required=True, metavar="STORE|PLAN",
+                        help="a sealed store, or a FILE.yaml with domain, sources and settings as prepare takes them: "
+                        "its samples are read and not stored")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for Parquet shards")
     parser.add_argument("--split", default="all", choices=("all", "train", "val", "test"),
                         help="samples to embed (default: all)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"),
                         help="of the stored values (default: float32)")
+    parser.add_argument("--format", default="parquet", choices=("parquet", "h5"),
+                        help="h5: beside the shards a file SLIDE.h5 with coords and features for each slide, as CLAM "
+                        "and TRIDENT have them (default: parquet)")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of something else in --out")
     add_json(parser)
 
@@ -25,11 +30,16 @@ def run_embed(args: argparse.Namespace) -> int:
     """A store through an encoder."""
     from sciencessl.evaluate.embed import embed
 
-    result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite)
+    result = embed(args.run, args.data, args.out, split=args.split, dtype=args.dtype, overwrite=args.overwrite,
+                   format=args.format)
     text = (f"{result.samples} embeddings of width {result.features} in {result.shards} shards "
             f"({result.computed} computed now, {result.seconds:.1f} s): {result.out}")
+    text += f"; {result.slides} slides in its h5/" if result.slides else ""
+    text = "\n".join([*result.guessed, text])
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in result.refused.items())
+    text += f"\nrefused: {refused}; listed in {result.out / 'refused.csv'}" if refused else ""
     emit(result, args.json, f"{text}\n{args.run}: {result.terms}" if result.terms else text)
-    return DONE
+    return REFUSED if refused else DONE
 
 
 def fill_transfer(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +75,8 @@ def fill_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", type=int, default=0, metavar="K",
                         help="cross-validate over units instead of testing on split=test, where units are few")
     parser.add_argument("--repeats", type=int, default=1, metavar="R", help="deal the folds so often (default: 1)")
+    parser.add_argument("--folds-by", default="", metavar="COLUMN",
+                        help="no fold divides a value of this column, such as site; classes spread evenly")
     parser.add_argument("--test", default="", metavar="STORE|COLUMN=VALUE",
                         help="test on another store, or on the samples with a value that no label is drawn from")
     parser.add_argument("--by", default="", metavar="COLUMN", help="also score groups of test samples by this column")
@@ -84,7 +96,7 @@ def run_transfer(args: argparse.Namespace) -> int:
         random_encoders=args.random_encoders, draw=args.draw, dry_run=args.dry_run, stages=args.stages,
         finetune_labels=args.finetune_labels, finetune_subsets=args.finetune_subsets,
         max_steps=args.max_steps, by=args.by, folds=args.folds, repeats=args.repeats, test=args.test,
-        jobs=args.jobs, accept_leak=args.accept_leak, tell=teller(args),
+        folds_by=args.folds_by, jobs=args.jobs, accept_leak=args.accept_leak, tell=teller(args),
     )
     if isinstance(result, TransferEstimate):
         emit(result, args.json, estimate_text(result))

@@ -45,6 +45,14 @@ def test_corners_that_are_no_numbers_are_an_error_with_the_place(drawn: Drawn, c
         drawn.area([corners], "a", "feature 7")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_corner_beyond_any_slide_is_an_error(drawn: Drawn) -> None:
+    with pytest.raises(DataError, match=r"feature 7 has a corner at 1e\+308 px, expected pixels of level 0"):
+        drawn.area([square(-1e308, 0, 1e308, 5)], "a", "feature 7")
+    drawn.area([square(-1e9, -1e9, 1e9, 1e9)], "everything", "feature 8")
+    assert len(drawn.regions) == 1
+
+
 def test_a_third_number_of_a_corner_is_left_out(drawn: Drawn) -> None:
     drawn.point([4, 5, 0], "", "feature 0")
     assert drawn.regions[0].rings[0].tolist() == [[4, 5]]

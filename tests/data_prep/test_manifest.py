@@ -131,6 +131,23 @@ def test_groups_never_straddle_drawn_splits(make_spec: Make, galaxies: Galaxies)
     assert manifest.settings["split"] == {"seed": 0, "test": 0.4, "val": 0.2}
 
 
+def test_splits_are_stratified_on_request(make_spec: Make, galaxies: Galaxies) -> None:
+    folder, rows = galaxies(20)
+    manifest = read(make_spec(), folder, stratify=True, test_fraction=0.25)
+    classes = [row["class"] for row in rows]
+    for kind in {*classes}:
+        tested = sum(e.split == "test" for e, c in zip(manifest.inputs, classes, strict=True) if c == kind)
+        assert abs(tested - 0.25 * classes.count(kind)) < 1
+    assert manifest.settings["split"]["stratified"] == "class"
+    assert "stratified" not in read(make_spec(), folder).settings["split"]
+
+
+def test_stratified_splits_without_classes_or_with_given_splits(make_spec: Make, galaxies: Galaxies) -> None:
+    folder, _ = galaxies(4, split=lambda i: "train")
+    with pytest.raises(ConfigError, match=r"--stratify draws splits .* but splits are given by column 'split'"):
+        read(make_spec(), folder, stratify=True)
+
+
 def test_given_splits_that_leak_or_name_nothing(make_spec: Make, galaxies: Galaxies) -> None:
     folder, _ = galaxies(6, patient=lambda i: "p", split=lambda i: ("train", "test")[i % 2])
     with pytest.raises(DataError, match=r"1 group\(s\) of column 'patient' lie in two"):

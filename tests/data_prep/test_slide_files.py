@@ -30,7 +30,8 @@ def test_the_longest_name_of_a_slide_wins(tmp_path: Path) -> None:
     # A defect elsewhere: matching by prefix gives the annotations of A_2 to slide A.
     found, said = slide_files(touch(tmp_path, "A.xml", "A_2.xml", "A_3.xml", "AB.xml"), ["A", "A_2"])
     assert [(file.path.name, file.slide) for file in found] == [("A.xml", "A"), ("A_2.xml", "A_2")]
-    assert said == ["2 files are of no slide of the store: 'AB.xml' Did you mean 'A'?, 'A_3.xml' Did you mean 'A_2'?"]
+    assert said == ["2 files are of no slide of the store: 'AB.xml' (Did you mean 'A'?), "
+                    "'A_3.xml' (Did you mean 'A'?)"]
 
 
 def test_names_that_no_file_can_have_are_written_as_our_masks_write_them(tmp_path: Path) -> None:
@@ -66,8 +67,8 @@ def test_hidden_files_and_others_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_no_file_of_any_slide_is_an_error_with_the_closest_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of the 1 annotation files .* 'case_007\.xml' Did you mean 'case_07'\?\. "
-                                        r"The store has 'case_07'\. .* --by-file"):
+    with pytest.raises(DataError, match=r"none of the 1 annotation files .* 'case_007\.xml' "
+                                        r"\(Did you mean 'case_07'\?\)\. The store has 'case_07'\. .* --by-file"):
         slide_files(touch(tmp_path, "case_007.xml"), ["case_07"])
     with pytest.raises(ConfigError, match="does not exist; expected an annotation file, or a folder"):
         slide_files(tmp_path / "nowhere", ["A"])

@@ -76,6 +76,19 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
            "(--from cells counts them)" in read(tmp_path).said
 
 
+def test_regions_beyond_the_tiles_are_told(tmp_path: Path) -> None:
+    # A defect elsewhere: annotations at another scale, or of another slide, label nothing, and nobody says so.
+    geojson(tmp_path, "A.geojson", ("Tumor", (0, 0, 800, 600)), ("Tumor", (200, 0, 900, 90)), ("Tumor", (-9, -9, 0, 9)))
+    said = "regions lie beyond the tiles of their slide; corners are to be pixels of level 0"
+    assert f"2 of 3 {said}" in read(tmp_path).said
+    (tmp_path / "A.geojson").unlink()
+    geojson(tmp_path, "B.geojson", ("Tumor", (800, 0, 900, 90)))
+    found = read(tmp_path)
+    assert f"1 of 1 {said}" in found.said
+    assert found.with_value == 0
+    assert any(sentence.startswith("no tile has a class: regions cover too little") for sentence in found.said)
+
+
 def test_a_damaged_file_is_refused_and_the_others_are_read(tmp_path: Path) -> None:
     geojson(tmp_path, "A.geojson", ("Tumor", (0, 0, 100, 75)))
     (tmp_path / "B.xml").write_text("<Annotations>")
@@ -90,6 +103,9 @@ def test_a_damaged_file_is_refused_and_the_others_are_read(tmp_path: Path) -> No
 def test_files_without_regions_are_an_error_that_says_what_they_hold(tmp_path: Path) -> None:
     geojson(tmp_path, "A.geojson", ("Tumor", (3, 3, 3, 9)))
     with pytest.raises(DataError, match="hold no region or cell that can be used: 1 areas of fewer than three"):
+        read(tmp_path)
+    (tmp_path / "B.geojson").write_text("")
+    with pytest.raises(DataError, match=r"the 1 files of .* corners\. 1 more cannot be read: annotations .*B\.geo"):
         read(tmp_path)
 
 

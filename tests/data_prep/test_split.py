@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sciencessl.data_prep.split import assign_split, check_groups, given_splits
+from sciencessl.data_prep.split import assign_split, check_groups, given_splits, stratified_splits
 from sciencessl.errors import DataError
 
 GROUPS = [f"patient-{i}" for i in range(20_000)]
@@ -50,3 +50,23 @@ def test_group_in_two_splits_is_a_leak() -> None:
     check_groups(["a", "a", "b"], ["train", "train", "test"], "patient")
     with pytest.raises(DataError, match=r"1 group\(s\) of column 'patient'.*'a' in train and test.*leak"):
         check_groups(["a", "b", "a"], ["train", "test", "test"], "patient")
+
+
+def test_stratified_splits_keep_patients_whole_and_classes_even() -> None:
+    # Of 40 patients with 1 to 4 slides, 30 have the common class: 20 % of 60 and of 40 slides.
+    groups = [f"p{patient}" for patient in range(40) for _ in range(1 + patient % 4)]
+    classes = ["rare" if int(group[1:]) % 4 == 3 else "common" for group in groups]
+    splits = stratified_splits(groups, classes, 0, 0.2, 0.1)
+    check_groups(groups, splits, "patient")
+    found = {(kind, split): sum(pair == (kind, split) for pair in zip(classes, splits, strict=True))
+             for kind in ("common", "rare") for split in ("train", "val", "test")}
+    assert found == {("common", "train"): 42, ("common", "val"): 6, ("common", "test"): 12,
+                     ("rare", "train"): 28, ("rare", "val"): 4, ("rare", "test"): 8}
+
+
+def test_a_stratified_draw_depends_on_names_and_seed_and_not_on_the_order_of_rows() -> None:
+    groups, classes = [f"p{i}" for i in range(30)], [("a", "b", None)[i % 3] for i in range(30)]
+    splits = stratified_splits(groups, classes, 0, 0.2, 0.0)
+    assert stratified_splits(groups[::-1], classes[::-1], 0, 0.2, 0.0) == splits[::-1]
+    assert stratified_splits(groups, classes, 1, 0.2, 0.0) != splits
+    assert [sum(s == "test" for s in splits[kind::3]) for kind in range(3)] == [2, 2, 2]

@@ -149,6 +149,11 @@ def test_blur_does_not_depend_on_the_strength_of_the_stain(rng: np.random.Genera
     assert tile_quality(tile_of(half, noise=0), MPP)["blur"] == pytest.approx(found[-1], abs=0.1)
 
 
+def test_tissue_too_soft_to_have_edges_counts_as_blurred(rng: np.random.Generator) -> None:
+    density = np.repeat(0.15 + 0.05 * smooth_noise(rng, (SIDE, SIDE), 50)[..., None], 3, axis=2)
+    assert tile_quality(tile_of(density, noise=0), MPP)["blur"] == 4 * MPP
+
+
 def test_empty_tiles_have_no_blur_to_speak_of() -> None:
     assert math.isnan(tile_quality(np.full((SIDE, SIDE, 3), 243, np.uint8), MPP)["blur"])
     assert math.isnan(tile_quality(tile_of(np.zeros((SIDE, SIDE, 3))), MPP)["blur"])

@@ -19,7 +19,7 @@ from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample, create_store, write_row
 from sciencessl.train.folder import ModelCard
 
-SIDE = 32
+SIDE = 48
 NAMES = ("background", "disc")
 
 
@@ -31,7 +31,7 @@ def disc(number: int) -> tuple[np.ndarray, np.ndarray]:
     """A tile, and 1 where its disc is."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:SIDE, :SIDE]
-    middle, radius = rng.uniform(9, SIDE - 9, 2), rng.uniform(5, 9)
+    middle, radius = rng.uniform(15, SIDE - 15, 2), rng.uniform(9, 15)
     inside = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < radius**2
     image = rng.uniform(0, 90, (SIDE, SIDE, 3)) + inside[..., None] * rng.uniform(90, 160)
     return image.clip(0, 255).astype(np.uint8), inside.astype(np.uint8)
@@ -50,8 +50,9 @@ def disc_store(path: Path, count: int = 24) -> Store:
     header = StoreHeader("pathology", "images", spec.fields, 1, count, {"side": SIDE}, "plan", "config")
     create_store(path, header, 4_000)
     drawn = {f"g{i:03d}": disc(i) for i in range(count)}
+    splits = ("train", "train", "test")
     samples = [
-        PreparedSample(name, "test" if i // 3 % 3 == 2 else "train", {spec.primary: png(image)}, {"group": f"p{i // 3}"})
+        PreparedSample(name, splits[i // 3 % 3], {spec.primary: png(image)}, {"group": f"p{i // 3}"})
         for i, (name, (image, _)) in enumerate(drawn.items())
     ]
     write_row(path, header, 0, samples, [], "inputs")
@@ -63,8 +64,9 @@ def disc_store(path: Path, count: int = 24) -> Store:
 def disc_card(backbone: str = "test_resnet", features: int = 96) -> ModelCard:
     """Of an encoder that sees the tiles at their own side."""
     domain = load_domain("pathology")
+    views = asdict(domain.train_options(size=SIDE, brightness=0.1, contrast=0.1))
     return ModelCard(
         domain="pathology", method="byol", backbone=backbone, field=domain.primary, channels=("r", "g", "b"),
         features=features, stats=InputStats((0.3,) * 3, (0.2,) * 3, (255.0,) * 3, "linear"),
-        views=asdict(domain.train_options(size=SIDE)), steps=1, images=8, seed=0, stores=(),
+        views=views, steps=1, images=8, seed=0, stores=(),
     )

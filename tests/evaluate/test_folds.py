@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from sciencessl.domains.galaxy.tasks import MORPHOLOGY
 from sciencessl.errors import ConfigError, DataError
-from sciencessl.evaluate.folds import few_units_note, fold_data, load_whole, pooled
+from sciencessl.evaluate.folds import few_units_note, fold_data, load_whole, pooled, site_folds
 from sciencessl.evaluate.statistics import hierarchical_interval
 from sciencessl.evaluate.subsets import label_digest
 from sciencessl.evaluate.tasks import TaskData, load_task
@@ -241,3 +241,63 @@ def test_the_interval_of_folded_scores_covers_fresh_units(units_per_class: int) 
 def test_with_sixteen_units_it_covers_less_as_the_docstring_says() -> None:
     assert 0.86 < coverage(8, 0.5) < 0.92
     assert 0.81 < coverage(8, 1.0) < 0.88
+
+
+class Sites:
+    """Stands for a store that knows where samples are from."""
+
+    def __init__(self, sites: list[Any]) -> None:
+        self.sites = np.array(sites, dtype=object)
+
+    def column(self, name: str) -> np.ndarray:
+        assert name == "site"
+        return self.sites
+
+
+def by_site(data: TaskData, sites: list[Any], folds: int) -> list[TaskData]:
+    return site_folds(data, Sites(sites), folds, "site")  # type: ignore[arg-type]
+
+
+def test_sites_stay_whole_and_classes_spread_evenly() -> None:
+    # A defect elsewhere: folds of a cohort in which sites straddle, so that stain tells the class.
+    per_site = {"a": (8, 2), "b": (2, 8), "c": (5, 5), "d": (6, 4), "e": (4, 6), "f": (5, 5)}
+    sites = [site for site, counts in per_site.items() for _ in range(sum(counts))]
+    labels = np.array([label for counts in per_site.values() for label in (0, 1) for _ in range(counts[label])])
+    data = task_data(labels, np.arange(60).astype(str))
+    found = by_site(data, sites, 3)
+    assert [np.bincount(fold.test_labels).tolist() for fold in found] == [[10, 10]] * 3
+    for fold in found:
+        assert not {sites[i] for i in fold.train} & {sites[i] for i in fold.test}
+    assert sorted(np.concatenate([fold.test for fold in found]).tolist()) == list(range(60))
+
+
+def test_the_deal_by_sites_does_not_depend_on_their_order() -> None:
+    sites = [f"s{i % 7}" for i in range(70)]
+    labels = np.array([(i * i) % 3 % 2 for i in range(70)])
+    data = task_data(labels, np.arange(70).astype(str))
+    first = {name: k for k, fold in enumerate(by_site(data, sites, 3)) for name in fold.test_ids}
+    turned = replace(data, train_units=data.train_units + "x", test_units=data.test_units + "x")
+    assert {name: k for k, fold in enumerate(by_site(turned, sites, 3)) for name in fold.test_ids} == first
+
+
+def test_sites_that_cannot_be_folds_say_why() -> None:
+    labels = np.arange(12) % 2
+    data = task_data(labels, np.arange(12).astype(str))
+    halves = ["x", "x", "y", "y"] * 3
+    with pytest.raises(ConfigError, match="2 different values, too few for 3 folds of whole ones; ask for 2"):
+        by_site(data, halves, 3)
+    with pytest.raises(ConfigError, match="got 1 folds; give 2 or more"):
+        by_site(data, halves, 1)
+    with pytest.raises(DataError, match="1 labelled samples have no value"):
+        by_site(data, [None, *halves[1:]], 2)
+    with pytest.raises(DataError, match=r"all samples of class 'a' are of 'x'; where that is tested nobody could"):
+        by_site(data, ["x", "y"] * 6, 2)
+    shared = task_data(labels, (np.arange(12) // 3).astype(str))
+    with pytest.raises(DataError, match=r"4 units \(tile\) lie in several of them, such as '0', and would be on both"):
+        by_site(shared, ["x", "x", "y"] * 4, 2)
+
+
+def test_pathology_tasks_draw_and_resample_patients() -> None:
+    from sciencessl.domains.pathology import SPEC
+
+    assert {task.unit for task in SPEC.tasks} == {"group"}

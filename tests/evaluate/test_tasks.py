@@ -136,9 +136,7 @@ def test_too_few_test_units(tmp_path: Path, make_store: Any) -> None:
         load_task(store, BY_GROUP)
 
 
-def test_kinds_and_metrics_that_no_curve_is_drawn_for(survey: Store) -> None:
-    with pytest.raises(ConfigError, match="is of kind 'dense'; few-label tasks are class, multilabel, counts, retr"):
-        load_task(survey, TransferTask("t", "class", kind="dense"))
+def test_metrics_that_no_curve_is_drawn_for(survey: Store) -> None:
     with pytest.raises(ConfigError, match="no primary metric named 'auroc'"):
         load_task(survey, TransferTask("t", "class", metric="auroc"))
 

@@ -59,7 +59,7 @@ def test_commands_of_the_pages_are_understood(
     assert code == 0, capsys.readouterr().err
     (args,) = parsed
     if args.verb == "pretrain":
-        domain = DOMAIN_OF[Path(args.data[0]).stem]
+        domain = ({"tiles": "pathology"} | DOMAIN_OF)[Path(args.data[0]).stem]
         settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
         assert explain(domain=domain, method=args.method, config=args.config, settings=settings | args.settings)
 

@@ -6,14 +6,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from sciencessl import cli
 from sciencessl.errors import ConfigError, StoreError
+from sciencessl.evaluate.dense_masks import count_pixels, value_names
 from sciencessl.evaluate.tasks import load_task
 from sciencessl.store.drawn_labels import drawn_text, label_drawn
 from sciencessl.store.joined import JoinedStores
 from sciencessl.store.reader import Store
+from sciencessl.store.sides import Side
 from sciencessl.train.labels import find_labels
 from sciencessl.transfer_task import TransferTask
 from tests.data_prep.test_slide_labels import geojson
@@ -129,3 +133,42 @@ def test_flags_of_another_kind_of_label_are_refused(
 ) -> None:
     assert cli.run(["store", "label", str(slides.path), str(drawn), *flags]) != 0
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def sized(tmp_path: Path, make: Callable[..., Store], sample: Callable[..., object]) -> Store:
+    """Two tiles of 100 px of a slide, stored with 20 px."""
+    tiles = [sample(f"A_{x:.0f}", slide="A", x_px=x, y_px=0.0, field_px_x=100.0, field_px_y=100.0, width=20)
+             for x in (0.0, 100.0)]
+    return make(tmp_path / "sized.zarr", [tiles])
+
+
+def test_regions_become_label_images_that_a_task_can_read(
+    sized: Store, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["store", "label", str(sized.path), str(drawn), "--from", "regions", "--masks"]
+    assert cli.run(call) != 0
+    assert "--masks needs --classes" in capsys.readouterr().err
+    assert cli.run([*call, "--classes", "Tumor=tumour", "Stroma"]) == 0
+    assert value_names(sized, "mask") == ("background", "tumour", "Stroma")
+    task = TransferTask("t", "mask", kind="dense")
+    counted = count_pixels(task, Side(sized, np.arange(2), "all"))
+    assert counted.classes[:3] == ("background", "tumour", "Stroma")
+    by_id = dict(zip(sized.ids, counted.pixels[:, :3].tolist(), strict=True))
+    assert by_id == {"A_0": [100, 300, 0], "A_100": [0, 0, 400]}
+    assert cli.run(["store", "info", str(sized.path)]) == 0
+    assert "mask" in capsys.readouterr().out
+
+
+def test_label_images_of_samples_need_no_slides(survey: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "painted"
+    folder.mkdir()
+    cv2.imwrite(str(folder / f"{survey.ids[0]}.png"), np.ones((8, 8), np.uint8))
+    found = label_drawn(survey.path, folder, "masks", classes=("0=background", "1=nucleus"))
+    assert (found.name, found.labelled) == ("mask", 1)
+    assert value_names(survey, "mask") == ("background", "nucleus")
+
+
+def test_label_images_need_the_size_of_tiles(slides: Store, drawn: Path) -> None:
+    with pytest.raises(ConfigError, match="has no column 'width', the pixels along a side of a tile"):
+        label_drawn(slides.path, drawn, "regions", classes=("Tumor",), masks=True)

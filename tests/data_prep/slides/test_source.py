@@ -259,7 +259,7 @@ def test_a_manifest_names_slides_with_or_without_their_ending(scans, tmp_path):
     done = prepare("pathology", [folder], tmp_path / "t.zarr", TILES)
     assert {*Store(done.out).column("slide")} == {"a1.svs", "a2"}
     assert done.refused == {"missing-file": 1}
-    assert "several of this name" in Store(done.out).refusals()["detail"][0].as_py()
+    assert "or there are several" in Store(done.out).refusals()["detail"][0].as_py()
 
 
 def test_what_the_older_store_refused_is_not_listed_twice(scans, tmp_path):

@@ -76,7 +76,7 @@ def test_stroma_nuclei_lie_along_the_fibres(scene: Scene) -> None:
 
 def test_an_outline_has_the_area_of_its_ellipse() -> None:
     for corners in (8, 12, 48):
-        ring = ellipse_ring(10.0, 20.0, 5.0, 2.0, 0.7, corners).astype(np.float32)
+        ring = ellipse_ring(10.0, 20.0, 5.0, 2.0, 0.7, corners=corners).astype(np.float32)
         assert cv2.contourArea(ring) == pytest.approx(math.pi * 5 * 2, rel=1e-5)
         assert ring.mean(axis=0) == pytest.approx((10, 20), rel=1e-5)
         assert (ring[0] - (10, 20)) / np.hypot(*(ring[0] - (10, 20))) == pytest.approx((math.cos(0.7), math.sin(0.7)))
