@@ -99,10 +99,8 @@ def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source,
         DataError: When some samples of an input are there and some are not, or nothing is left.
     """
     kept, alone = [], 0
-    refused = {*old.refusals()["id"].to_pylist()}
-    inputs = [entry for entry in source.inputs if not is_refused(entry)]
-    again = [item for entry in source.inputs if is_refused(entry) for item in entry.handle if item.id not in refused]
-    for entry in (*inputs, *refused_inputs(again)):
+    told = {*zip(*(old.refusals()[name].to_pylist() for name in ("id", "reason")), strict=True)}
+    for entry in _without_told(source.inputs, told):
         there = sum(name in known for name in entry.ids)
         if entry.ids and 0 < there < len(entry.ids):
             raise DataError(f"{there:,} of the {len(entry.ids):,} samples of {entry.id.partition('#')[0]!r} are in "
@@ -115,6 +113,15 @@ def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source,
         raise DataError(f"all samples of the {alone:,} inputs are in {old.path} already: there is nothing to append.")
     said = [f"{alone:,} inputs are there already, with all of their samples, and are left alone"] if alone else []
     return replace(source, inputs=kept), said
+
+
+def _without_told(inputs: Sequence[Input], told: set[tuple[str, str]]) -> Iterator[Input]:
+    """Inputs that were refused before anything is read, without refusals that the older store lists already."""
+    for entry in inputs:
+        if not is_refused(entry):
+            yield entry
+            continue
+        yield from refused_inputs([one for one in entry.handle if (one.id, one.reason) not in told])
 
 
 def _check_groups(old: Store, fresh: Sequence[Input]) -> None:

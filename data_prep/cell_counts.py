@@ -92,8 +92,10 @@ def read_mask(path: Path) -> np.ndarray:
     """
     try:
         found = _mask(path)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise DataError(f"mask {path} cannot be read: {error}.") from None
+    except MissingExtraError:
+        raise
+    except Exception as error:  # damaged bytes raise whatever their library likes
+        raise DataError(f"mask {path} cannot be read: {type(error).__name__}: {error}.") from None
     if found is None or found.ndim != 2 or found.dtype.kind not in "iub":
         got = "nothing" if found is None else f"{found.dtype} of shape {found.shape}"
         raise DataError(f"mask {path} holds {got}, expected one plane of whole numbers.")

@@ -38,7 +38,7 @@ class Drawn:
         """Take an area, its outer ring first; a hole that is a line or a point is none.
 
         Raises:
-            DataError: When a corner is no pair of finite numbers.
+            DataError: When a corner is no pair of finite numbers up to `FAR`.
         """
         outer, *holes = (_opened(self.corners(ring, where)) for ring in rings)
         if len(outer) < 3:
@@ -53,7 +53,7 @@ class Drawn:
         """Take a point.
 
         Raises:
-            DataError: When it is no pair of finite numbers.
+            DataError: When it is no pair of finite numbers up to `FAR`.
         """
         self.regions.append(Region((self.corners([place], where),), class_name.strip(), "point", rater))
 
@@ -65,7 +65,7 @@ class Drawn:
         """
         try:
             found = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = np.zeros(0)
         if not found.size and isinstance(values, Sequence) and not values:
             return np.zeros((0, 2))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
 
 BATCH = 4096
 """Regions whose edges are held at once."""
+CROSSINGS = 2**22
+"""Crossings of edges and rows that are held at once, about, whatever is drawn; at least those of one row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +82,16 @@ def rasterise(
     steps = np.zeros(height * (width + 1), np.int32)
     areas = (region for region in regions if region.kind == "area")
     while some := list(islice(areas, BATCH)):
-        row, x, hole = _crossings(*_edges(some, scale, origin), height)
-        # Each ring crosses a row's line an even number of times, so that both counts are even again at its end.
-        inside = np.flatnonzero((np.cumsum(~hole) % 2 == 1) & (np.cumsum(hole) % 2 == 0))
-        place = row * (width + 1) + np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-        np.add.at(steps, place[inside], 1)
-        np.add.at(steps, place[inside + 1], -1)
+        edges = _edges(some, scale, origin)
+        bands = 1 + _rows(edges[0], 0, height)[1].sum() // CROSSINGS
+        borders = np.unique(np.linspace(0, height, bands + 1).astype(int)).tolist()
+        for band in pairwise(borders):
+            row, x, hole = _crossings(*edges, *band)
+            # Each ring crosses a row's line an even number of times, so that both counts are even again at its end.
+            inside = np.flatnonzero((np.cumsum(~hole) % 2 == 1) & (np.cumsum(hole) % 2 == 0))
+            place = row * (width + 1) + np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+            np.add.at(steps, place[inside], 1)
+            np.add.at(steps, place[inside + 1], -1)
     return np.cumsum(steps.reshape(height, width + 1), axis=1, dtype=np.int32)[:, :width] > 0
 
 
@@ -105,13 +111,18 @@ def _edges(
     return edges, np.repeat([ring[0] for ring in rings], lengths), np.repeat([ring[1] for ring in rings], lengths)
 
 
+def _rows(edges: np.ndarray, upper: int, lower: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first row whose centre line each edge crosses, and how many, from row `upper` to before `lower`."""
+    first, stop = (np.clip(np.ceil(y - 0.5), upper, lower).astype(np.int64) for y in (edges[:, 1], edges[:, 3]))
+    return first, stop - first
+
+
 def _crossings(
-    edges: np.ndarray, owner: np.ndarray, hole: np.ndarray, height: int
+    edges: np.ndarray, owner: np.ndarray, hole: np.ndarray, upper: int, lower: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where edges cross the centre lines of rows: row, x, whether a hole's; by region, then row, then x."""
+    """Where edges cross the centre lines of some rows: row, x, whether a hole's; by region, then row, then x."""
     x0, y0, x1, y1 = edges.T
-    first, stop = (np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64) for y in (y0, y1))
-    count = stop - first
+    first, count = _rows(edges, upper, lower)
     edge = np.repeat(np.arange(len(edges)), count)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])

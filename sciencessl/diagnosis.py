@@ -11,9 +11,9 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sciencessl
 from sciencessl.machine import GIB, bfloat16_instructions, cores, cpu_model, memory_gib
@@ -25,6 +25,8 @@ DRIVER = Path("/proc/driver/nvidia/version")
 """There where the driver of an NVIDIA device is loaded."""
 
 LINKS = ("configs", "data_prep", "domains")
+OTHER_EXTRAS = {"all", "dev"}
+"""Extras that are no field of their own."""
 NOTES = {
     "lightning": "2.6.2 and 2.6.3 were published from a compromised account: remove them, and renew the passwords and "
     "keys that this machine holds.",
@@ -188,6 +190,39 @@ def _libraries() -> Iterator[Finding]:
         return
     unmet = list(unmet_requirements(listed))
     yield from unmet or [Finding("requirements", "all met")]
+    for extra in sorted(set(metadata("sciencessl").get_all("Provides-Extra") or ()) - OTHER_EXTRAS):
+        yield from extra_libraries(listed, extra)
+
+
+def extra_libraries(listed: Sequence[str], extra: str) -> Iterator[Finding]:
+    """A finding of which libraries of an extra are here, and a broken one for each of another version.
+
+    Args:
+        listed: As in `unmet_requirements`.
+        extra: As in `pip install 'sciencessl[EXTRA]'`.
+    """
+    from packaging.requirements import Requirement
+
+    wanted = [requirement for requirement in map(Requirement, listed) if _is_of(requirement, extra)]
+    found = {requirement.name: _version(requirement.name) for requirement in wanted}
+    here = ", ".join(f"{name} {number}" for name, number in found.items() if number)
+    absent = [name for name, number in found.items() if number is None]
+    install = f"without {', '.join(absent)}: pip install 'sciencessl[{extra}]'" if absent else ""
+    if wanted:
+        yield Finding(f"[{extra}]", "; ".join(filter(None, (here, install))))
+    yield from unmet_requirements([str(one).partition(";")[0] for one in wanted if found[one.name]])
+
+
+def _is_of(requirement: Any, extra: str) -> bool:
+    marker = requirement.marker
+    return bool(marker and not marker.evaluate({"extra": ""}) and marker.evaluate({"extra": extra}))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def unmet_requirements(listed: Sequence[str]) -> Iterator[Finding]:
@@ -203,9 +238,8 @@ def unmet_requirements(listed: Sequence[str]) -> Iterator[Finding]:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
-        try:
-            found = version(name)
-        except PackageNotFoundError:
+        found = _version(name)
+        if found is None:
             yield Finding(name, "absent", "broken", f"pip install '{wanted}'.")
             continue
         if not requirement.specifier.contains(found, prereleases=True):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sciencessl import diagnosis
-from sciencessl.diagnosis import Finding, doctor, doctor_text, unmet_requirements
+from sciencessl.diagnosis import Finding, doctor, doctor_text, extra_libraries, unmet_requirements
 from sciencessl.registry import Entry
 from sciencessl.train.folder import LIBRARIES
 
@@ -126,6 +126,26 @@ def test_requirements_that_are_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found["timm"].value, found["timm"].advice) == ("absent", "pip install 'timm>=1'.")
     installed["lightning"] = "2.6.1"
     assert "lightning" not in named(list(unmet_requirements(listed)))
+
+
+def test_libraries_of_extras_are_told_and_absent_ones_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"openslide-python": "1.4.7", "tifffile": "2020.1"}
+
+    def find(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(diagnosis, "version", find)
+    of_slides = ("openslide-python>=1.4", "tifffile>=2025.1", "h5py")
+    listed = ["numpy>=2", *(f'{one}; extra == "pathology"' for one in of_slides)]
+    found = named(list(extra_libraries(listed, "pathology")))
+    assert found["[pathology]"] == Finding(
+        "[pathology]", "openslide-python 1.4.7, tifffile 2020.1; without h5py: pip install 'sciencessl[pathology]'"
+    )
+    assert (found["tifffile"].value, found["tifffile"].state) == ("2020.1, expected >=2025.1", "broken")
+    assert len(found) == 2
+    assert not list(extra_libraries(listed, "web"))
 
 
 def test_a_checkout_that_was_never_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

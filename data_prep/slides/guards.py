@@ -1,4 +1,4 @@
-"""Guards for decoders that trust what they are given: what bytes claim to unpack to, and damage that only prints words."""
+"""Guards for decoders that trust what they are given: what bytes claim to be, and damage that only prints words."""
 
 from __future__ import annotations
 

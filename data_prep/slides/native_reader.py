@@ -52,8 +52,8 @@ class NativeReader:
         """Find native tiles of the levels, and compare some of each level with the judge's pixels.
 
         Which tiles are compared is drawn from the sizes of file and level, so that it is the same each time. Levels
-        whose tiles cannot be decoded here, or not compared, stay with the judge. Where one tile differs, all do. Damaged
-        tiles say nothing: when they are read, they are what the judge makes of them, or refused.
+        whose tiles cannot be decoded here, or not compared, stay with the judge. Where one tile differs, all do.
+        Damaged tiles say nothing: when they are read, they are what the judge makes of them, or refused.
 
         Args:
             path: The file.

@@ -35,7 +35,13 @@ from sciencessl.store.files import write_atomic
 from sciencessl.store.format import canonical_json, digest
 
 READY = "ready"
+MISSING = ("the manifest names it, but there is no such file, or there are several of this name; a column `file` tells "
+           "them apart by their folders")
 TISSUE_CLASS = "Tissue"
+EDITED = "masks-edited"
+"""Folder, beside that of masks, of edited ones that would have been written over."""
+LONGEST_NAME = 200
+"""Of files about a slide, without suffix: file systems allow 255 bytes, and temporary names need some of them."""
 VERSION = 1
 """Of what is written here: another one is looked at again."""
 STAIN_TILES = 24
@@ -53,6 +59,7 @@ class SlideFile:
         stamp: Modification time in ns.
         mpp: What the manifest says, um/px, or None.
         secrets: Words that must not appear in what is written about it.
+        member: Whether it is inside the archive at `path`.
     """
 
     slide: str
@@ -61,6 +68,7 @@ class SlideFile:
     stamp: int
     mpp: float | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    member: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class SlideScan:
         candidates: Tiles of the grid.
         kept: Tiles with enough tissue.
         stain: Fit of the slide's stain, where asked for.
+        mask: Digest of the outlines that were written; empty where none were.
         selected: (n,) indices of the tiles that are taken, in the grid of all.
         shares: (n,) their shares of tissue.
     """
@@ -92,6 +101,7 @@ class SlideScan:
     candidates: int = 0
     kept: int = 0
     stain: Mapping[str, Any] | None = None
+    mask: str = ""
     selected: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     shares: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
@@ -162,7 +172,9 @@ def _stopped(found: SlideScan, reason: str, detail: str) -> SlideScan:
 
 def _look(file: SlideFile, settings: SlideSettings, folder: Path, found: SlideScan) -> SlideScan:
     if not file.path:
-        raise Refused("missing-file", "the manifest names it, but there is no file of this name, or there are several")
+        raise Refused("missing-file", MISSING)
+    if file.member:
+        raise Refused("unreadable", "it is in a zip archive, where slides cannot be opened; unpack it")
     with closing(open_slide(file.path)) as reader:
         found = replace(found, info=reader.info)
         try:
@@ -172,7 +184,7 @@ def _look(file: SlideFile, settings: SlideSettings, folder: Path, found: SlideSc
             found = replace(found, mpp=mpp)
             grid = all_tiles(file.slide, reader.info, mpp, settings)
             tissue = _tissue(file, settings, small, scale, mpp)
-            write_geojson(mask_file(folder, file.slide), outlines(tissue.mask, tissue.scale, TISSUE_CLASS))
+            found = replace(found, mask=_write_mask(folder, file, settings, tissue))
             found = _select(found, grid, tissue, settings)
             return replace(found, stain=_stain(reader, grid, found, settings))
         except Refused as refused:
@@ -187,11 +199,28 @@ def _tissue(
         try:
             regions = read_annotations(edited)
         except DataError as error:
-            raise Refused("bad-mask", f"its edited mask cannot be read: {error}") from error
+            words = scrub(str(error), (str(edited), edited.name), "its file")
+            raise Refused("bad-mask", f"its edited mask cannot be read: {words}") from error
         return TissueMask(rasterise(regions, small.shape[:2], scale), scale, "edited", {}, {})
     if settings.tissue == "all":
         return TissueMask(np.ones(small.shape[:2], bool), scale, "all", {}, {})
     return find_tissue(small, mpp.x * scale[0], scale, settings.tissue)  # type: ignore[arg-type]
+
+
+def _write_mask(folder: Path, file: SlideFile, settings: SlideSettings, tissue: TissueMask) -> str:
+    """Write outlines and return their digest. What was edited is the user's: it stays where it is used, and is put
+    aside where it is not."""
+    path, used = mask_file(folder, file.slide), _mask_file(file, settings)
+    if path.is_file():
+        if used is not None and used.samefile(path):
+            return ""
+        earlier = recorded_scan(folder, file.slide)
+        if earlier is None or earlier.mask != digest(path.read_bytes()):
+            aside = folder / EDITED / path.name
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+    write_geojson(path, outlines(tissue.mask, tissue.scale, TISSUE_CLASS))
+    return digest(path.read_bytes())
 
 
 def _mask_file(file: SlideFile, settings: SlideSettings) -> Path | None:
@@ -236,8 +265,9 @@ def _stain(
 
 
 def safe(slide: str) -> str:
-    """A file name for a slide, whatever it is called."""
-    return quote(slide, safe=" ()+,@")
+    """A file name for a slide, whatever it is called; long ones end in a digest of the whole."""
+    name = quote(slide, safe=" ()+,@")
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 17]}~{digest(slide.encode())[:16]}"
 
 
 def thumbnail_file(folder: Path, slide: str) -> Path:

@@ -26,6 +26,8 @@ from sciencessl.machine import cores
 from sciencessl.monitor.throughput import Progress
 from sciencessl.store.files import clear_os_errors, write_atomic
 
+TRY_AGAIN = ("crashed", "unreadable", "corrupt")
+"""States that may be of the machine rather than of the slide: memory, rights, a network."""
 FOLDER_SUFFIX = ".slides"
 STATES_FILE = "slides.csv"
 
@@ -36,7 +38,8 @@ def slides_folder(out: Path) -> Path:
 
 
 def scan_slides(
-    files: Sequence[SlideFile], settings: SlideSettings, folder: Path, workers: int | None
+    files: Sequence[SlideFile], settings: SlideSettings, folder: Path, workers: int | None,
+    again: bool = False,
 ) -> list[SlideScan]:
     """Look at the slides that were not looked at, or have changed; keep what was found of the others.
 
@@ -45,6 +48,7 @@ def scan_slides(
         settings: Of the source.
         folder: See `slides_folder`.
         workers: Processes; None means one a core, 0 this process.
+        again: Look again at slides that could not be read, too.
 
     Returns:
         A scan for each file, in order.
@@ -54,7 +58,7 @@ def scan_slides(
     """
     keys = [scan_key(file, settings) for file in files]
     found = [read_scan(folder, file.slide, key) for file, key in zip(files, keys, strict=True)]
-    missing = [number for number, scan in enumerate(found) if scan is None]
+    missing = [number for number, scan in enumerate(found) if scan is None or (again and scan.state in TRY_AGAIN)]
     with clear_os_errors(folder):
         if missing:
             _scan([files[number] for number in missing], settings, folder, workers)

@@ -95,6 +95,12 @@ class SlideSettings:
             plain = (self.overlap, self.edges, self.pseudonymise) == ("0", "skip", "")
             _require("coords", self.coords, plain, "without --overlap and --edges, which are of a grid, and without "
                      "--pseudonymise, under which files of others have other names")
+        if self.tile_recipe:
+            plain = (self.tile_px, self.tile_um, self.mpp) == (SlideSettings.tile_px, None, SlideSettings.mpp)
+            _require("tile_recipe", self.tile_recipe, plain, "without --tile-px, --tile-um and --mpp, which it decides")
+        if self.tile_um is not None:
+            plain = self.tile_px == SlideSettings.tile_px
+            _require("tile_um", self.tile_um, plain, "without --tile-px, which it replaces")
         scale = self.target.mpp or 1.0
         overlap_px(self.overlap, self.target.tile_px, (scale, scale))
 

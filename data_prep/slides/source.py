@@ -70,14 +70,17 @@ def slides(
         DataError: For no slides, an unusable manifest, or not one tile in any slide.
     """
     chosen = options if isinstance(options, SlideSettings) else SlideSettings()
-    _check(settings)
+    _check(settings, chosen)
     reader = Reader()
     manifest = _one_per_slide(read_manifest(spec, sources, settings, reader, _kind(sources)))
     names = read_key(chosen.pseudonymise) if chosen.pseudonymise else None
     files, entries = _files(manifest, names)
     if names is not None:
         names.write_map()  # before anything is written that only the map explains
-    scans = scan_slides(files, chosen, slides_folder(Path(out or "slides.zarr")), settings.workers)
+    store = Path(out or "slides.zarr")
+    # What a store was begun with stays, or it could not be gone on with.
+    again = settings.overwrite or not store.exists()
+    scans = scan_slides(files, chosen, slides_folder(store), settings.workers, again)
     field = _field(spec, chosen)
     tiles = SlideTiles(field, spec.primary, chosen.encoding, chosen.tile_quality, chosen.stain)
     parts = [part for number, scan in enumerate(scans) if scan.state == READY
@@ -137,7 +140,10 @@ def patient_of(slide: str) -> str:
     return found.group() if found else slide
 
 
-def _check(settings: PrepareSettings) -> None:
+def _check(settings: PrepareSettings, chosen: SlideSettings) -> None:
+    if chosen.masks and not Path(chosen.masks).is_dir():
+        raise ConfigError(f"--masks {chosen.masks}: no such folder; expected one with a SLIDE.geojson for each edited "
+                          "mask.")
     if settings.resize_px is not None:
         raise ConfigError("prepare setting resize_px shrinks image files; --tile-px and --mpp decide the size "
                           "of tiles.")
@@ -150,21 +156,31 @@ def _files(manifest: Manifest, names: Pseudonyms | None) -> tuple[list[SlideFile
         slide, shown = entry.id, entry
         secrets: tuple[str, ...] = ()
         ref = entry.handle
-        path = "" if ref is None or ref.member else ref.path
+        path = "" if ref is None else ref.path
         if names is not None:
             slide = names.name("slide", entry.id)
             patient = names.name("patient", str(entry.columns["group"]))
-            secrets = (path, str(Path(path).parent), Path(path).name, Path(path).stem, entry.id) if path else (entry.id,)
+            where = Path(path)
+            secrets = (path, str(where.parent), where.name, where.stem, entry.id)
             was = entry.columns["group"]
             shown = replace(entry, id=slide, file=slide, columns={
                 name: patient if value == was else value for name, value in entry.columns.items()})
-        files.append(SlideFile(slide, path, entry.size, entry.stamp, _own_mpp(entry), secrets))
+        files.append(SlideFile(slide, path, entry.size, entry.stamp, _own_mpp(entry), secrets,
+                               bool(ref and ref.member)))
         entries[slide] = replace(shown, columns={k: v for k, v in shown.columns.items() if k != "mpp"})
     return files, entries
 
 
 def _one_per_slide(manifest: Manifest) -> Manifest:
-    """Without further files of a slide that has several."""
+    """Without further files of a slide that has several. Raises DataError for a file that stands for two slides."""
+    slide_of: dict[str, str] = {}
+    for entry in manifest.inputs:
+        if entry.handle is None or entry.handle.member:
+            continue
+        other = slide_of.setdefault(os.path.realpath(entry.handle.path), entry.id)
+        if other != entry.id:
+            raise DataError(f"slides {other!r} and {entry.id!r} are one file: it would be counted twice, and could be "
+                            "in two splits. Leave one out of the manifest or the folder.")
     paths = [entry.handle.path for entry in manifest.inputs if entry.handle is not None and not entry.handle.member]
     kept = {*one_per_slide(paths)}
     if len(kept) == len(paths):
@@ -229,6 +245,9 @@ def _said(
     scans: Sequence[SlideScan], parts: Sequence[SlidePart], tiles: SlideTiles, chosen: SlideSettings
 ) -> Iterator[str]:
     yield f"slides: {len(scans):,} ({states_text(scans)})"
+    if chosen.masks:
+        edited = sum(scan.tissue.get("method") == "edited" or scan.state == "bad-mask" for scan in scans)
+        yield f"masks: {edited:,} of {len(scans):,} slides have a mask in the folder of --masks"
     target = chosen.target
     scale = "native scale" if target.mpp is None else f"{target.mpp:g} um/px"
     field = "" if target.mpp is None else f" = {target.tile_px * target.mpp:.4g} um"

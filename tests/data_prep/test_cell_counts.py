@@ -112,11 +112,14 @@ def test_files_that_are_no_mask_are_errors(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((2, 2, 3), np.uint8))
     for broken in ("broken.png", "broken.npz", "broken.npy"):
         (tmp_path / broken).write_bytes(b"nonsense")
+    for cut, start in (("empty.png", b""), ("cut.npz", b"PK\x03\x04"), ("cut.tif", b"II*\0")):
+        (tmp_path / cut).write_bytes(start)
     for name, words in (("two.npz", "it has the arrays a, b, expected one"), ("float.npy", "holds float64 of shape"),
                         ("objects.npy", "cannot be read"),
                         ("colour.png", r"holds uint8 of shape \(2, 2, 3\), expected"),
                         ("broken.png", "holds nothing, expected one plane"), ("broken.npz", "cannot be read"),
-                        ("broken.npy", "cannot be read"), ("absent.png", "cannot be read")):
+                        ("broken.npy", "cannot be read"), ("absent.png", "cannot be read"),
+                        ("empty.png", "cannot be read"), ("cut.npz", "cannot be read"), ("cut.tif", "cannot be read")):
         with pytest.raises(DataError, match=words):
             read_mask(tmp_path / name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sciencessl.data_prep import regions
 from sciencessl.data_prep.regions import Region, rasterise
 
 
@@ -90,6 +91,19 @@ def test_many_polygons_are_as_each_of_them_alone() -> None:
     some = [area(rng.uniform(-10, 60, (rng.integers(3, 9), 2))) for _ in range(60)]
     together = np.any([rasterise([region], (50, 50), (1, 1)) for region in some], axis=0)
     np.testing.assert_array_equal(rasterise(some, (50, 50), (1, 1)), together)
+
+
+def test_rows_are_taken_in_bands_where_edges_cross_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    some = [area(rng.uniform(-10, 60, (30, 2)), square(20, 20, 30, 30)), area(square(5, 40, 20, 45))]
+    expected = rasterise(some, (50, 50), (1, 1))
+    held: list[int] = []
+    real = regions._crossings
+    monkeypatch.setattr(regions, "CROSSINGS", 100)
+    monkeypatch.setattr(regions, "_crossings", lambda *given: (found := real(*given), held.append(len(found[0])))[0])
+    np.testing.assert_array_equal(rasterise(some, (50, 50), (1, 1)), expected)
+    assert len(held) > 3
+    assert max(held) < 300
 
 
 def test_pixels_agree_with_an_independent_test_of_points() -> None:

@@ -19,7 +19,7 @@ LINKS = ("domains", "data_prep", "configs")
 SHIPPED = {
     "sciencessl": (".py", ".typed", ".j2", ".css"),
     "domains": (".py", ".yaml", ".md"),
-    "data_prep": (".py",),
+    "data_prep": (".py", ".j2"),
     "configs": (".py", ".yaml"),
 }
 """Folder -> endings of the tracked files that the wheel must hold."""

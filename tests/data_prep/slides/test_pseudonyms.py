@@ -62,7 +62,8 @@ def test_the_longest_secret_goes_first():
 
 
 def test_short_names_leave_figures_and_words_alone():
-    assert scrub("none of 2,024 tiles has 50% tissue", ["2", ".", "/", "til"], "S9") == "none of 2,024 tiles has 50% tissue"
+    text = "none of 2,024 tiles has 50% tissue"
+    assert scrub(text, ["2", ".", "/", "til"], "S9") == text
 
 
 def test_the_map_is_closed_to_others_from_the_first_byte(key, monkeypatch):

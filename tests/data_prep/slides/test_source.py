@@ -6,12 +6,16 @@ import csv
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sciencessl.data.decode import decode
+from sciencessl.data_prep.slides.scan import SlideFile, SlideScan, safe, scan_key, write_scan
+from sciencessl.data_prep.slides.scanning import scan_slides
+from sciencessl.data_prep.slides.settings import SlideSettings
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.preparation import prepare
 from sciencessl.store.reader import Store
@@ -258,8 +262,97 @@ def test_a_manifest_names_slides_with_or_without_their_ending(scans, tmp_path):
     assert "or there are several" in Store(done.out).refusals()["detail"][0].as_py()
 
 
+def test_what_the_older_store_refused_is_not_listed_twice(scans, tmp_path):
+    for name in ("a1", "a2", "half"):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        if name != "a2":
+            shutil.copy2(scans / f"{name}.svs", tmp_path / "s")
+    old = prepare("pathology", [tmp_path / "s"], tmp_path / "old.zarr", TILES)
+    shutil.copy2(scans / "a2.svs", tmp_path / "s")
+    more = {**TILES, "append_to": str(old.out)}
+    new = prepare("pathology", [tmp_path / "s"], tmp_path / "new.zarr", more)
+    assert new.refused == {"truncated": 1}
+    with pytest.raises(DataError, match="nothing to append"):
+        prepare("pathology", [tmp_path / "s"], tmp_path / "newer.zarr", {**TILES, "append_to": str(new.out)})
+
+
+@pytest.mark.parametrize("rows", ["slide,file,patient\nx,a1.svs,P\ny,a1.svs,Q\n", "slide\na1\na1.svs\n", ""])
+def test_one_file_is_never_two_slides(scans, tmp_path, rows):
+    # Otherwise one slide could be trained on and tested on.
+    shutil.copy2(scans / "a1.svs", tmp_path)
+    if rows:
+        (tmp_path / "manifest.csv").write_text(rows)
+    else:
+        (tmp_path / "link.svs").symlink_to(tmp_path / "a1.svs")
+    with pytest.raises(DataError, match="are one file"):
+        prepare("pathology", [tmp_path], tmp_path / "t.zarr", TILES)
+
+
+def test_names_of_any_length_and_script_are_slides_like_others(scans, tmp_path):
+    name = "组织" * 35 + "#1 %C3<b>"
+    folder = tmp_path / "s"
+    folder.mkdir()
+    shutil.copy2(scans / "a1.svs", folder / f"{name}.svs")
+    done = prepare("pathology", [folder], tmp_path / "t.zarr", TILES)
+    assert {*Store(done.out).column("slide")} == {name}
+    assert safe(name) != safe(f"{name}2")
+    assert len(safe("a" * 5000)) == len(safe(name)) <= 200
+
+
+def test_edits_of_a_mask_outlive_what_is_found_again(scans, tmp_path):
+    mask = tmp_path / "t.slides" / "masks" / "a1.geojson"
+    anew = {**TILES, "overwrite": True}
+    prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", anew)
+    found = mask.read_text()
+    prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", {**anew, "tile_px": 32})
+    assert [path.name for path in mask.parent.iterdir()] == ["a1.geojson"]
+    edited = found.replace("Tissue", "Drawn")
+    mask.write_text(edited)
+    again = {**anew, "masks": str(mask.parent)}
+    prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", again)
+    assert mask.read_text() == edited
+    stamp = (tmp_path / "t.slides" / "scan" / "a1.json").stat().st_mtime_ns
+    prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", again)
+    assert (tmp_path / "t.slides" / "scan" / "a1.json").stat().st_mtime_ns == stamp
+    prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", anew)
+    assert mask.read_text() == found
+    assert (tmp_path / "t.slides" / "masks-edited" / "a1.geojson").read_text() == edited
+
+
+def test_a_folder_of_masks_that_is_not_there_is_no_reason_to_look_for_tissue(scans, tmp_path):
+    with pytest.raises(ConfigError, match=r"--masks .*gone: no such folder"):
+        prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", {**TILES, "masks": str(tmp_path / "gone")})
+
+
+def test_a_bad_mask_is_a_state_that_names_no_path(scans, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "a1.geojson").write_text("{")
+    done = prepare("pathology", [scans / "a1.svs", scans / "b1.svs"], tmp_path / "t.zarr",
+                   {**TILES, "masks": str(masks)})
+    assert done.refused == {"bad-mask": 1}
+    assert str(tmp_path) not in Store(done.out).refusals()["detail"][0].as_py()
+    assert any("1 of 2 slides have a mask" in line for line in done.guessed)
+
+
+def test_a_slide_that_could_not_be_read_is_looked_at_again_before_its_store_is_begun(tmp_path):
+    file = SlideFile("a1", "", 0, 0)
+    write_scan(tmp_path, SlideScan("a1", scan_key(file, SlideSettings()), "crashed", "killed"))
+    assert scan_slides([file], SlideSettings(), tmp_path, 0)[0].state == "crashed"
+    assert scan_slides([file], SlideSettings(), tmp_path, 0, again=True)[0].state == "missing-file"
+
+
+def test_slides_in_archives_are_refused_with_what_to_do(scans, tmp_path):
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(scans / "b1.svs", "b1.svs")
+    done = prepare("pathology", [scans / "a1.svs", tmp_path / "more.zip"], tmp_path / "t.zarr", TILES)
+    assert "unpack" in Store(done.out).refusals()["detail"][0].as_py()
+
+
 def test_settings_say_what_they_allow():
-    for values, words in (({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
+    for values, words in (({"tile_recipe": "ptcga200", "mpp": "1"}, "which it decides"),
+                          ({"tile_um": 100.0, "tile_px": 64}, "which it replaces"),
+                          ({"edges": "cut"}, "skip, pad, shift"), ({"tile_px": 4}, "8 to"), ({"mpp": "fast"}, "mpp"),
                           ({"vendor_mpp": ("x",)}, "VENDOR=UM_PER_PX"), ({"tile_recipe": "ptcga"}, "ptcga200")):
         with pytest.raises(ConfigError, match=words):
             prepare("pathology", ["nowhere"], "t.zarr", values)
