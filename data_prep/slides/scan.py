@@ -38,6 +38,8 @@ READY = "ready"
 MISSING = ("the manifest names it, but there is no such file, or there are several of this name; a column `file` tells "
            "them apart by their folders")
 TISSUE_CLASS = "Tissue"
+EDITED = "masks-edited"
+"""Folder, beside that of masks, of edited ones that would have been written over."""
 LONGEST_NAME = 200
 """Of files about a slide, without suffix: file systems allow 255 bytes, and temporary names need some of them."""
 VERSION = 1
@@ -214,7 +216,9 @@ def _write_mask(folder: Path, file: SlideFile, settings: SlideSettings, tissue: 
             return ""
         earlier = recorded_scan(folder, file.slide)
         if earlier is None or earlier.mask != digest(path.read_bytes()):
-            path.replace(path.with_suffix(".edited.geojson"))
+            aside = folder / EDITED / path.name
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
     write_geojson(path, outlines(tissue.mask, tissue.scale, TISSUE_CLASS))
     return digest(path.read_bytes())
 

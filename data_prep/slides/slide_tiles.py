@@ -122,9 +122,10 @@ class SlideTiles:
             alone = failed is not None  # after a failure tile by tile, so that only bad ones are refused
             try:
                 with closing(_open(part)) as reader:
-                    for index, sample in self._samples(entry, part, reader, list(left), alone):
-                        del left[index]
-                        yield sample
+                    for some in [[index] for index in left] if alone else [[*left]]:
+                        for index, sample in self._samples(entry, part, reader, some):
+                            del left[index]
+                            yield sample
             except Refused as refused:
                 failed = refused
                 # A slide that cannot be opened takes all that is left of it along.
@@ -134,7 +135,7 @@ class SlideTiles:
                     yield Refusal(ids[index], refused.reason, scrub(refused.detail, part.secrets, part.slide))
 
     def _samples(
-        self, entry: Input, part: SlidePart, reader: SlideReader, indices: Sequence[int], alone: bool
+        self, entry: Input, part: SlidePart, reader: SlideReader, indices: Sequence[int]
     ) -> Iterator[tuple[int, PreparedSample]]:
         passed = set()
         if self.passes_through(part):
@@ -147,8 +148,8 @@ class SlideTiles:
                     passed.add(index)
                     yield index, self._sample(entry, part, index, payload, pixels, pixels, True)
         rest = [index for index in indices if index not in passed]
-        for some in ([[index] for index in rest] if alone else [rest] if rest else []):
-            for index, pixels in read_tiles(reader, part.grid, np.array(some)):
+        if rest:
+            for index, pixels in read_tiles(reader, part.grid, np.array(rest)):
                 yield index, self._encoded(entry, part, index, pixels)
 
     def passes_through(self, part: SlidePart) -> bool:

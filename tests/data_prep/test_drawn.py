@@ -40,7 +40,7 @@ def test_a_hole_that_is_a_line_is_none(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("corners", [[[1, "x"], [2, 3], [4, 5]], [[1], [2], [3]], [[1, float("nan")]] * 3, "abc",
                                      [[1, 2], [3]], [[0, 0], [1, None], [1, 1]], None, {"x": 1},
-                                     [[10**400, 0], [1, 1], [2, 0]], [[1e300, 0], [1, 1], [2, 1e300]]])
+                                     [[10**400, 0], [1, 1], [2, 0]]])
 def test_corners_that_are_no_numbers_are_an_error_with_the_place(drawn: Drawn, corners: object) -> None:
     with pytest.raises(DataError, match=r"a\.geojson: feature 7 has the corners .*, expected pairs of finite numbers"):
         drawn.area([corners], "a", "feature 7")

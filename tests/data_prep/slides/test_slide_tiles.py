@@ -58,6 +58,21 @@ def holed() -> Holed:
     return Holed(plain.info, plain.pixels)
 
 
+def test_a_bad_native_tile_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Native(SlideInMemory):
+        def native_jpeg(self, level: int, column: int, row: int) -> bytes | None:
+            if (column, row) == (3, 0):
+                raise Refused("corrupt", "cut")
+            return None  # then pixels are read
+
+    plain = whole()
+    part = opening(monkeypatch, lambda: Native(plain.info, plain.pixels))
+    monkeypatch.setattr(SlideTiles, "passes_through", lambda self, part: True)
+    monkeypatch.setattr(module, "native_place", lambda info, grid, index: (index % 5, index // 5))
+    refused = [item for item in read(part) if isinstance(item, Refusal)]
+    assert [item.id for item in refused] == [part.ids[3]]
+
+
 def test_one_bad_tile_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     items = read(opening(monkeypatch, holed))
     refused = [item for item in items if isinstance(item, Refusal)]

@@ -316,7 +316,7 @@ def test_edits_of_a_mask_outlive_what_is_found_again(scans, tmp_path):
     assert (tmp_path / "t.slides" / "scan" / "a1.json").stat().st_mtime_ns == stamp
     prepare("pathology", [scans / "a1.svs"], tmp_path / "t.zarr", anew)
     assert mask.read_text() == found
-    assert mask.with_name("a1.edited.geojson").read_text() == edited
+    assert (tmp_path / "t.slides" / "masks-edited" / "a1.geojson").read_text() == edited
 
 
 def test_a_folder_of_masks_that_is_not_there_is_no_reason_to_look_for_tissue(scans, tmp_path):
