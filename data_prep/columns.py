@@ -131,7 +131,7 @@ def _sentences(found: Columns, catalogue: Catalogue, settings: PrepareSettings, 
         said.append(say("file", found.file, bool(settings.file)) if found.file else "file by name, from the id")
     said += [say("class", name, bool(settings.label)) for name in found.classes]
     if found.group or files:
-        none = "group: none, each sample its own"
+        none = "group: none, each file its own"
         said.append(say("group", found.group, bool(settings.group)) if found.group else none)
     drawn = f"split drawn by group: {settings.test_fraction:g} test, {settings.val_fraction:g} val"
     said.append(say("split", found.split, bool(settings.split)) if found.split else drawn)

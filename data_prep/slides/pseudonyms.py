@@ -70,7 +70,7 @@ def _read_map(path: Path) -> dict[tuple[str, str], str]:
         with path.open(newline="", encoding="utf-8") as stream:
             return {(row["kind"], row["name"]): row["pseudonym"] for row in csv.DictReader(stream, strict=True)}
     except (KeyError, csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no map of pseudonyms, a CSV with columns kind, name, pseudonym; move it away, "
+        raise ConfigError(f"{path} is no map of pseudonyms, a CSV of kind, name, pseudonym; move it away, "
                           "and it is made anew.") from error
 
 

@@ -55,7 +55,7 @@ def test_split_column_with_other_values_is_not_guessed(make_spec: Make) -> None:
 def test_drawn_splits_and_missing_groups_are_said(make_spec: Make) -> None:
     said = choose_columns(catalogue(file=["a"]), make_spec(), PrepareSettings(test_fraction=0.3)).guessed
     assert "id from file names" in said
-    assert "group: none, each sample its own" in said
+    assert "group: none, each file its own" in said
     assert "split drawn by group: 0.3 test, 0 val" in said
 
 
