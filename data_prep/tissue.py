@@ -175,8 +175,7 @@ def box_means(values: np.ndarray, boxes0: np.ndarray, scale: tuple[float, float]
         raise DataError(f"box_means needs a (h, w) map of finite numbers; this one is {_said(values)}.")
     if boxes0.ndim != 2 or boxes0.shape[1:] != (4,) or not np.isfinite(boxes0).all() or (boxes0[:, 2:] <= 0).any():
         raise DataError(f"box_means needs (n, 4) boxes x, y, width, height, sizes above 0; got {_said(boxes0)}.")
-    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=table[1:, 1:])
+    table: Float64 = cv2.integral(values.astype(np.uint8 if values.dtype == bool else np.float64), sdepth=cv2.CV_64F)
     means = np.empty(len(boxes0), np.float32)
     for first in range(0, len(boxes0), CHUNK):
         x, y, width, height = np.asarray(boxes0[first : first + CHUNK], np.float64).T
