@@ -80,35 +80,40 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         for name in ("label", "votes", "keep"):
-            _require(name, repr(getattr(self, name)), not isinstance(getattr(self, name), str), "a tuple of columns")
+            require(name, repr(getattr(self, name)), not isinstance(getattr(self, name), str), "a tuple of columns")
         for name in ("test_fraction", "val_fraction"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more and below 1")
+            require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more and below 1")
         both = self.test_fraction + self.val_fraction
-        _require("test_fraction + val_fraction", both, both < 1, "below 1, so that something is left to train on")
-        _require("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
-        _require("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
-        _require("min_px", self.min_px, self.min_px >= 1, "1 or more")
-        _require("engine", repr(self.engine), self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
+        require("test_fraction + val_fraction", both, both < 1, "below 1, so that something is left to train on")
+        require("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
+        require("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
+        require("min_px", self.min_px, self.min_px >= 1, "1 or more")
+        require("engine", repr(self.engine), self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
         known = self.votes_from in ("", *FORMS)
-        _require("votes_from", repr(self.votes_from), known, f"one of {', '.join(FORMS)}, or empty")
-        _require("slurm_tasks", self.slurm_tasks, self.slurm_tasks is None or self.slurm_tasks >= 1, "1 or more")
+        require("votes_from", repr(self.votes_from), known, f"one of {', '.join(FORMS)}, or empty")
+        require("slurm_tasks", self.slurm_tasks, self.slurm_tasks is None or self.slurm_tasks >= 1, "1 or more")
         one_line = not self.slurm_options or (self.slurm_options.startswith("-") and self.slurm_options.isprintable())
-        _require("slurm_options", repr(self.slurm_options), one_line, "options in one line, the first starting with -")
+        require("slurm_options", repr(self.slurm_options), one_line, "options in one line, the first starting with -")
         self._check_part()
         if self.workers is not None:
-            _require("workers", self.workers, self.workers >= 0, "0 or more")
+            require("workers", self.workers, self.workers >= 0, "0 or more")
         if self.resize_px is not None:
-            _require("resize_px", self.resize_px, self.resize_px >= self.min_px, f"at least min_px ({self.min_px})")
+            require("resize_px", self.resize_px, self.resize_px >= self.min_px, f"at least min_px ({self.min_px})")
 
     def _check_part(self) -> None:
         if self.part:
             number, _, parts = self.part.partition("/")
             holds = number.isdecimal() and parts.isdecimal() and int(number) < int(parts)
-            _require("part", repr(self.part), holds, "I/N with I from 0 to N - 1")
-            _require("part", repr(self.part), not self.overwrite, "without --overwrite, which other parts would suffer")
-            _require("part", repr(self.part), self.engine != "slurm", "without --engine slurm, whose array gives it")
+            require("part", repr(self.part), holds, "I/N with I from 0 to N - 1")
+            require("part", repr(self.part), not self.overwrite, "without --overwrite, which other parts would suffer")
+            require("part", repr(self.part), self.engine != "slurm", "without --engine slurm, whose array gives it")
 
 
-def _require(name: str, value: object, holds: bool, rule: str) -> None:
+def require(name: str, value: object, holds: bool, rule: str) -> None:
+    """Refuse a setting of `prepare` that breaks a rule, given in words.
+
+    Raises:
+        ConfigError: Saying the setting, its value and the rule.
+    """
     if not holds:
         raise ConfigError(f"prepare setting {name} is {value}; it must be {rule}.")

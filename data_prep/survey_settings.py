@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sciencessl.errors import ConfigError
+from sciencessl.data_prep.settings import require
 
 FILLS = ("nan", "zero", "sky", "noise")
 FITS = ("resample", "pad")
@@ -86,25 +86,25 @@ class SurveySettings:
 
     def __post_init__(self) -> None:
         for name, allowed in (("fill", FILLS), ("fit", FITS), ("group_by", GROUPINGS)):
-            _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
-        _require("size_px", self.size_px, 4 <= self.size_px <= MOST_SIDE_PX, f"4 to {MOST_SIDE_PX}")
+            require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+        require("size_px", self.size_px, 4 <= self.size_px <= MOST_SIDE_PX, f"4 to {MOST_SIDE_PX}")
         for name in ("size_arcsec", "scale_arcsec_px"):
             value = getattr(self, name)
-            _require(name, value, value is None or value > 0, "positive")
+            require(name, value, value is None or value > 0, "positive")
         for name in ("size_factor", "match_arcsec"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "positive")
-        _require("min_coverage", self.min_coverage, 0 <= self.min_coverage <= 1, "0 to 1")
-        _require("pixel_origin", self.pixel_origin, self.pixel_origin in (None, 0, 1), "0 or 1")
-        _require("grid_px", self.grid_px, self.grid_px >= 0, "0 or more")
-        _require("mask_bits", self.mask_bits, all(0 <= bit <= 28 for bit in self.mask_bits), "numbers from 0 to 28")
+            require(name, getattr(self, name), getattr(self, name) > 0, "positive")
+        require("min_coverage", self.min_coverage, 0 <= self.min_coverage <= 1, "0 to 1")
+        require("pixel_origin", self.pixel_origin, self.pixel_origin in (None, 0, 1), "0 or 1")
+        require("grid_px", self.grid_px, self.grid_px >= 0, "0 or more")
+        require("mask_bits", self.mask_bits, all(0 <= bit <= 28 for bit in self.mask_bits), "numbers from 0 to 28")
         self._check_together()
 
     def _check_together(self) -> None:
         sizes = [name for name in ("size_arcsec", "size_column", "scale_arcsec_px") if getattr(self, name)]
-        _require(" and ".join(sizes), "given together", len(sizes) <= 1, "only one of them: each decides the field")
+        require(" and ".join(sizes), "given together", len(sizes) <= 1, "only one of them: each decides the field")
         whole = self.fit != "pad" or not (self.reproject or self.scale_arcsec_px)
-        _require("fit", "pad", whole, "resample with --reproject or --scale-arcsec-px, which give stamps new pixels")
-        _require("tile_pattern", repr(self.tile_pattern), not self.tile_pattern or "{tile}" in self.tile_pattern,
+        require("fit", "pad", whole, "resample with --reproject or --scale-arcsec-px, which give stamps new pixels")
+        require("tile_pattern", repr(self.tile_pattern), not self.tile_pattern or "{tile}" in self.tile_pattern,
                  "a file name with {tile} in it")
         _require_pair(self, ("ra", "dec"))
         _require_pair(self, ("x", "y"))
@@ -112,9 +112,4 @@ class SurveySettings:
 
 def _require_pair(settings: SurveySettings, names: Sequence[str]) -> None:
     given = [name for name in names if getattr(settings, name)]
-    _require(" and ".join(names), f"given as {' and '.join(given)} alone", len(given) != 1, "given together")
-
-
-def _require(name: str, value: object, holds: bool, rule: str) -> None:
-    if not holds:
-        raise ConfigError(f"prepare setting {name} is {value}; it must be {rule}.")
+    require(" and ".join(names), f"given as {' and '.join(given)} alone", len(given) != 1, "given together")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sciencessl.data_prep.settings import require
 from sciencessl.data_prep.slides.grid import overlap_px
 from sciencessl.data_prep.slides.resolution import RECIPES, Target, parse_target
 from sciencessl.data_prep.tiling import EDGES
@@ -77,30 +78,30 @@ class SlideSettings:
 
     def __post_init__(self) -> None:
         for name, allowed in (("edges", EDGES), ("tissue", TISSUE_METHODS), ("encoding", ENCODINGS), ("stain", STAINS)):
-            _require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
-        _require("tile_quality", self.tile_quality, 1 <= self.tile_quality <= 100, "1 to 100")
-        _require("min_tissue", self.min_tissue, 0 <= self.min_tissue <= 1, "0 to 1")
-        _require("tile_seed", self.tile_seed, self.tile_seed >= 0, "0 or more")
+            require(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+        require("tile_quality", self.tile_quality, 1 <= self.tile_quality <= 100, "1 to 100")
+        require("min_tissue", self.min_tissue, 0 <= self.min_tissue <= 1, "0 to 1")
+        require("tile_seed", self.tile_seed, self.tile_seed >= 0, "0 or more")
         few = self.tiles_per_slide
-        _require("tiles_per_slide", few, few is None or few >= 1, "1 or more")
+        require("tiles_per_slide", few, few is None or few >= 1, "1 or more")
         for name in ("slide_mpp", "tile_um"):
             value = getattr(self, name)
-            _require(name, value, value is None or value > 0, "positive")
+            require(name, value, value is None or value > 0, "positive")
         for word in self.vendor_mpp:
             known = bool(_VENDOR.fullmatch(word))
-            _require("vendor_mpp", repr(word), known, "VENDOR=UM_PER_PX, such as hamamatsu=0.23")
+            require("vendor_mpp", repr(word), known, "VENDOR=UM_PER_PX, such as hamamatsu=0.23")
         if self.masks:
-            _require("masks", self.masks, self.tissue == "auto", "without --tissue, which it replaces")
+            require("masks", self.masks, self.tissue == "auto", "without --tissue, which it replaces")
         if self.coords:
             plain = (self.overlap, self.edges, self.pseudonymise) == ("0", "skip", "")
-            _require("coords", self.coords, plain, "without --overlap and --edges, which are of a grid, and without "
+            require("coords", self.coords, plain, "without --overlap and --edges, which are of a grid, and without "
                      "--pseudonymise, under which files of others have other names")
         if self.tile_recipe:
             plain = (self.tile_px, self.tile_um, self.mpp) == (SlideSettings.tile_px, None, SlideSettings.mpp)
-            _require("tile_recipe", self.tile_recipe, plain, "without --tile-px, --tile-um and --mpp, which it decides")
+            require("tile_recipe", self.tile_recipe, plain, "without --tile-px, --tile-um and --mpp, which it decides")
         if self.tile_um is not None:
             plain = self.tile_px == SlideSettings.tile_px
-            _require("tile_um", self.tile_um, plain, "without --tile-px, which it replaces")
+            require("tile_um", self.tile_um, plain, "without --tile-px, which it replaces")
         scale = self.target.mpp or 1.0
         overlap_px(self.overlap, self.target.tile_px, (scale, scale))
 
@@ -124,8 +125,3 @@ class SlideSettings:
         names = ("tile_recipe", "tile_px", "tile_um", "mpp", "exact_mpp", "upsample", "overlap", "edges", "slide_mpp",
                  "vendor_mpp", "tissue", "min_tissue", "tiles_per_slide", "tile_seed", "stain")
         return {name: getattr(self, name) for name in names}
-
-
-def _require(name: str, value: object, holds: bool, rule: str) -> None:
-    if not holds:
-        raise ConfigError(f"prepare setting {name} is {value}; it must be {rule}.")
