@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,12 +60,21 @@ class Canonical:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A canonical image: its bytes, size in pixels, and the digest of its decoded pixels."""
+    """A canonical image.
+
+    Attributes:
+        payload: Its bytes.
+        width: In pixels.
+        height: In pixels.
+        pixel_hash: Digest of its pixels.
+        columns: Further row columns, where `Canonical` asks for them.
+    """
 
     payload: bytes
     width: int
     height: int
     pixel_hash: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def hash_pixels(pixels: np.ndarray) -> str:
