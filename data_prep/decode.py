@@ -48,6 +48,9 @@ class Refused(Exception):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[str, str]]:
+        return Refused, (self.reason, self.detail)
+
 
 @dataclass(frozen=True)
 class Canonical:
