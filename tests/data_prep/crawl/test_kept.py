@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sciencessl.data_prep.crawl.meta import column_types, fit
+from sciencessl.data_prep.crawl.kept import column_types, fit
 
 
 def test_the_narrowest_type_that_holds_what_was_seen() -> None:
