@@ -16,6 +16,8 @@ from sciencessl.data_prep.source import CRASHED
 from sciencessl.data_prep.worker import DONE
 from sciencessl.errors import StoreError
 
+__all__ = ["HERE", "Limits", "close", "isolated_map"]
+
 BATCH_ITEMS = 32
 BATCH_BYTES = 2**20
 """Items go over in batches of so many, or of so many bytes and one item more."""
@@ -36,10 +38,10 @@ HERE = Limits(0, 0)
 def isolated_map(function: Callable[[T], R], items: Iterable[T | Refused], limits: Limits) -> Iterator[R | Refused]:
     """What a function returns of each item, in order, one result an item.
 
-    Calls are made in one child of this process, which is started when it is first needed, kept for later calls, and ends
+    Calls are made in one child of this process. It is started when it is first needed, kept for later calls, and ends
     with this process, however that ends. When it dies, items without a result are tried again one at a time: one that
-    alone ended two processes, of whom the second did nothing else, is refused, and so whoever ends a process from
-    outside changes nothing. At most one batch of items is taken ahead of the results. On Windows nothing is limited.
+    alone ended two processes, of which the second did nothing else, is refused. So whoever ends a process from outside
+    changes nothing. At most one batch of items is taken ahead of the results. On Windows nothing is limited.
 
     Args:
         function: Pickles, and so do items and results. What it prints goes to stderr.

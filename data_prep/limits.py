@@ -118,5 +118,5 @@ def _used_bytes() -> int:
 
 
 @functools.cache
-def _statm() -> Any:
+def _statm() -> int:
     return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
