@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from sciencessl.data_prep.crawl.containers import records
-
+from sciencessl.data_prep.crawl.hooks import Hooks, check_drops
 from sciencessl.data_prep.crawl.indexing import rows_of
 from sciencessl.data_prep.crawl.kept import fit
 from sciencessl.data_prep.crawl.record import FILES, Part, Record
@@ -17,6 +17,7 @@ from sciencessl.data_prep.isolated import Limits, isolated_map
 from sciencessl.data_prep.source import Input, Item, Task
 from sciencessl.data_prep.split import SPLIT_NAMES, assign_split
 from sciencessl.spec import FieldSpec
+from sciencessl.store.conditions import Condition
 from sciencessl.store.in_place import Reference
 from sciencessl.store.writer import PreparedSample, Refusal
 
@@ -66,6 +67,8 @@ class CrawlReader:
         split: How splits are known.
         columns: What comes with images and stays -> its type, see `kept.column_types`.
         in_place: Store references to images that are in their form where they lie.
+        hooks: Scores of the user's own.
+        drops: Conditions by which images are refused.
     """
 
     field: FieldSpec
@@ -75,6 +78,8 @@ class CrawlReader:
     split: SplitRule
     columns: Mapping[str, str]
     in_place: bool = False
+    hooks: tuple[str, ...] = ()
+    drops: tuple[Condition, ...] = ()
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -88,6 +93,11 @@ class CrawlReader:
                 yield from self._read(entry, entry.handle)
             else:
                 yield from entry.handle
+
+    @cached_property
+    def scores(self) -> Hooks:
+        """The hooks, ready to be called."""
+        return Hooks(self.hooks, self.field, self.canonical)
 
     def fingerprint(self, entry: Input) -> str:
         """Nothing: images are compared one by one, not by the file that holds them."""
@@ -104,8 +114,8 @@ class CrawlReader:
                 yield each.record.refused or each.record.raw
 
         work = partial(canonicalise, field=self.field, options=self.canonical)
-        for found in isolated_map(work, raws(), self.limits):
-            each = waiting.pop(0)
+        decoded = ((waiting.pop(0), found) for found in isolated_map(work, raws(), self.limits))
+        for each, found in self.scores.apply(decoded):
             try:
                 yield self._sample(part, each, found)
             except Refused as refused:
@@ -121,6 +131,7 @@ class CrawlReader:
             **kept, **found.columns, "group": group, "shard": part.place.name, "width": found.width,
             "height": found.height, "content_hash": hash_bytes(record.raw), "pixel_hash": found.pixel_hash,
         }
+        check_drops(columns, self.drops)
         return PreparedSample(each.id, split, {self.name: self._payload(each, found)}, columns)
 
     def _payload(self, each: _Numbered, found: Encoded) -> bytes:

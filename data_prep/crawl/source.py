@@ -9,21 +9,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sciencessl.data_prep.crawl.listing import list_places
-
 from sciencessl.data_prep.crawl.indexing import CrawlIds, Listed, all_parts, crawl_folder, list_contents
 from sciencessl.data_prep.crawl.kept import column_types
+from sciencessl.data_prep.crawl.listing import list_places
 from sciencessl.data_prep.crawl.reader import CrawlReader, SplitRule, sample_of
 from sciencessl.data_prep.crawl.record import FILES, Part
 from sciencessl.data_prep.crawl.settings import CrawlSettings
 from sciencessl.data_prep.decode import Canonical
 from sciencessl.data_prep.ingest import images
+from sciencessl.data_prep.listing import absolute
 from sciencessl.data_prep.isolated import Limits
 from sciencessl.data_prep.manifest import ROW_COLUMNS
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Input, Source, refused_inputs
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.spec import DomainSpec
+from sciencessl.store.conditions import parse_condition
 
 NAME = "crawl"
 QUALITY = 90
@@ -66,8 +67,10 @@ def crawl(
         spec.fields[spec.primary], spec.primary, _canonical(settings, chosen),
         Limits(chosen.decode_seconds, chosen.decode_mb),
         SplitRule(settings.group, settings.split, settings.split_seed, settings.test_fraction, settings.val_fraction),
-        dict.fromkeys(_asked(settings), "text"), chosen.index_only,
+        dict.fromkeys(_asked(settings), "text"), chosen.index_only, _absolute(chosen.hooks),
+        tuple(parse_condition(text, "--drop") for text in chosen.drop),
     )
+    reader.scores.check()
     types = _types([part for part, _ in parts], settings)
     reader = replace(reader, columns=types)
     refused = [entry for each in listed for entry in each.refused]
@@ -101,6 +104,11 @@ def _check(settings: PrepareSettings, chosen: CrawlSettings) -> None:
             raise ConfigError(f"prepare setting {name} is of catalogues, which the source `crawl` does not read: what "
                               "comes with an image in its tar or table is kept with --keep, --label, --group and "
                               "--split. Labels in a file of their own are added with `sciencessl store label`.")
+
+
+def _absolute(hooks: Sequence[str]) -> tuple[str, ...]:
+    """Hooks as other processes find them, wherever they run."""
+    return tuple(str(absolute(name)) if ".py:" in name else name for name in hooks)
 
 
 def _canonical(settings: PrepareSettings, chosen: CrawlSettings) -> Canonical:
@@ -154,7 +162,7 @@ def _digested(settings: PrepareSettings, chosen: CrawlSettings, reader: CrawlRea
         **{name: list(value) if isinstance(value, tuple) else value for name, value in own.items()
            if name not in limits}, "resize_px": settings.resize_px,
         "jpeg_quality": reader.canonical.jpeg_quality, "min_px": settings.min_px, "split": asdict(reader.split),
-        "keep": dict(reader.columns),
+        "keep": dict(reader.columns), "hooks": reader.scores.digests,
     }
 
 
