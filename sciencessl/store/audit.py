@@ -98,9 +98,9 @@ def audit(
     groups = _group_columns(stores, group)
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
-    evidence = [found for pool, test in compared for found in _by_names(pool, test, groups)]
+    evidence = [found for pool, test in compared for found in by_names(pool, test, groups)]
     near = [(pool, test, rule) for pool, test in compared for rule in near_things(pool, test)]
-    evidence += [_by_place(pool, test, rule) for pool, test, rule in near if (rule.match >= 0).any()]
+    evidence += [by_place(pool, test, rule) for pool, test, rule in near if (rule.match >= 0).any()]
     found = _Pixels()
     if pixels and compared:
         found = _by_pixels(compared, groups)
@@ -144,36 +144,6 @@ def _comparisons(store: Store, other: Store | None) -> list[tuple[Side, Side]]:
         return list(combinations(sides, 2))
     test = Side(other, other.present.all(), f"all of {other.path.name}")
     return [(side, test) for side in sides if side.name != "split=test" and len(test.index)]
-
-
-def _by_names(pool: Side, test: Side, groups: Sequence[str]) -> Iterator[Evidence]:
-    for by, match in same_things(pool, test, groups):
-        rows = np.flatnonzero(match >= 0)
-        if not len(rows):
-            continue
-        texts = replace(test, index=test.index[rows]).texts(by) if by != STORED_BYTES else np.full(len(rows), "")
-        values = len(set(texts.tolist())) if by != STORED_BYTES else len(np.unique(match[rows]))
-        kind = CONTENTS if by in (*HASHES, STORED_BYTES) else IDENTITY
-        pairs = tuple(
-            Pair(test.store.ids[i], pool.store.ids[j], int(i), int(j), text if kind == IDENTITY else "")
-            for i, j, text in zip(test.index[rows[:LISTED]], pool.index[match[rows[:LISTED]]], texts, strict=False)
-        )
-        yield Evidence(kind, by, pool.name, test.name, _ids(test, rows), values, pairs)
-
-
-def _by_place(pool: Side, test: Side, rule: Nearness) -> Evidence:
-    rows = np.flatnonzero(rule.match >= 0)
-    rows = rows[np.argsort(rule.separation[rows], kind="stable")]
-    pairs = []
-    for row in rows[:LISTED].tolist():
-        i, j = int(test.index[row]), int(pool.index[rule.match[row]])
-        pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, rule.words(row)))
-    kind = PLACE if rule.same else OVERLAP
-    return Evidence(kind, rule.by, pool.name, test.name, _ids(test, rows), 0, tuple(pairs))
-
-
-def _ids(side: Side, rows: np.ndarray) -> tuple[str, ...]:
-    return tuple(side.store.ids[i] for i in side.index[rows])
 
 
 @dataclass(frozen=True)
@@ -220,7 +190,7 @@ def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray]
     maps, unreadable, done = {}, [], 0
     for side in sides:
         maps[side.name] = every[done : done + len(side.index)]
-        picture = _pictures(side.store)
+        picture = pictures(side.store)
         for row, index in enumerate(side.index):
             try:
                 maps[side.name][row] = polar_map(picture(int(index)))
@@ -230,14 +200,6 @@ def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray]
         done += len(side.index)
     progress.close()
     return maps, tuple(unreadable)
-
-
-def _pictures(store: Store) -> Callable[[int], np.ndarray]:
-    """Index -> (H, W, 3) uint8 as the domain displays it."""
-    # Flux is stretched stamp by stamp here: contents are compared, and faint ones need contrast too.
-    domain = load_domain(store.header.domain)
-    decoder = Decoder(store, domain.decode)
-    return lambda index: domain.display(decoder(np.array([index]))[0])
 
 
 def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[str]) -> Null | None:
@@ -280,7 +242,7 @@ def _copies(
             pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, "", round(float(found.score[n]), 4),
                               float(found.turn_deg[n]), round(float(found.zoom[n]), 3), bool(found.mirrored[n])))
         if rows:
-            yield Evidence(kind, PIXELS, pool.name, test.name, _ids(test, np.array(rows) // k), 0, tuple(pairs))
+            yield Evidence(kind, PIXELS, pool.name, test.name, ids_of(test, np.array(rows) // k), 0, tuple(pairs))
 
 
 def _notes(
