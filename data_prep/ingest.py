@@ -22,6 +22,8 @@ from sciencessl.store.format import sample_key
 from sciencessl.store.writer import PreparedSample, Refusal
 
 NAME = "images"
+QUALITY = 95
+"""Of JPEGs that are encoded again, unless told otherwise."""
 SHAPE_SAMPLE = 256
 """Stamps looked at to learn the shape of most."""
 # Lossy and palette formats grow when they become PNG; a row is planned half full, so these need not be exact.
@@ -54,10 +56,11 @@ def images(
         if settings.resize_px is not None:
             raise ConfigError("prepare setting resize_px shrinks image files; FITS stamps are stored as they are.")
         field = stamp_field(_some_shapes(manifest.inputs, reader), field)
-    pixels = {"resize_px": settings.resize_px, "jpeg_quality": settings.jpeg_quality, "min_px": settings.min_px}
+    quality = QUALITY if settings.jpeg_quality is None else settings.jpeg_quality
+    pixels = {"resize_px": settings.resize_px, "jpeg_quality": quality, "min_px": settings.min_px}
     if stamps:
         pixels = {"min_px": settings.min_px}
-    ingest = Ingest(field, spec.primary, Canonical(settings.resize_px, settings.jpeg_quality, settings.min_px), reader)
+    ingest = Ingest(field, spec.primary, Canonical(settings.resize_px, quality, settings.min_px), reader)
     inputs = [replace(entry, expected_bytes=_expected_bytes(entry, field)) for entry in manifest.inputs]
     return Source(
         name=NAME, fields={spec.primary: field}, inputs=inputs, settings={**manifest.settings, **pixels},

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sciencessl.errors import DataError
+from sciencessl.store.remote import local_path
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".j2k",
@@ -124,7 +125,7 @@ def list_sources(sources: Sequence[str | Path], suffixes: Sequence[str] = SAMPLE
     """
     if not sources:
         raise DataError("no source was given; name a folder, a file, a glob or a .zip archive.")
-    expanded = [_expand(str(source)) for source in sources]
+    expanded = [_expand(str(local_path(source, "SOURCE"))) for source in sources]
     roots = [root for root, _ in expanded]
     shared = Path(os.path.commonpath([root.parent if len(roots) > 1 and root.is_file() else root for root in roots]))
     found = _Found(suffixes)

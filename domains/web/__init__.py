@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sciencessl.data_prep.crawl.settings import CrawlSettings
 from sciencessl.domains.web.tasks import TASKS
 from sciencessl.domains.web.views import FIELD, WebViews, web_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
@@ -14,8 +15,8 @@ from sciencessl.views.display import display_rgb
 
 
 @dataclass(frozen=True)
-class WebPrepare:
-    """Photos need no settings beyond those of every source."""
+class WebPrepare(CrawlSettings):
+    """Settings of crawls; of them, loose photos of the source `images` take limits of decoding alone."""
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:

@@ -48,7 +48,7 @@ def synthetic_photos(folder: Path, rng: np.random.Generator, n: int) -> Path:
     numbers = rng.permutation(n)
     for i, number in enumerate(numbers):
         kind = i % len(CLASSES)
-        photo = _photo(kind, rng)
+        photo = draw_photo(kind, rng)
         place = folder / _split(i // len(CLASSES), -(-(n - kind) // len(CLASSES))) / CLASSES[kind]
         photo.save(place / f"{number:06d}.jpg", quality=int(rng.integers(70, 96)))
     _write_broken(folder / "train", rng)
@@ -63,16 +63,17 @@ def _split(rank: int, of: int) -> str:
 
 def _write_broken(folder: Path, rng: np.random.Generator) -> None:
     whole = io.BytesIO()
-    _photo(0, rng).save(whole, format="JPEG", quality=90)
+    draw_photo(0, rng).save(whole, format="JPEG", quality=90)
     (folder / CLASSES[0] / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     page = "<html><body>404: the photo that you asked for is not here</body></html>\n"
     (folder / CLASSES[1] / "error-page.jpg").write_text(page, encoding="utf-8")
     (folder / CLASSES[2] / "empty.jpg").write_bytes(b"")
 
 
-def _photo(kind: int, rng: np.random.Generator) -> Image.Image:
+def draw_photo(kind: int, rng: np.random.Generator, longest_px: tuple[int, int] = (144, 280)) -> Image.Image:
+    """A photo of the kind `CLASSES[kind]`, 1:2 to 2:1, its long side between the two given; some are grey (mode `L`)."""
     aspect = 2.0 ** rng.uniform(-1, 1)
-    longest = int(rng.integers(144, 281))
+    longest = int(rng.integers(longest_px[0], longest_px[1] + 1))
     width, height = round(longest * min(1.0, aspect)), round(longest * min(1.0, 1 / aspect))
     scene = _SCENES[kind](height, width, _palette(rng), rng)
     image = Image.fromarray(_camera(scene, rng))
