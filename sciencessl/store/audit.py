@@ -9,7 +9,7 @@ itself.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -17,32 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
-from sciencessl.data.loader import Decoder
 from sciencessl.errors import OutOfReachError, StoreError
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import load_domain
 from sciencessl.store.audit_record import (
     CLEAN,
-    CONTENTS,
-    COPY,
-    IDENTITY,
     LEAK,
-    LISTED,
-    LOOK_ALIKE,
     NOTHING,
-    OVERLAP,
     PIXELS,
-    PLACE,
     SUSPECT,
     UNCONFIRMED,
     Audit,
     Evidence,
-    Pair,
     judged_digest,
     report_folder,
     write_audit,
 )
-from sciencessl.store.audit_report import write_report
+from sciencessl.store.audit_report import audit_page, write_report
 from sciencessl.store.copies import (
     FALSE_CONFIRMED,
     FALSE_SUSPECTED,
@@ -54,10 +45,13 @@ from sciencessl.store.copies import (
     null_pairs,
     score_pairs,
 )
+from sciencessl.store.display import pictures
+from sciencessl.store.evidence import by_likeness, by_names, by_place
 from sciencessl.store.format import SPLITS
+from sciencessl.store.near_copies import COLUMN, NearCopies, near_copies
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
-from sciencessl.store.sides import HASHES, STORED_BYTES, Nearness, Side, near_things, same_things
+from sciencessl.store.sides import Nearness, Side, near_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
 HIGHEST = 0.9
@@ -99,6 +93,8 @@ def audit(
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
     evidence = [found for pool, test in compared for found in by_names(pool, test, groups)]
+    if all(COLUMN in each.columns() for each in stores):  # else images are read for the pixels alone
+        evidence += [entry for pool, test in compared for entry in by_likeness(pool, test, near_copies(pool, test))]
     near = [(pool, test, rule) for pool, test in compared for rule in near_things(pool, test)]
     evidence += [by_place(pool, test, rule) for pool, test, rule in near if (rule.match >= 0).any()]
     found = _Pixels()
@@ -113,7 +109,7 @@ def audit(
         found.confirmed, found.suspected, found.unreadable, notes, group, str(folder) if every else "",
         judged_digest(stores, groups), tuple(dict.fromkeys(rule.by for _, _, rule in near)),
     )
-    write_report(result, [opened, other or opened], folder)
+    write_report(audit_page(result), {side.name: side.store for pair in compared for side in pair}, folder)
     try:
         write_audit(result)
     except OutOfReachError as error:  # whoever may read from an object store may often not write to it
@@ -172,7 +168,7 @@ def _by_pixels(compared: Sequence[tuple[Side, Side]], groups: Sequence[str]) -> 
         found, done = [], 0
         for pool, test in compared:
             tick = partial(_advance, progress, done)
-            found += list(_copies(pool, test, maps, confirmed, suspected, tick))
+            found += by_likeness(pool, test, _copies(pool, test, maps, tick), PIXELS, confirmed, suspected)
             done += len(pool.index) * len(test.index)
         progress.close()
     return _Pixels(tuple(found), pairs, null, confirmed, suspected, unreadable)
@@ -223,26 +219,14 @@ def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[s
     return fit_null(score_pairs(taken, taken, left, right).score, left, right)
 
 
-def _copies(
-    pool: Side, test: Side, maps: dict[str, np.ndarray], confirmed: float, suspected: float,
-    tick: Callable[[int], None],
-) -> Iterator[Evidence]:
+def _copies(pool: Side, test: Side, maps: dict[str, np.ndarray], tick: Callable[[int], None]) -> NearCopies:
     first, second = maps[pool.name], maps[test.name]
     near = candidates(first, second, tick=tick)
     k = near.shape[1]
     found = score_pairs(first, second, near.ravel(), np.repeat(np.arange(len(second)), k))
     # One candidate a test image, the best: who has one copy in the pool often has many.
     best = found.score.reshape(-1, k).argmax(axis=1) + k * np.arange(len(second))
-    order = best[np.argsort(-found.score[best], kind="stable")]
-    for kind, low, high in ((COPY, confirmed, np.inf), (LOOK_ALIKE, suspected, confirmed)):
-        rows = [n for n in order if low < found.score[n] <= high]
-        pairs = []
-        for n in rows[:LISTED]:
-            i, j = int(test.index[n // k]), int(pool.index[near.ravel()[n]])
-            pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, "", round(float(found.score[n]), 4),
-                              float(found.turn_deg[n]), round(float(found.zoom[n]), 3), bool(found.mirrored[n])))
-        if rows:
-            yield Evidence(kind, PIXELS, pool.name, test.name, ids_of(test, np.array(rows) // k), 0, tuple(pairs))
+    return NearCopies(near.ravel()[best], np.full(len(second), -1), found.take(best))
 
 
 def _notes(

@@ -3,28 +3,27 @@
 This takes seconds for millions of images, where `sciencessl.store.copies` looks at every pair: it finds what was
 resized, encoded again, made grey or darker, or cropped by a few percent, and not what was turned or mirrored.
 
-What was measured: of 100 copies of each kind of 979 photos (`clothing`), 3,600 galaxies (`sdss_gz1`), 3,650 tiles
-(`lc25000_lung`) and 10,019 images of 32 px (`cifar10_jpg`), all are within `RADIUS` bits that were saved at quality 75
-or 40, halved, made square, grey or 0.7 times as bright, and 98 to 100 % of those cropped to 0.98 (within 3 bits: 67 to
-100 %); they score 0.63 or more. Different images within that radius score 0.61 at most: 0.61 of 478,000 pairs of photos, 0.44 of 11,000 pairs of
-galaxies, whose hashes tell little. Above `COPIED` are in `cifar10_jpg` only pairs that an eye too takes for one
-picture. A likeness of thumbnails does not tell them apart: for different galaxies it is up to 0.98.
+What was measured, on 979 photos (`clothing`), 3,600 galaxies (`sdss_gz1`), 3,650 tiles (`lc25000_lung`) and 10,019
+images of 32 px (`cifar10_jpg`): of 100 copies of each kind all are within `RADIUS` bits that were saved at quality 75
+or 40, halved, made square, grey or 0.7 times as bright, and 98 % of those cropped to 0.98 (67 to 100 % within 3 bits);
+they score 0.63 or more. Different images within that radius score 0.61 at most: of the photos, of which there are two
+such pairs, and 0.44 of 11,000 pairs of galaxies, whose hashes tell little. Pairs of `cifar10_jpg` above `COPIED` are
+one picture for an eye too. A likeness of thumbnails would not tell: it is up to 0.98 for different galaxies.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from sciencessl.errors import StoreError
 from sciencessl.monitor.throughput import Progress
-from sciencessl.store.audit_record import COPY, LISTED, LOOK_ALIKE, Evidence, Pair
 from sciencessl.store.copies import score_pairs
 from sciencessl.store.display import pictures
 from sciencessl.store.files import write_atomic
@@ -54,11 +53,11 @@ MOST_UNHASHED = 200_000
 
 @dataclass(frozen=True)
 class NearCopies:
-    """For each of m test samples the most alike of the pool's samples that have nearly its hash.
+    """For each of m test samples the most alike of the pool's samples that were looked at.
 
     Attributes:
-        match: (m,) int64 position in the pool, or -1 where none has.
-        bits: (m,) int64 by which the hashes differ.
+        match: (m,) int64 position in the pool, or -1 where none was.
+        bits: (m,) int64 by which the hashes differ; -1 where they were not asked.
         likeness: m pairs; its score is 0 where there is none.
         unknown: Why images could not be compared, as a sentence; empty where they were.
     """
@@ -73,6 +72,15 @@ class NearCopies:
         score = self.likeness.score
         rows = np.flatnonzero((self.match >= 0) & (score > low) & (score <= high))
         return rows[np.argsort(-score[rows], kind="stable")]
+
+
+    def details(self, row: int) -> dict[str, Any]:
+        """What `sciencessl.store.audit_record.Pair` tells of the pair of one test sample."""
+        like = self.likeness
+        apart = f"{self.bits[row]} bits apart" if self.bits[row] >= 0 else ""
+        return {"value": apart, "score": round(float(like.score[row]), 4),
+                "turn_deg": float(like.turn_deg[row]), "zoom": round(float(like.zoom[row]), 3),
+                "mirrored": bool(like.mirrored[row])}
 
 
 def near_copies(pool: Side, test: Side) -> NearCopies:
@@ -99,28 +107,14 @@ def _best(
 ) -> NearCopies:
     """Of p pairs, for each of m test samples that with the highest score."""
     if found is None:
-        return NearCopies(np.full(m, -1), np.zeros(m, np.int64), Alignment(*np.zeros((3, m)), np.zeros(m, bool)), unknown)
+        return NearCopies(np.full(m, -1), np.full(m, -1), Alignment(*np.zeros((3, m)), np.zeros(m, bool)), unknown)
     pair = np.full(m, -1)
     order = np.lexsort((-match, found.score))
     pair[which[order]] = order  # of several, the last one stays
     known = pair >= 0
-    values = (np.where(known, getattr(found, name)[pair], 0) for name in ("score", "turn_deg", "zoom", "mirrored"))
-    return NearCopies(np.where(known, match[pair], -1), np.where(known, bits[pair], 0), Alignment(*values))
-
-
-def near_evidence(pool: Side, test: Side, found: NearCopies) -> Iterator[Evidence]:
-    """Copies, and look-alikes that were not confirmed."""
-    like = found.likeness
-    for kind, rows in ((COPY, found.rows(COPIED)), (LOOK_ALIKE, found.rows(ALIKE, COPIED))):
-        pairs = []
-        for row in rows[:LISTED].tolist():
-            i, j = int(test.index[row]), int(pool.index[found.match[row]])
-            pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, f"{found.bits[row]} bits apart",
-                              round(float(like.score[row]), 4), float(like.turn_deg[row]),
-                              round(float(like.zoom[row]), 3), bool(like.mirrored[row])))
-        if pairs:
-            ids = tuple(test.store.ids[i] for i in test.index[rows])
-            yield Evidence(kind, PERCEPTUAL, pool.name, test.name, ids, 0, tuple(pairs))
+    best = found.take(pair)
+    best.score[~known] = 0
+    return NearCopies(np.where(known, match[pair], -1), np.where(known, bits[pair], -1), best)
 
 
 def has_hashes(store: Store) -> bool:
@@ -130,7 +124,7 @@ def has_hashes(store: Store) -> bool:
 
 def _too_many(store: Store) -> str:
     return (f"Near copies were not looked for: {store.path} has {len(store):,} images and no column {COLUMN!r}; "
-            f"preparation writes one for crawls, and images are hashed here where there are {MOST_UNHASHED:,} or fewer.")
+            f"crawls are prepared with one, and of {MOST_UNHASHED:,} images or fewer it is made here.")
 
 
 @lru_cache(maxsize=4)
