@@ -4,8 +4,8 @@ Every verb of the command line is a function of the same name here: `prepare`, `
 `predict`, `rank`, `select`, `compare`, `report`, `average`, `export`, `doctor` and `demo`. What lists, explains or
 looks into a store has a longer name, since `domains`, `methods`, `presets`, `backbones`, `config` and `store` are
 modules: `list_domains`, `list_methods`, `list_presets`, `list_backbones`, `config_explain`, `store_info`,
-`store_verify`, `store_show`, `store_audit`, `store_label`, `store_label_votes`, `store_remove`, `store_compact`,
-`store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.
+`store_verify`, `store_show`, `store_audit`, `store_curate`, `store_label`, `store_label_votes`, `store_remove`,
+`store_compact`, `store_shuffle`. What `predict` says of runs that learned from votes is `predict_votes`.
 Importing this package imports nothing heavy.
 """
 
@@ -43,6 +43,7 @@ _PUBLIC = {
     "list_backbones": "sciencessl.backbones.timm_backbones:list_backbones",
     "config_explain": "sciencessl.explanation:explain",
     "store_audit": "sciencessl.store.audit:audit",
+    "store_curate": "sciencessl.curate.curation:curate",
     "store_info": "sciencessl.store.info:info",
     "store_label": "sciencessl.store.label:label",
     "store_label_votes": "sciencessl.store.volunteers:label_votes",

@@ -33,7 +33,10 @@ SPEC = DomainSpec(
     views=web_views,
     display=display_rgb(FIELD),
     synthetic=_synthetic,
-    sources={"images": "sciencessl.data_prep.ingest:images"},
+    sources={
+        "auto": "sciencessl.data_prep.crawl.source:images_or_crawl",
+        "images": "sciencessl.data_prep.ingest:images", "crawl": "sciencessl.data_prep.crawl.source:crawl",
+    },
     train_options=WebViews,
     prepare_options=WebPrepare,
     tasks=TASKS,

@@ -23,7 +23,7 @@ _LAID = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
 def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None) -> bytes:
     """The image as a JPEG file."""
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, exif=Image.Exif() if exif is None else exif)
+    image.save(out, "JPEG", quality=quality, exif=b"" if exif is None else exif)
     return out.getvalue()
 
 
@@ -81,11 +81,12 @@ COPIES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
     "near-brighter": _brighter,
 }
 """Kind of copy -> what makes it from a JPEG file: the same bytes, the same pixels in another file (PNG, or a JPEG whose
-metadata differ), or nearly the same picture, resized to 50 to 90 %, of quality 25, 40 or 60, grey, or 3 to 10 % brighter."""
+metadata differ), or nearly the same picture: resized to 50 to 90 %, of quality 25, 40 or 60, grey, or 3 to 10 %
+brighter."""
 
 
 def rotated(image: Image.Image, orientation: int) -> bytes:
-    """A JPEG whose pixels lie as a camera held otherwise leaves them, with the EXIF orientation that sets them right."""
+    """A JPEG whose pixels lie as a camera that was turned leaves them, with the EXIF orientation that says so."""
     exif = Image.Exif()
     exif[_ORIENTATION] = orientation
     return jpeg_bytes(image.transpose(_LAID[orientation]) if orientation in _LAID else image, 90, exif)
@@ -140,8 +141,8 @@ FORMS: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
     "animation": (_animation, ""),
     "banner": (_banner, "too-long"),
     "thumbnail": (_thumbnail, "too-small"),
-    "one-colour": (_one_colour, "filtered:one-colour"),
-    "blurred": (_blurred, "filtered:blur"),
+    "one-colour": (_one_colour, "filtered:one_colour"),
+    "blurred": (_blurred, "filtered:sharpness"),
 }
 """Form -> (what makes a file of it from a photo, the reason for which a filter refuses it where one is asked for). An
 animation shows the photo first; a banner is 20 times as wide as high, a thumbnail 24 x 18 px."""

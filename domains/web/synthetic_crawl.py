@@ -24,6 +24,8 @@ from sciencessl.domains.web.synthetic_hostile import GPS_EXIF, hostile_files
 from sciencessl.errors import ConfigError
 
 TRUTH = "truth.csv"
+CLUSTERS = tuple(reversed(CLASSES))
+"""Kinds of photos, common ones first."""
 COLUMNS = ("id", "key", "shard", "kind", "cluster", "duplicate_of", "expected", "reason", "filter")
 """Of `truth.csv`."""
 
@@ -44,7 +46,7 @@ class _Image:
 
     Attributes:
         kind: As in `truth.csv`.
-        cluster: One of `CLASSES`, or empty.
+        cluster: One of `CLUSTERS`, or empty.
         make: Gives its bytes, the same ones each time.
         of: What it is a copy of, or the name of a leaked file.
         reason: Of a refusal with default settings; empty where it is stored.
@@ -73,17 +75,16 @@ def synthetic_crawl(
 ) -> Path:
     """Write a crawl of N photos, copies of them, and what else the web holds, as img2dataset leaves it.
 
-    Photos are 72 to 400 px a side, of the kinds `synthetic.CLASSES`, which are the clusters: their sizes fall as rank to
-    the power of -1.5, so half of all photos are of the first. For every four photos there is a copy besides, of the
-    kinds `synthetic_copies.COPIES`; few photos have most of the copies. A copy lies in another shard than its
-    original where there are two. Files:
+    Photos are 72 to 400 px a side, of the kinds `CLUSTERS`, whose sizes fall as rank to the power of -1.5: six photos
+    in ten are of the first. For every four photos there is a copy besides, of the kinds `synthetic_copies.COPIES`; few
+    photos have most of the copies. A copy lies in another shard than its original where there are two. Files:
 
     - `00000.tar`, ...: of each image `KEY.jpg` (whatever its format, as img2dataset names it with
       `--disable_all_reencoding`), `KEY.json` and the caption `KEY.txt`.
     - `00000.parquet`: the metadata of the shard, images that could not be downloaded included; `00000_stats.json`.
-    - `truth.csv`: `id` as `prepare` gives it (`SHARD/KEY`), `key`, `shard`, `kind`, `cluster`, `duplicate_of` (an id, or
-      the name of a leaked file), `expected` with default settings (`stored` or `refused`), `reason` of a refusal,
-      and `filter`: the reason for which a filter refuses it where one is asked for.
+    - `truth.csv`: `id` as `prepare` gives it (`SHARD/KEY`), `key`, `shard`, `kind`, `cluster`, `duplicate_of` (an id,
+      or the name of a leaked file), `expected` with default settings (`stored` or `refused`), `reason` of a
+      refusal, and `filter`: the reason for which a filter refuses it where one is asked for.
 
     The same generator state writes the same bytes. All numbers are ours.
 
@@ -102,8 +103,8 @@ def synthetic_crawl(
     Raises:
         ConfigError: For n below 4, or per_shard outside its range.
     """
-    if n < len(CLASSES) or not 1 <= per_shard <= 9000:
-        raise ConfigError(f"synthetic crawl: n must be {len(CLASSES)} or more and per_shard 1 to 9000, got {n} and "
+    if n < len(CLUSTERS) or not 1 <= per_shard <= 9000:
+        raise ConfigError(f"synthetic crawl: n must be {len(CLUSTERS)} or more and per_shard 1 to 9000, got {n} and "
                           f"{per_shard}.")
     folder.mkdir(parents=True, exist_ok=True)
     photos = _photos(n, rng)
@@ -116,8 +117,8 @@ def synthetic_crawl(
 
 
 def cluster_sizes(n: int) -> tuple[int, ...]:
-    """Photos of each of `CLASSES` among n: as rank to the power of -1.5, rounded, none without any."""
-    weights = np.arange(1, len(CLASSES) + 1) ** -_SKEW
+    """Photos of each of `CLUSTERS` among n: as rank to the power of -1.5, rounded, none without any."""
+    weights = np.arange(1, len(CLUSTERS) + 1) ** -_SKEW
     rare = [max(round(n * weight), 1) for weight in weights[1:] / weights.sum()]
     return n - sum(rare), *rare
 
@@ -128,7 +129,7 @@ def _seeds(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def _photo(kind: int, seed: int) -> Image.Image:
-    return draw_photo(kind, np.random.default_rng(seed), _LONGEST_PX)
+    return draw_photo(len(CLUSTERS) - 1 - kind, np.random.default_rng(seed), _LONGEST_PX)
 
 
 def _photo_jpeg(kind: int, seed: int) -> bytes:
@@ -137,14 +138,14 @@ def _photo_jpeg(kind: int, seed: int) -> bytes:
 
 def _photos(n: int, rng: np.random.Generator) -> list[_Image]:
     # Mixed, because copies are of the first: each cluster has its share of them.
-    kinds = rng.permutation(np.repeat(np.arange(len(CLASSES)), cluster_sizes(n))).tolist()
-    return [_Image("photo", CLASSES[kind], partial(_photo_jpeg, kind, seed))
+    kinds = rng.permutation(np.repeat(np.arange(len(CLUSTERS)), cluster_sizes(n))).tolist()
+    return [_Image("photo", CLUSTERS[kind], partial(_photo_jpeg, kind, seed))
             for kind, seed in zip(kinds, _seeds(n, rng), strict=True)]
 
 
 def _copies(photos: Sequence[_Image], rng: np.random.Generator) -> Iterator[_Image]:
     seeds = _seeds(round(_COPIES_SHARE * len(photos)), rng)
-    originals = (len(photos) * rng.random(len(seeds)) ** 3).astype(int).tolist()
+    originals = (len(photos) * rng.random(len(seeds)) ** 4).astype(int).tolist()
     for number, (original, seed) in enumerate(zip(originals, seeds, strict=True)):
         photo, kind = photos[original], list(COPIES)[number % len(COPIES)]
         yield _Image(kind, photo.cluster, partial(_copied, kind, photo.make, seed), photo)
@@ -156,20 +157,20 @@ def _copied(kind: str, make: Callable[[], bytes], seed: int) -> bytes:
 
 def _leaked(paths: Sequence[Path], rng: np.random.Generator) -> Iterator[_Image]:
     for path, seed in zip(paths, _seeds(len(paths), rng), strict=True):
-        cluster = path.parent.name if path.parent.name in CLASSES else ""
+        cluster = path.parent.name if path.parent.name in CLUSTERS else ""
         yield _Image("leaked", cluster, partial(_copied, "near-resized", path.read_bytes, seed), path.name)
 
 
 def _extras(rng: np.random.Generator) -> Iterator[_Image]:
     for number, ((kind, (_, filtered)), seed) in enumerate(zip(FORMS.items(), _seeds(len(FORMS), rng), strict=True)):
-        scene = number % len(CLASSES)
-        yield _Image(kind, CLASSES[scene], partial(_formed, kind, scene, seed), filter=filtered)
+        scene = number % len(CLUSTERS)
+        yield _Image(kind, CLUSTERS[scene], partial(_formed, kind, scene, seed), filter=filtered)
     (seed,) = _seeds(1, rng)
-    upright = _Image("rotated-1", CLASSES[2], partial(_turned, 1, seed))
+    upright = _Image("rotated-1", CLUSTERS[2], partial(_turned, 1, seed))
     yield upright
     for turned in ORIENTATIONS:
         if turned != 1:
-            yield _Image(f"rotated-{turned}", CLASSES[2], partial(_turned, turned, seed), upright)
+            yield _Image(f"rotated-{turned}", CLUSTERS[2], partial(_turned, turned, seed), upright)
     for name, (raw, reason) in hostile_files(rng).items():
         yield _Image(name, "", partial(bytes, raw), reason=reason or "")
 

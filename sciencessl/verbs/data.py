@@ -283,9 +283,40 @@ def _shuffle(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _fill_curate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--embeddings", required=True, metavar="DIR", help="folder that `embed` wrote for this store")
+    parser.add_argument("--levels", nargs="+", default=["auto"], metavar="K",
+                        help="clusters of each level from the lowest up, such as 1000 100 10 (default: auto, by the "
+                        "number of samples)")
+    parser.add_argument("--budget", type=float, default=0.2, metavar="N|FRACTION",
+                        help="samples, or share of all, that clusters share evenly: the smaller, the more evenly they "
+                        "come and the more often samples of rare ones (default: 0.2)")
+    parser.add_argument("--name", default="curated", help="of the table in the store (default: curated)")
+    parser.add_argument("--seed", type=int, default=0, help="other clusters for another seed (default: 0)")
+    parser.add_argument("--out", default="", metavar="DIR",
+                        help="contact sheets, and what a stopped call goes on from (default: NAME.curated beside the "
+                        "store)")
+    parser.add_argument("--dry-run", action="store_true", help="estimate time and memory; write nothing")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace another table of that name, and clusters of other embeddings, levels or seed")
+
+
+def _curate(args: argparse.Namespace) -> int:
+    from sciencessl.curate.curation import curate, curation_text
+
+    if args.levels != ["auto"] and not all(word.isdecimal() for word in args.levels):
+        raise ConfigError(f"--levels {' '.join(args.levels)}: expected auto, or whole numbers such as 1000 100 10.")
+    levels = "auto" if args.levels == ["auto"] else [int(word) for word in args.levels]
+    found = curate(args.store, args.embeddings, levels, args.budget, args.name, args.seed, args.out, args.dry_run,
+                   args.overwrite)
+    emit(found, args.json, curation_text(found))
+    return DONE
+
+
 ACTIONS: dict[str, Action] = {
     "audit": Action("look for samples that splits share, or another store", _audit, _fill_audit),
     "compact": Action("write a new store without the withdrawn samples", _compact, _fill_compact),
+    "curate": Action("weigh samples so that clusters of embeddings come evenly", _curate, _fill_curate),
     "info": Action("counts, columns, tables and how well samples are mixed", _info),
     "label": Action("put a table of labels that came later beside the pixels", _label, _fill_label),
     "remove": Action("withdraw samples: no reader gives them from then on", _remove, _fill_remove),
