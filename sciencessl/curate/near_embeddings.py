@@ -100,16 +100,15 @@ def _index(points: Directions) -> Any:
     except ImportError as error:
         raise MissingExtraError("near embeddings need faiss; install it with: pip install 'sciencessl[web]'") from error
     n, width = points.samples, next(points.blocks())[1].shape[1]
-    index = faiss.IndexFlatIP(width)
+    flat = faiss.IndexFlatIP(width)
+    index: Any = faiss.IndexIDMap(flat)
     if n > EXACT:
         lists = int(4 * n**0.5)
-        index = faiss.IndexIVFScalarQuantizer(index, width, lists, faiss.ScalarQuantizer.QT_fp16,
+        index = faiss.IndexIVFScalarQuantizer(flat, width, lists, faiss.ScalarQuantizer.QT_fp16,
                                               faiss.METRIC_INNER_PRODUCT)
         places = np.random.default_rng(SEED).choice(n, min(n, TRAINED * lists), replace=False)
         index.train(points.pick(np.sort(places)))
         index.nprobe = PROBED
-    else:
-        index = faiss.IndexIDMap(index)
     for places, values in points.blocks():
         index.add_with_ids(values, places)
     return index

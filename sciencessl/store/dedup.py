@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from sciencessl.errors import ConfigError, unknown_name
 from sciencessl.store.confirmed import Links, confirmed
 from sciencessl.store.dedup_samples import BYTES, HASHES, PHASH, PIXELS, Samples, store_columns
+from sciencessl.store.distinct import chunks
 from sciencessl.store.format import SPLITS
 from sciencessl.store.hamming import MOST_RADIUS, near_pairs
 from sciencessl.store.reader import Store
@@ -204,7 +205,7 @@ class _Search:
             return
         if level == PHASH:
             gone = sum(len(store.removed) for store in self.samples.stores)
-            self.flat = int(sum((part == FLAT).sum() for part in _parts(column))) - gone
+            self.flat = int(sum((part == FLAT).sum() for part in chunks(column))) - gone
         numbers, roots = self.components.found()
         column[numbers[numbers != roots]] = FLAT
         if level == PHASH and self.confirm:
@@ -275,10 +276,6 @@ class _Search:
             by[sound & (apart <= (self.radius if level == PHASH else 0))] = level
         by[number == keeper] = ""
         return by.tolist(), distance
-
-
-def _parts(column: np.ndarray, size: int = 2**20) -> Iterator[np.ndarray]:
-    return (column[at : at + size] for at in range(0, len(column), size))
 
 
 def _keepers(samples: Samples, number: np.ndarray, component: np.ndarray, keep: str) -> np.ndarray:
