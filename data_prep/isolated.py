@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from sciencessl.data_prep.refused import Refused
 from sciencessl.data_prep.limits import Limits, call, call_each
 from sciencessl.data_prep.pool import Process, WorkerDied
+from sciencessl.data_prep.refused import Refused
 from sciencessl.data_prep.source import CRASHED
 from sciencessl.data_prep.worker import DONE
 from sciencessl.errors import StoreError
