@@ -105,7 +105,8 @@ class Hooks:
             return told
         pixels = blur_boxes(decode(image.payload, self.field), boxes)
         plain = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-        payload = encode(plain, image.payload.startswith(b"\xff\xd8"), self.canonical.jpeg_quality)
+        payload = encode(plain, image.payload.startswith(b"\xff\xd8"), self.canonical.jpeg_quality,
+                         self.canonical.chroma)
         return replace(told, payload=payload, pixel_hash=hash_pixels(decode(payload, self.field)))
 
 

@@ -17,8 +17,8 @@ from sciencessl.data_prep.crawl.record import FILES, Part
 from sciencessl.data_prep.crawl.settings import CrawlSettings
 from sciencessl.data_prep.decode import Canonical
 from sciencessl.data_prep.ingest import images
-from sciencessl.data_prep.listing import absolute
 from sciencessl.data_prep.isolated import Limits
+from sciencessl.data_prep.listing import absolute
 from sciencessl.data_prep.manifest import ROW_COLUMNS
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Input, Source, refused_inputs
@@ -113,7 +113,10 @@ def _absolute(hooks: Sequence[str]) -> tuple[str, ...]:
 
 def _canonical(settings: PrepareSettings, chosen: CrawlSettings) -> Canonical:
     quality = QUALITY if settings.jpeg_quality is None else settings.jpeg_quality
-    return Canonical(settings.resize_px, quality, settings.min_px)
+    return Canonical(
+        settings.resize_px, quality, settings.min_px, chroma="420", strip=not chosen.index_only,
+        max_pixels=round(chosen.max_megapixels * 1e6), max_aspect=chosen.max_aspect,
+    )
 
 
 def _asked(settings: PrepareSettings) -> tuple[str, ...]:
