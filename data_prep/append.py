@@ -100,8 +100,9 @@ def _without_known(source: Source, known: set[str], old: Store) -> tuple[Source,
     """
     kept, alone = [], 0
     told = {*zip(*(old.refusals()[name].to_pylist() for name in ("id", "reason")), strict=True)}
+    seen = known | {name for name, _ in told}  # what was refused of an input is no reason to read it again
     for entry in _without_told(source.inputs, told):
-        there = sum(name in known for name in entry.ids)
+        there = sum(name in seen for name in entry.ids)
         if entry.ids and 0 < there < len(entry.ids):
             raise DataError(f"{there:,} of the {len(entry.ids):,} samples of {entry.id.partition('#')[0]!r} are in "
                             f"{old.path} already: it was cut otherwise then. Prepare a store of its own.")

@@ -142,7 +142,7 @@ def is_done(out: Path, task: Task, config_digest: str, source: Source, verify_in
 
 def _same_content(out: Path, receipt: zpack.Receipt, task: Task, source: Source) -> bool:
     rows = read_sidecar(out, receipt, zpack.rows_file(task.row))
-    if "content_hash" not in rows.column_names:
+    if not {"content_hash", "file"} <= {*rows.column_names}:
         return _same_samples(out, receipt, task, source, rows)
     stored: dict[str, str] = {}
     if rows.num_rows:

@@ -32,6 +32,7 @@ from sciencessl.spec import DomainSpec, LabelSchema
 from sciencessl.store.derived import require_apart
 from sciencessl.store.files import clear_os_errors, write_atomic
 from sciencessl.store.format import SPLITS
+from sciencessl.store.in_place import write_root
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
@@ -179,6 +180,8 @@ def _fill(out: Path, plan: Plan, source: Source, settings: PrepareSettings, prog
     """Write the rows that are missing, seal, and return how many they were; None where the store was sealed already."""
     with clear_os_errors(out):
         header = begin(out, plan, settings.overwrite)
+        if source.root:
+            write_root(out, source.root)
     if header.sealed:
         require_unchanged(out, plan, source, settings.verify_inputs)
         return None

@@ -35,6 +35,7 @@ class PrepareEstimate:
         n_samples: Samples planned, without those that are known to be refused before anything is read.
         bytes: Payload bytes, estimated.
         seconds: Time, estimated for these workers; of one array task with `slurm`.
+        core_seconds: Time of all cores together.
         engine: Who would prepare.
         array_tasks: Tasks of the SLURM array; 1 without one.
         workers: Processes side by side, in each array task; 0 is the calling process alone.
@@ -48,6 +49,7 @@ class PrepareEstimate:
     n_samples: int
     bytes: int
     seconds: float
+    core_seconds: float
     engine: str
     array_tasks: int
     workers: int
@@ -87,7 +89,8 @@ def estimate(plan: Plan, source: Source, settings: PrepareSettings) -> PrepareEs
     workers = min(settings.workers or 1, math.ceil(rows / parts)) if slurm else worker_count(settings, plan.tasks)
     at_once = parts * max(workers, 1)
     return PrepareEstimate(
-        n_samples=samples, bytes=round(stored / share), seconds=core_seconds / at_once, engine=settings.engine,
+        n_samples=samples, bytes=round(stored / share), seconds=core_seconds / at_once,
+        core_seconds=core_seconds, engine=settings.engine,
         array_tasks=parts, workers=workers, scratch_bytes=round(stored / share / rows * min(at_once, rows)),
         refused=dict(Counter(tried.refused) + known), tried=len(inputs), rows=rows, guessed=source.guessed,
     )

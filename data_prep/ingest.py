@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sciencessl.data_prep.decode import Canonical, Refused, canonicalise, hash_bytes, hash_pixels
+from sciencessl.data_prep.crawl.settings import CrawlSettings
+from sciencessl.data_prep.decode import Canonical, Encoded, Refused, canonicalise, hash_bytes, hash_pixels
+from sciencessl.data_prep.isolated import HERE, Limits, isolated_map
 from sciencessl.data_prep.listing import MAX_FILE_BYTES, Reader
 from sciencessl.data_prep.manifest import are_stamps, read_manifest
 from sciencessl.data_prep.settings import PrepareSettings
@@ -22,6 +25,8 @@ from sciencessl.store.format import sample_key
 from sciencessl.store.writer import PreparedSample, Refusal
 
 NAME = "images"
+QUALITY = 95
+"""Of JPEGs that are encoded again, unless told otherwise."""
 SHAPE_SAMPLE = 256
 """Stamps looked at to learn the shape of most."""
 # Lossy and palette formats grow when they become PNG; a row is planned half full, so these need not be exact.
@@ -39,7 +44,7 @@ def images(
         spec: The domain; its primary field is filled, and narrowed to a float32 array where the files are FITS stamps.
         sources: Folders, files, globs, `.zip` archives.
         settings: Columns, splits, resizing.
-        options: Of the domain; none of them concerns image files.
+        options: Of the domain; those of crawls limit the time and memory of decoding a file.
         out: The store; nothing is kept beside it.
 
     Raises:
@@ -54,10 +59,13 @@ def images(
         if settings.resize_px is not None:
             raise ConfigError("prepare setting resize_px shrinks image files; FITS stamps are stored as they are.")
         field = stamp_field(_some_shapes(manifest.inputs, reader), field)
-    pixels = {"resize_px": settings.resize_px, "jpeg_quality": settings.jpeg_quality, "min_px": settings.min_px}
+    quality = QUALITY if settings.jpeg_quality is None else settings.jpeg_quality
+    pixels = {"resize_px": settings.resize_px, "jpeg_quality": quality, "min_px": settings.min_px}
     if stamps:
         pixels = {"min_px": settings.min_px}
-    ingest = Ingest(field, spec.primary, Canonical(settings.resize_px, settings.jpeg_quality, settings.min_px), reader)
+    canonical = Canonical(settings.resize_px, quality, settings.min_px)
+    limits = Limits(options.decode_seconds, options.decode_mb) if isinstance(options, CrawlSettings) else HERE
+    ingest = Ingest(field, spec.primary, canonical, reader, limits)
     inputs = [replace(entry, expected_bytes=_expected_bytes(entry, field)) for entry in manifest.inputs]
     return Source(
         name=NAME, fields={spec.primary: field}, inputs=inputs, settings={**manifest.settings, **pixels},
@@ -112,20 +120,24 @@ class Ingest:
         name: Its name.
         canonical: How images are brought into one form.
         reader: Opens files and archive members.
+        limits: Of decoding one file, in another process.
     """
 
     field: FieldSpec
     name: str
     canonical: Canonical
     reader: Reader
+    limits: Limits = HERE
 
     def read(self, task: Task) -> Iterator[Item]:
-        """One sample or one refusal for each input, in order."""
-        for entry in task.inputs:
-            try:
-                yield self._sample(entry)
-            except Refused as refused:
-                yield Refusal(entry.id, refused.reason, refused.detail)
+        """One sample or one refusal for each input, in order; see `isolated_map` for how many are read ahead."""
+        to_come: deque[tuple[Input, str]] = deque()
+        for found in isolated_map(self._decoder(), self._contents(task, to_come), self.limits):
+            entry, content_hash = to_come.popleft()
+            if isinstance(found, Refused):
+                yield Refusal(entry.id, found.reason, found.detail)
+            else:
+                yield self._sample(entry, content_hash, found)
 
     def fingerprint(self, entry: Input) -> str:
         """The `content_hash` of an input as it is now; empty when it cannot be read."""
@@ -134,21 +146,37 @@ class Ingest:
         except Refused:
             return ""
 
-    def _sample(self, entry: Input) -> PreparedSample:
-        raw = _content(entry, self.reader)
-        payload, found = self._stamp(raw) if self.field.kind == "array" else self._image(raw)
-        columns: Mapping[str, Any] = {
-            **entry.columns, **found, "file": entry.file, "content_hash": hash_bytes(raw),
-        }
-        return PreparedSample(entry.id, entry.split, {self.name: payload}, columns)
+    def _contents(self, task: Task, to_come: deque[tuple[Input, str]]) -> Iterator[bytes | Refused]:
+        for entry in task.inputs:
+            try:
+                raw = _content(entry, self.reader)
+            except Refused as refused:
+                to_come.append((entry, ""))
+                yield refused
+            else:
+                to_come.append((entry, hash_bytes(raw)))
+                yield raw
 
-    def _image(self, raw: bytes) -> tuple[bytes, dict[str, Any]]:
-        image = canonicalise(raw, self.field, self.canonical)
-        return image.payload, {"width": image.width, "height": image.height, "pixel_hash": image.pixel_hash}
+    def _decoder(self) -> Callable[[bytes], Encoded | np.ndarray]:
+        # Of modules that import little: the process that calls it starts sooner, and is small.
+        if self.field.kind == "array":
+            return partial(_stamp, field=self.field, min_px=self.canonical.min_px)
+        return partial(canonicalise, field=self.field, options=self.canonical)
 
-    def _stamp(self, raw: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-        stamp = read_stamp(raw, self.canonical.min_px)
-        expected = (len(self.field.channels), *self.field.shape)
-        if stamp.shape != expected:
-            raise Refused("shape", f"{stamp.shape}, most stamps are {expected}")
-        return stamp, {"width": stamp.shape[2], "height": stamp.shape[1], "pixel_hash": hash_pixels(stamp)}
+    def _sample(self, entry: Input, content_hash: str, found: Encoded | np.ndarray) -> PreparedSample:
+        if isinstance(found, Encoded):
+            payload: bytes | np.ndarray = found.payload
+            columns = {"width": found.width, "height": found.height, "pixel_hash": found.pixel_hash, **found.columns}
+        else:
+            payload = found
+            columns = {"width": found.shape[2], "height": found.shape[1], "pixel_hash": hash_pixels(found)}
+        known = {"file": entry.file, "content_hash": content_hash}
+        return PreparedSample(entry.id, entry.split, {self.name: payload}, {**entry.columns, **columns, **known})
+
+
+def _stamp(raw: bytes, field: FieldSpec, min_px: int) -> np.ndarray:
+    stamp = read_stamp(raw, min_px)
+    expected = (len(field.channels), *field.shape)
+    if stamp.shape != expected:
+        raise Refused("shape", f"{stamp.shape}, most stamps are {expected}")
+    return stamp

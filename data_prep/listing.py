@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sciencessl.errors import DataError
+from sciencessl.store.remote import local_path
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".j2k",
@@ -124,7 +125,7 @@ def list_sources(sources: Sequence[str | Path], suffixes: Sequence[str] = SAMPLE
     """
     if not sources:
         raise DataError("no source was given; name a folder, a file, a glob or a .zip archive.")
-    expanded = [_expand(str(source)) for source in sources]
+    expanded = [expand(str(local_path(source, "SOURCE"))) for source in sources]
     roots = [root for root, _ in expanded]
     shared = Path(os.path.commonpath([root.parent if len(roots) > 1 and root.is_file() else root for root in roots]))
     found = _Found(suffixes)
@@ -146,8 +147,12 @@ def _is_partial(expanded: list[tuple[Path, list[Path]]]) -> bool:
     return any(picked != [root] and not has_suffix(picked[0].name, TABLE_SUFFIXES) for root, picked in expanded)
 
 
-def _expand(source: str) -> tuple[Path, list[Path]]:
-    """The root of a source and the paths that it names."""
+def expand(source: str) -> tuple[Path, list[Path]]:
+    """The root of a source on a disk, and the paths that it names: one folder or file, or what a glob matches.
+
+    Raises:
+        DataError: When there is nothing of that name.
+    """
     path = absolute(source)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
         return path, [path]
@@ -178,20 +183,20 @@ def _relative(path: Path, root: Path) -> str:
 def _walk(found: _Found, path: Path, root: Path, named: bool) -> None:
     if path.is_dir():
         # A CSV that stands for its folder and the folder itself list the same files once: names are keys.
-        for file in _files_below(path):
+        for file in files_below(path):
             _add_file(found, file, root)
     elif path.suffix.lower() == ".zip":
         _add_archive(found, path, "" if path == root else f"{_relative(path, root)}/")
     elif named and has_suffix(path.name, TABLE_SUFFIXES):
         found.tables[path.relative_to(root).as_posix()] = file_ref(path)
-        for file in _files_below(path.parent):
+        for file in files_below(path.parent):
             if file != str(path):
                 _add_file(found, file, root)
     else:
         _add_file(found, str(path), root)
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def files_below(folder: Path) -> Iterator[str]:
     """Files of a folder and its sub-folders, following links once; hidden names are skipped."""
     seen: set[str] = set()
     for base, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
@@ -200,8 +205,8 @@ def _files_below(folder: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield from (os.path.join(base, name) for name in sorted(files) if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (os.path.join(base, name) for name in sorted(files) if not is_hidden(name))
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -210,7 +215,8 @@ def _refuse_folder(error: OSError) -> None:
     )
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether files and folders of a name are passed over, as those of file browsers are."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -231,7 +237,7 @@ def _add_archive(found: _Found, path: Path, prefix: str) -> None:
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path} cannot be read as a zip archive ({error}); check the download.") from error
     for info in members:
-        if not info.is_dir() and not any(_is_hidden(part) for part in info.filename.split("/")):
+        if not info.is_dir() and not any(is_hidden(part) for part in info.filename.split("/")):
             found.add(prefix + info.filename, FileRef(str(path), info.filename, info.file_size, info.CRC))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sciencessl.data_prep.task import Tell, silent
-from sciencessl.data_prep.worker import DONE, TOLD, receive, send
+from sciencessl.data_prep.worker import DONE, TELL_SECONDS, TOLD, receive, send
 from sciencessl.errors import ConfigError, StoreError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -25,7 +25,16 @@ _START = (
 
 
 class WorkerDied(Exception):
-    """The process that ran a call ended without an answer, each time; says how the last one ended."""
+    """The process that ran a call ended without an answer, each time.
+
+    Args:
+        how: How the last one ended, such as "was ended by SIGSEGV".
+        code: What it returned, the negative number of a signal, or None where that is not known.
+    """
+
+    def __init__(self, how: str, code: int | None = None) -> None:
+        super().__init__(how)
+        self.code = code
 
 
 class Stopped(Exception):
@@ -86,8 +95,8 @@ class Processes:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._stopped = False
-        self._running: set[_Process] = set()
-        self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        self._running: set[Process] = set()
+        self._idle: queue.LifoQueue[Process | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
 
@@ -110,7 +119,7 @@ class Processes:
             if self._stopped:
                 raise Stopped
             if process is None:
-                process = _Process()
+                process = Process()
                 self._running.add(process)
                 if self._stopped:  # just now, before this process was known
                     raise Stopped
@@ -138,7 +147,9 @@ class Processes:
         self.stop()
 
 
-class _Process:
+class Process:
+    """A fresh interpreter that answers calls; see `serve`. Nobody else uses it meanwhile."""
+
     def __init__(self) -> None:
         self._child = subprocess.Popen(
             # -P: a pickle.py or signal.py in the current folder is not ours to run.
@@ -151,7 +162,11 @@ class _Process:
         self._answers: Any = self._child.stdout
 
     def wait_until_ready(self) -> None:
-        """Separates a worker that cannot start, which is an error, from one that a task ends, which is tried again."""
+        """Separates a worker that cannot start, which is an error, from one that a task ends, which is tried again.
+
+        Raises:
+            StoreError: When it ended instead.
+        """
         try:
             pickle.dump(sys.path, self._calls)
             self._calls.flush()
@@ -162,10 +177,18 @@ class _Process:
                 "--workers 0 prepares in this process."
             ) from None
 
-    def ask(self, function: Callable[..., Any], arguments: Sequence[Any], tell: Tell) -> tuple[str, Any]:
-        """Send a call, pass on what is told, and return (kind, value)."""
+    def ask(
+        self, function: Callable[..., Any], arguments: Sequence[Any], tell: Callable[[Any], None],
+        tell_seconds: float = TELL_SECONDS,
+    ) -> tuple[str, Any]:
+        """Send a call, pass on what is told, at most once in so many seconds, and return (kind, value).
+
+        Raises:
+            ConfigError: For a call that does not pickle.
+            WorkerDied: When the process ended; what it told before is passed on.
+        """
         try:
-            raw = pickle.dumps((function, tuple(arguments)))
+            raw = pickle.dumps((function, tuple(arguments), tell_seconds))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"the source cannot be sent to another process ({error}). Its `read` must be a function of a module, "
@@ -179,7 +202,12 @@ class _Process:
                     return kind, value
                 tell(value)
         except (OSError, EOFError):
-            raise WorkerDied(self._end()) from None
+            raise WorkerDied(self._end(), self.code) from None
+
+    @property
+    def code(self) -> int | None:
+        """What the process returned, the negative number of a signal, or None while it runs."""
+        return self._child.returncode
 
     def _end(self) -> str:
         self.kill()

@@ -33,7 +33,7 @@ class PrepareSettings:
         stratify: Draw whole groups so that every split has its share of each class as nearly as they allow. The draw
             then depends on all groups at once: what is added later may move others.
         resize_px: Short side after shrinking, in pixels; smaller images stay as they are. None shrinks nothing.
-        jpeg_quality: Of JPEG files that have to be encoded again, 1 to 100.
+        jpeg_quality: Of JPEG files that have to be encoded again, 1 to 100; when not given 95, and 90 for crawls.
         min_px: Images with a shorter side than this many pixels are refused.
         append_to: A sealed store that this is to be a new version of: its rows come first and are shared, inputs with
             ids that it lacks follow, labels are joined. Settings must be those that it was prepared with.
@@ -67,7 +67,7 @@ class PrepareSettings:
     split_seed: int = 0
     stratify: bool = False
     resize_px: int | None = None
-    jpeg_quality: int = 95
+    jpeg_quality: int | None = None
     min_px: int = 8
     append_to: str = ""
     engine: str = "local"
@@ -86,7 +86,8 @@ class PrepareSettings:
         both = self.test_fraction + self.val_fraction
         require("test_fraction + val_fraction", both, both < 1, "below 1, so that something is left to train on")
         require("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
-        require("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
+        require("jpeg_quality", self.jpeg_quality, self.jpeg_quality is None or 1 <= self.jpeg_quality <= 100,
+                "1 to 100")
         require("min_px", self.min_px, self.min_px >= 1, "1 or more")
         require("engine", repr(self.engine), self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
         known = self.votes_from in ("", *FORMS)

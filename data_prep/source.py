@@ -91,6 +91,7 @@ class Source:
             these have no such column, inputs are read again and pixels are compared.
         labels: What becomes the table `labels`, or None.
         guessed: Sentences that say which columns and folders were taken for what.
+        root: Folder or URL that the store may refer to, where payloads are references (`sciencessl.store.in_place`).
         close: Releases open archives.
     """
 
@@ -102,6 +103,7 @@ class Source:
     fingerprint: Callable[[Input], str]
     labels: Labels | None = None
     guessed: tuple[str, ...] = ()
+    root: str = ""
     close: Callable[[], None] = field(default=_nothing)
 
     def for_tasks(self) -> Source:

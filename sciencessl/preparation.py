@@ -11,7 +11,7 @@ from sciencessl.config import parse_settings, read_yaml
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import domain_module, load_domain, prepare_settings, preparer, resolve, stream_opener
-from sciencessl.store.remote import is_remote, local_path
+from sciencessl.store.remote import is_remote
 
 SHOWN_REFUSALS = 5
 PLAN_SUFFIXES = (".yaml", ".yml")
@@ -45,7 +45,7 @@ def prepare(
         DataError: When the inputs cannot be used at all.
         StoreError: When `out` holds something else.
     """
-    _check_local(sources, out)
+    _check_local(out)
     spec = load_domain(domain)
     common, own = split_settings(spec.prepare_options, settings or {})
     bar = _Bar()
@@ -105,9 +105,7 @@ def open_plan(path: Path, beside: Path) -> Any:
     return stream_opener()(spec, places, *parsed, schema_loader(spec), beside)
 
 
-def _check_local(sources: Sequence[str | Path], out: str | Path) -> None:
-    for source in sources:
-        local_path(source, "SOURCE")
+def _check_local(out: str | Path) -> None:
     if is_remote(out):
         raise ConfigError(
             f"--out {out}: a store is prepared on a disk, where rows are locked and renamed. Prepare into a local "
@@ -177,6 +175,8 @@ def estimate_text(result: Any) -> str:
         *result.guessed,
         f"would store {result.n_samples:,} samples in {result.rows} rows: about {result.bytes / 2**20:.1f} MiB "
         f"(and {result.scratch_bytes / 2**20:.1f} MiB of scratch), {result.seconds:.1f} s {_by_whom(result)}",
+        f"one core prepares {result.n_samples / max(result.core_seconds, 1e-9):,.0f} samples a second: "
+        f"{result.core_seconds / 3600:,.3g} core-hours in all",
         f"refused so far ({result.tried} inputs tried): {_counts(result.refused)}",
     ])
 

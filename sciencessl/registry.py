@@ -136,7 +136,7 @@ def load_method(name: str) -> type[Method]:
         RegistryError: When there is none, or it is no `Method`.
     """
     if ".py:" in name:
-        return _checked_method(name, _local_method(name))
+        return _checked_method(name, local_attribute(name, "--method"))
     targets = _method_targets()
     if name not in targets:
         raise RegistryError(unknown_name("method", name, targets) + " A file of your own: --method FILE.py:NAME.")
@@ -152,19 +152,28 @@ def _checked_method(name: str, found: Any) -> type[Method]:
     return found
 
 
-def _local_method(name: str) -> Any:
+def local_attribute(name: str, flag: str) -> Any:
+    """What a Python file of the user's defines.
+
+    Args:
+        name: `FILE.py:NAME`.
+        flag: What named it, for errors.
+
+    Raises:
+        RegistryError: When there is no such file or name, or the file cannot be imported.
+    """
     file, _, attribute = name.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise RegistryError(f"--method {name}: there is no file {path}.")
-    module = _local_module(name, path)
+        raise RegistryError(f"{flag} {name}: there is no file {path}.")
+    module = _local_module(name, path, flag)
     if not hasattr(module, attribute):
         public = [known for known in vars(module) if not known.startswith("_")]
-        raise RegistryError(f"--method {name}: {path} defines no {attribute!r}.{did_you_mean(attribute, public)}")
+        raise RegistryError(f"{flag} {name}: {path} defines no {attribute!r}.{did_you_mean(attribute, public)}")
     return getattr(module, attribute)
 
 
-def _local_module(name: str, path: Path) -> ModuleType:
+def _local_module(name: str, path: Path, flag: str) -> ModuleType:
     """The file as a module, imported once for each content: dataclasses look their own module up by its name."""
     title = f"sciencessl_local_{path.stem}_{method_source_digest(name)[:8]}"
     if title in sys.modules:
@@ -178,12 +187,12 @@ def _local_module(name: str, path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # a file of the user's may raise anything
         del sys.modules[title]
-        raise RegistryError(f"--method {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise RegistryError(f"{flag} {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 
 def method_source_digest(name: str) -> str:
-    """Digest of a local method's source file; empty for a registered one."""
+    """Digest of the file of a local method or hook; empty for a registered one."""
     if ".py:" not in name:
         return ""
     return blake2b(Path(name.rpartition(":")[0]).read_bytes(), digest_size=16).hexdigest()

@@ -11,6 +11,13 @@ import pyarrow as pa
 from sciencessl.data_prep.decode import Refused
 from sciencessl.store.writer import Refusal
 
+SUFFIXES = {
+    ".tar": "tar", ".tar.gz": "tgz", ".tgz": "tgz", ".tar.bz2": "tgz", ".tbz2": "tgz", ".tbz": "tgz", ".tar.xz": "tgz",
+    ".txz": "tgz", ".zip": "zip", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
+}
+"""How names of places end -> their kind. Groups of loose files are of kind `files`."""
+FILES = "files"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -22,6 +29,8 @@ class Place:
         kind: Who reads it: a name of `containers.KINDS`.
         size: Bytes of the file.
         stamp: Changes when the file changes: modification time in ns, or a digest of what the object store tells.
+        files: Of a group, whose `url` is the folder that all sources share: `name` (below it), `size` and `stamp` of
+            each file. `contents` needs it and `records` does not.
     """
 
     name: str
@@ -29,6 +38,18 @@ class Place:
     kind: str
     size: int
     stamp: int
+    files: pa.Table | None = field(default=None, compare=False, repr=False)
+
+
+def stem_of(name: str) -> str:
+    """The name of a place without its suffix; that of any other file as it is."""
+    endings = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -len(max(endings, key=len))] if endings else name
+
+
+def sample_id(place: Place, key: str) -> str:
+    """The id of an image: where it lies, then its key. Keys of loose files say both."""
+    return key if place.kind == FILES else f"{stem_of(place.name)}/{key}"
 
 
 @dataclass(frozen=True)

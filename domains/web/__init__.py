@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sciencessl.data_prep.crawl.settings import CrawlSettings
 from sciencessl.domains.web.tasks import TASKS
 from sciencessl.domains.web.views import FIELD, WebViews, web_views
 from sciencessl.spec import ColumnSpec, DomainSpec, FieldSpec
@@ -14,8 +15,8 @@ from sciencessl.views.display import display_rgb
 
 
 @dataclass(frozen=True)
-class WebPrepare:
-    """Photos need no settings beyond those of every source."""
+class WebPrepare(CrawlSettings):
+    """Settings of crawls; of them, loose photos of the source `images` take limits of decoding alone."""
 
 
 def _synthetic(folder: Path, rng: np.random.Generator, n: int) -> Path:
@@ -32,7 +33,10 @@ SPEC = DomainSpec(
     views=web_views,
     display=display_rgb(FIELD),
     synthetic=_synthetic,
-    sources={"images": "sciencessl.data_prep.ingest:images"},
+    sources={
+        "auto": "sciencessl.data_prep.crawl.source:images_or_crawl",
+        "images": "sciencessl.data_prep.ingest:images", "crawl": "sciencessl.data_prep.crawl.source:crawl",
+    },
     train_options=WebViews,
     prepare_options=WebPrepare,
     tasks=TASKS,

@@ -48,7 +48,7 @@ def synthetic_photos(folder: Path, rng: np.random.Generator, n: int) -> Path:
     numbers = rng.permutation(n)
     for i, number in enumerate(numbers):
         kind = i % len(CLASSES)
-        photo = _photo(kind, rng)
+        photo = draw_photo(kind, rng)
         place = folder / _split(i // len(CLASSES), -(-(n - kind) // len(CLASSES))) / CLASSES[kind]
         photo.save(place / f"{number:06d}.jpg", quality=int(rng.integers(70, 96)))
     _write_broken(folder / "train", rng)
@@ -63,16 +63,17 @@ def _split(rank: int, of: int) -> str:
 
 def _write_broken(folder: Path, rng: np.random.Generator) -> None:
     whole = io.BytesIO()
-    _photo(0, rng).save(whole, format="JPEG", quality=90)
+    draw_photo(0, rng).save(whole, format="JPEG", quality=90)
     (folder / CLASSES[0] / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     page = "<html><body>404: the photo that you asked for is not here</body></html>\n"
     (folder / CLASSES[1] / "error-page.jpg").write_text(page, encoding="utf-8")
     (folder / CLASSES[2] / "empty.jpg").write_bytes(b"")
 
 
-def _photo(kind: int, rng: np.random.Generator) -> Image.Image:
+def draw_photo(kind: int, rng: np.random.Generator, longest_px: tuple[int, int] = (144, 280)) -> Image.Image:
+    """A photo of the kind `CLASSES[kind]`, 1:2 to 2:1, its long side between the two; a few are grey (mode `L`)."""
     aspect = 2.0 ** rng.uniform(-1, 1)
-    longest = int(rng.integers(144, 281))
+    longest = int(rng.integers(longest_px[0], longest_px[1] + 1))
     width, height = round(longest * min(1.0, aspect)), round(longest * min(1.0, 1 / aspect))
     scene = _SCENES[kind](height, width, _palette(rng), rng)
     image = Image.fromarray(_camera(scene, rng))
@@ -104,8 +105,8 @@ def _camera(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(0, 2 * math.pi)
     light = 1 + 0.18 * (x * math.cos(angle) + y * math.sin(angle)) - 0.12 * (x * x + y * y)
     lit = cv2.GaussianBlur(scene * light[..., None] * rng.uniform(0.75, 1.15), (0, 0), rng.uniform(0.4, 1.1))
-    noisy = lit + rng.normal(0, rng.uniform(0.005, 0.03), size=scene.shape)
-    exposed: np.ndarray = np.clip(noisy * 255, 0, 255).astype(np.uint8)
+    lit += rng.uniform(0.005, 0.03) * rng.standard_normal(scene.shape, dtype=np.float32)
+    exposed: np.ndarray = np.clip(lit * 255, 0, 255).astype(np.uint8)
     return exposed
 
 
@@ -138,15 +139,17 @@ def _balls(height: int, width: int, palette: np.ndarray, rng: np.random.Generato
 
 
 def _ball(scene: np.ndarray, x: np.ndarray, y: np.ndarray, colour: np.ndarray, light: float) -> None:
-    shadow = np.clip(1.3 - np.hypot((x + light) / 1.2, (y - 0.95) / 0.3), 0, 1)
-    scene *= 1 - 0.6 * shadow[..., None]
+    below = np.ix_(np.abs(y[:, 0] - 0.95) < 0.39, np.abs(x[0] + light) < 1.56)
+    shadow = np.clip(1.3 - np.hypot((x[below] + light) / 1.2, (y[below] - 0.95) / 0.3), 0, 1)
+    scene[below] *= 1 - 0.6 * shadow[..., None]
+    near = np.ix_(np.abs(y[:, 0]) < 1, np.abs(x[0]) < 1)
+    x, y = x[near], y[near]
     square = x * x + y * y
     z = np.sqrt(np.clip(1 - square, 0, 1))
     facing = np.clip(light * x - 0.6 * y + 0.55 * z, 0, None)
     shine = np.clip(facing, 0, 1) ** 18
     shaded = colour * (0.3 + 0.85 * facing[..., None]) + 0.7 * shine[..., None]
-    inside = square < 1
-    scene[inside] = shaded[inside]
+    scene[near] = np.where((square < 1)[..., None], shaded, scene[near])
 
 
 def _hills(height: int, width: int, palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -162,8 +165,7 @@ def _hills(height: int, width: int, palette: np.ndarray, rng: np.random.Generato
         ridge = height * (0.25 + 0.6 * layer / layers + rough * waves)
         colour = near * palette[order[layer % 6]] * rng.uniform(0.6, 1.0) + (1 - near) * haze
         texture = 1 + 0.12 * near * _noise(height, width, 3.0 + 5.0 * near, rng)
-        below = rows > ridge[None, :]
-        scene[below] = (colour * texture[..., None])[below]
+        np.copyto(scene, colour * texture[..., None], where=(rows > ridge[None, :])[..., None])
     return scene
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,15 @@ class Condition:
     value: str
 
 
-def parse_condition(text: str) -> Condition:
-    """A condition from its text; `==` is `=`, and spaces around the parts do not count.
+def parse_condition(text: str, flag: str = "--where") -> Condition:
+    """A condition from its text, which a flag gave; `==` is `=`, and spaces around the parts do not count.
 
     Raises:
         ConfigError: For text without a column, an operator or a value.
     """
     found = _FORM.fullmatch(text)
     if found is None or not found[3].strip():
-        raise ConfigError(f"--where {text!r} is no condition; expected {FORM}.")
+        raise ConfigError(f"{flag} {text!r} is no condition; expected {FORM}.")
     return Condition(text.strip(), found[1], "=" if found[2] == "==" else found[2], found[3].strip())
 
 
@@ -75,7 +75,18 @@ def meets(store: Store, condition: Condition) -> Bool:
     return found
 
 
-def _comparable(condition: Condition, known: np.ndarray) -> Any:
+def value_meets(value: Any, condition: Condition) -> bool:
+    """Whether one value meets a condition, by the rules of `meets`; nothing does that is missing.
+
+    Raises:
+        ConfigError: When it cannot be compared so.
+    """
+    if value is None or value != value:
+        return False
+    return bool(_COMPARE[condition.operator](value, _comparable(condition, [value])))
+
+
+def _comparable(condition: Condition, known: Sequence[Any] | np.ndarray) -> Any:
     """The condition's value as what the column holds."""
     first = known[0]
     if isinstance(first, bool | np.bool_):

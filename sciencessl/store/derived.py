@@ -16,6 +16,7 @@ from sciencessl.errors import ConfigError, StoreError
 from sciencessl.store import format as zpack
 from sciencessl.store.files import clear_os_errors
 from sciencessl.store.header import read_header
+from sciencessl.store.in_place import copy_root
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import is_remote
@@ -77,6 +78,7 @@ def begin_derived(
     shutil.rmtree(fresh, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     create_store(fresh, header, row_bytes, chunk)
+    copy_root(source.path, fresh)
     fresh.rename(out)
     return header
 
@@ -161,7 +163,8 @@ def row_samples(store: Store, row: int, keep: np.ndarray) -> list[PreparedSample
     """
     table = read_columns(store.path, row)
     first = int(store.row_first[row])
-    payloads = {name: store.consecutive(name, first, first + table.num_rows) for name in store.header.fields}
+    payloads = {name: store.consecutive(name, first, first + table.num_rows, as_stored=True)
+                for name in store.header.fields}
     kept = {name: [values[place] for place in keep.tolist()] for name, values in payloads.items()}
     names = zpack.user_columns(table.column_names, store.header.fields)
     return as_samples(table.select(["id", "split", *names]).take(pa.array(keep)), kept)

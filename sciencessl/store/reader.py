@@ -17,6 +17,7 @@ from sciencessl.errors import StoreError, did_you_mean, unknown_name
 from sciencessl.store import format as zpack
 from sciencessl.store.files import is_there
 from sciencessl.store.header import read_header
+from sciencessl.store.in_place import SETTING, InPlace
 from sciencessl.store.index import VERIFY, Index
 from sciencessl.store.kept import Kept
 from sciencessl.store.remote import first_line, read_each, store_path, unreadable, zarr_root
@@ -216,12 +217,22 @@ class Store:
         """Whether the file with the payloads of one field of a row is there."""
         return is_there(self.path / zpack.shard_file(name, self.header.fields[name], row))
 
+    @cached_property
+    def _in_place(self) -> InPlace | None:
+        """Reads what stayed where it lies; None where all payloads are in the store."""
+        return InPlace(self.path) if self.header.settings.get(SETTING) else None
+
     def payloads(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
-        """Stored bytes or (C, *shape) arrays of samples, in the order asked for. The arrays are the caller's own.
+        """Encoded bytes or (C, *shape) arrays of samples, in the order asked for. The arrays are the caller's own.
 
         Raises:
-            StoreError: For a field or an index that the store does not have, or a damaged row.
+            StoreError: For a field or an index that the store does not have, a damaged row, or a file that the store
+                refers to and that is gone or changed.
         """
+        found = self._stored(name, index)
+        return found if self._in_place is None else self._in_place.read(found)
+
+    def _stored(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
         self._check_field(name)
         wanted = self._samples(index)
         bounds = self._index.whole("row_first").astype(np.int64)
@@ -234,13 +245,20 @@ class Store:
         local = wanted - bounds[rows]
         return [self._place(name, row, place) for row, place in zip(rows.tolist(), local.tolist(), strict=True)]
 
-    def consecutive(self, name: str, first: int, stop: int) -> list[bytes | np.ndarray]:
+    def consecutive(self, name: str, first: int, stop: int, as_stored: bool = False) -> list[bytes | np.ndarray]:
         """Payloads of samples `first` up to `stop`, in one read of each row that they touch; no window is kept.
 
         Arrays are the caller's own, but those of one row are views of one array: one that is kept keeps them all.
 
+        Args:
+            name: Field.
+            first: Store index of the first.
+            stop: Store index after the last.
+            as_stored: Leave references to bytes that lie elsewhere as they are, for another store.
+
         Raises:
-            StoreError: For a field or samples that the store does not have, or a damaged row.
+            StoreError: For a field or samples that the store does not have, a damaged row, or a file that the store
+                refers to and that is gone or changed.
         """
         self._check_field(name)
         if not 0 <= first <= stop <= len(self):
@@ -253,7 +271,7 @@ class Store:
             if first < end:
                 found += self._run(name, row, first, end)
             first, row = end, row + 1
-        return found
+        return found if as_stored or self._in_place is None else self._in_place.read(found)
 
     def _run(self, name: str, row: int, first: int, stop: int) -> Sequence[bytes | np.ndarray]:
         """Payloads of consecutive samples of one row, in one read."""

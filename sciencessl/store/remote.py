@@ -52,6 +52,19 @@ def store_path(path: str | Path) -> Path:
     if not is_remote(path):
         # What lies beside a store is named for it, and the current folder has a name too.
         return Path(path).resolve() if Path(path).name in NAMELESS else Path(path)
+    found = object_path(path)
+    if not found.name:
+        raise StoreError(f"{path} names a bucket and no store in it, expected {str(path).partition('://')[0]}"
+                         "://BUCKET/NAME.zarr.")
+    return found
+
+
+def object_path(path: str | Path) -> Path:
+    """A URL as a path over fsspec; `Path` where it means a local one. A whole bucket is one too.
+
+    Raises:
+        StoreError: When the URL has a scheme that lists no files.
+    """
     from upath import UPath
 
     scheme, _, rest = str(path).partition("://")
@@ -69,8 +82,6 @@ def store_path(path: str | Path) -> Path:
     except ValueError as error:
         raise StoreError(f"{path}: {error}. Expected a folder, or a URL that fsspec knows, such as s3://... or "
                          "gs://...") from None
-    if not found.name:
-        raise StoreError(f"{path} names a bucket and no store in it, expected {scheme}://BUCKET/NAME.zarr.")
     return cast(Path, found)
 
 

@@ -247,7 +247,8 @@ def _spill_piece(
 ) -> None:
     """Deal some samples of a row, which are read at once."""
     start = int(places[0])
-    payloads = {name: store.consecutive(name, first + start, first + int(places[-1]) + 1) for name in spill.fields}
+    stop = first + int(places[-1]) + 1
+    payloads = {name: store.consecutive(name, first + start, stop, as_stored=True) for name in spill.fields}
     group = np.searchsorted(bounds, rows, side="right") - 1
     for number in np.unique(group):
         mine = np.flatnonzero(group == number)

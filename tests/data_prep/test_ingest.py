@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from sciencessl.data.decode import decode
+from sciencessl.data_prep.crawl.settings import CrawlSettings
 from sciencessl.data_prep.decode import hash_pixels
 from sciencessl.data_prep.ingest import images
+from sciencessl.data_prep.isolated import close
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Source, Task
 from sciencessl.errors import ConfigError
@@ -162,3 +164,27 @@ def test_stamps_become_arrays(make_spec: Make, tmp_path: Path) -> None:
     assert {entry.expected_bytes for entry in source.inputs} == {3 * 10 * 12 * 4}
     with pytest.raises(ConfigError, match="FITS stamps are stored as they are"):
         images(make_spec(), [tmp_path], PrepareSettings(resize_px=32))
+
+
+def test_with_limits_files_are_decoded_in_another_process_to_the_same_samples(
+    make_spec: Make, write_images: Write, encode: Any
+) -> None:
+    folder = write_images([f"{i}.jpg" for i in range(40)])
+    (folder / "text.jpg").write_text("<html>")
+    (folder / "gone.jpg").symlink_to(folder / "nothing")
+    here = images(make_spec(), [folder], PrepareSettings())
+    crawl = images(make_spec(), [folder], PrepareSettings(), CrawlSettings())
+    assert here.settings == crawl.settings
+    inside, outside = (list(source.read(Task(0, source.inputs))) for source in (here, crawl))
+    assert inside == outside
+    assert [entry.id for entry in here.inputs] == [item.id for item in outside]
+    told = [(item.id, item.reason) for item in outside if isinstance(item, Refusal)]
+    assert sorted(told) == [("gone", "missing-file"), ("text", "not-an-image")]
+    (folder / "slow.webp").write_bytes(encode(size=(1500, 1500), kind="WEBP"))
+    source = images(make_spec(), [folder], PrepareSettings(), CrawlSettings(decode_seconds=0.1))
+    items = read(source)
+    close()
+    slow = items.pop("slow")
+    assert isinstance(slow, Refusal)
+    assert (slow.reason, slow.detail) == ("too-slow", "not done after 0.1 s of processor time")
+    assert list(items.values()) == [item for item in inside if item.id != "slow"]

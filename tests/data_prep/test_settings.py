@@ -12,7 +12,8 @@ from sciencessl.errors import ConfigError
 
 def test_defaults() -> None:
     settings = PrepareSettings()
-    assert (settings.test_fraction, settings.val_fraction, settings.jpeg_quality, settings.min_px) == (0.2, 0.0, 95, 8)
+    found = (settings.test_fraction, settings.val_fraction, settings.jpeg_quality, settings.min_px)
+    assert found == (0.2, 0.0, None, 8)
     assert settings.resize_px is None
     assert settings.workers is None
 

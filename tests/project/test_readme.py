@@ -22,7 +22,8 @@ from sciencessl.explanation import explain
 from sciencessl.flags import given
 
 ROOT = Path(__file__).parents[2]
-DOMAIN_OF = {"sdss": "galaxy", "survey": "galaxy", "lung": "pathology", "slides": "pathology", "clothing": "web"}
+DOMAIN_OF = {"sdss": "galaxy", "survey": "galaxy", "lung": "pathology", "slides": "pathology", "crawl": "web",
+             "clothing": "web"}
 """Store of a page -> the domain that it is prepared for there; the first store of a command decides."""
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

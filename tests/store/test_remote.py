@@ -444,7 +444,7 @@ def test_what_must_be_local_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--out s3://b/x.zarr: a store is prepared on a disk.*aws s3 cp --recursive"):
         prepare("galaxy", [tmp_path], "s3://b/x.zarr")
     with pytest.raises(ConfigError, match=r"SOURCE s3://b/images: expected a folder"):
-        prepare("galaxy", ["s3://b/images"], tmp_path / "x.zarr")
+        prepare("galaxy", ["s3://b/images"], tmp_path / "x.zarr", {"source": "images"})
     with pytest.raises(ConfigError, match=r"store compact s3://b/x.zarr: .* it works on a store of this machine"):
         compact("s3://b/x.zarr", tmp_path / "x.zarr")
 
