@@ -44,8 +44,6 @@ COPIED, ALIKE = 0.65, 0.5
 """Scores (`sciencessl.views.polar.align`) above which a pair within the radius is a copy, or looks alike."""
 CANDIDATES = 4
 """Images that are looked at for each test image: those with the nearest hashes."""
-BLOCK = 2048
-"""Test hashes that are compared at a time."""
 NONE = np.zeros(0, np.int64)
 MOST_UNHASHED = 200_000
 """Images of a store without hashes that are read to make them: about a millisecond each."""
@@ -182,9 +180,7 @@ def _candidates(pool: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndar
     order = np.argsort(pool, kind="stable")
     own, first, count = np.unique(pool[order], return_index=True, return_counts=True)
     asked, which = np.unique(test, return_inverse=True)
-    found = [_nearest(own, asked[at : at + BLOCK]) for at in range(0, len(asked), BLOCK)]
-    left = np.concatenate([part[0] for part in found])
-    right = np.concatenate([part[1] + at for at, part in zip(range(0, len(asked), BLOCK), found, strict=True)])
+    left, right = _nearest(own, asked)
     # One hash may be that of several images, on either side.
     near = np.repeat(np.arange(len(left)), np.minimum(count[left], CANDIDATES))
     left, right, match = left[near], right[near], order[first[left[near]] + _numbered(near)]
@@ -199,10 +195,9 @@ def _candidates(pool: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _nearest(own: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(k,) positions in `own` and `asked` of hashes within the radius, `CANDIDATES` at most of each asked, in its order
     and that of their distance."""
-    left, right = near_between(own, asked, RADIUS)
-    sound = (own[left] != FLAT) & (asked[right] != FLAT)
-    left, right = left[sound], right[sound]
-    order = np.lexsort((left, np.bitwise_count(own[left] ^ asked[right]), right))
+    parts = [*near_between(asked, own, RADIUS)] or [(NONE, NONE, NONE)]
+    right, left, apart = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((left, apart, right))
     kept = order[_numbered(right[order]) < CANDIDATES]
     return left[kept], right[kept]
 
