@@ -152,9 +152,13 @@ def refusal_of(error: OSError) -> Refused:
 
 def stamp_of(told: dict[str, Any]) -> int:
     """A number that changes when an object changes, of what its store tells; 0 where it tells nothing."""
-    version = next((f"{name}={told[name]}" for name in TOLD if told.get(name)), "")
+    version = next((told[name] for name in TOLD if told.get(name)), None)
+    if version is None:
+        return 0
+    # Some stores tell times as dates for one object and as seconds for many.
+    version = version.timestamp() if hasattr(version, "timestamp") else version
     raw = f"{version} {told.get('size')}".encode()
-    return int.from_bytes(blake2b(raw, digest_size=8).digest()) >> 1 if version else 0
+    return int.from_bytes(blake2b(raw, digest_size=8).digest()) >> 1
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def images_of(members: pa.Table, place: Place, first_dot: bool) -> Contents:
 
 def is_image(name: str) -> bool:
     """Whether a member is an image by its name."""
-    return name.rpartition(".")[2].lower() in IMAGES and not name.rpartition("/")[2].startswith(".")
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    return suffix.lower() in IMAGES and bool(stem) and not stem.startswith(".")
 
 
 def rows_of(rows: pa.Table) -> Iterator[dict[str, Any]]:
