@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from sciencessl.data_prep.decode import Refused
 from sciencessl.data_prep.limits import Limits, call, call_each
 from sciencessl.data_prep.pool import Process, WorkerDied
+from sciencessl.data_prep.refused import Refused
 from sciencessl.data_prep.source import CRASHED
 from sciencessl.data_prep.worker import DONE
 from sciencessl.errors import StoreError
@@ -19,8 +19,8 @@ from sciencessl.errors import StoreError
 __all__ = ["HERE", "Limits", "close", "isolated_map"]
 
 BATCH_ITEMS = 32
-BATCH_BYTES = 2**20
-"""Items go over in batches of so many, or of so many bytes and one item more."""
+BATCH_BYTES = 2**18
+"""Items go over in batches of so many, or of so many bytes and one item more: larger ones leave the caches."""
 LEAST_HANG_SECONDS = 60.0
 HANG_TIMES = 30.0
 """A call that waits for something is ended after so many times its processor time, by the clock."""

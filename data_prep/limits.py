@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.refused import Refused
 
 TELL_SECONDS = 0.05
 

@@ -99,6 +99,9 @@ def list_places(sources: Sequence[str | Path]) -> Places:
 
 def _found(sources: Sequence[str], searched: str) -> tuple[str, dict[str, _File]]:
     """The shared root, and relative name -> file."""
+    if web := [source for source in sources if source.startswith(("http://", "https://"))]:
+        raise DataError(f"{web[0]}: a web server does not list its files; download them, or give the bucket's own "
+                        "address (s3://..., gs://...).")
     remote = [is_remote(source) and is_remote(object_path(source)) for source in sources]
     if all(remote):
         return _in_store(sources)
@@ -172,7 +175,7 @@ def _kind(name: str) -> str:
 
 def _text(name: str) -> str:
     """A name as text that tables can hold."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _suffix(name: str) -> str:

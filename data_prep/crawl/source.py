@@ -114,8 +114,9 @@ def _absolute(hooks: Sequence[str]) -> tuple[str, ...]:
 def _canonical(settings: PrepareSettings, chosen: CrawlSettings) -> Canonical:
     quality = QUALITY if settings.jpeg_quality is None else settings.jpeg_quality
     return Canonical(
-        settings.resize_px, quality, settings.min_px, chroma="420", strip=not chosen.index_only,
-        max_pixels=round(chosen.max_megapixels * 1e6), max_aspect=chosen.max_aspect,
+        settings.resize_px, quality, settings.min_px, chroma="420", describe=True, strip=not chosen.index_only,
+        srgb=chosen.srgb, max_pixels=round(chosen.max_megapixels * 1e6), max_aspect=chosen.max_aspect,
+        min_entropy=chosen.min_entropy, min_sharpness=chosen.min_sharpness, max_one_colour=chosen.max_one_colour,
     )
 
 

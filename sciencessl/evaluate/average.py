@@ -15,7 +15,7 @@ from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.errors import ConfigError, DataError, RunError, unknown_name
 from sciencessl.evaluate.encoders import read_card
 from sciencessl.evaluate.export_words import EVALUATED
-from sciencessl.evaluate.marks import ancestry
+from sciencessl.evaluate.pretrained_on import ancestry
 from sciencessl.store.files import write_atomic
 from sciencessl.store.remote import local_path
 from sciencessl.train.checkpoint import checkpoints, read_checkpoint, steps_taken

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
 
 from sciencessl.backbones.licenses import license_words
-from sciencessl.errors import MissingExtraError, OutOfReachError, RunError, StoreError
 from sciencessl.evaluate.colour_histogram import COLOUR_HISTOGRAM
 from sciencessl.evaluate.encoders import Encoder
+from sciencessl.evaluate.pretrained_on import Seen, ancestry, any_seen, reached, what_was_seen
 from sciencessl.evaluate.seen import Mark, related, what_pretraining_saw
 from sciencessl.evaluate.tasks import TaskData
-from sciencessl.store.audited import ACCEPTED, copied_ids
-from sciencessl.store.format import SPLITS
+from sciencessl.store.audited import ACCEPTED
 from sciencessl.store.reader import Store
-from sciencessl.store.sides import Side, same_contents
-from sciencessl.store.tables import REMOVALS
-from sciencessl.train.folder import ModelCard, StoreRecord, read_model
+from sciencessl.store.sides import Side
+from sciencessl.train.folder import ModelCard
 
 
 def mark_encoder(
-    encoder: Encoder, store: Store, data: TaskData, test_store: Store | None = None, leak: str = ""
+    encoder: Encoder, store: Store, data: TaskData, test_store: Store | None = None, leak: str = "",
+    seen: Sequence[Seen] | None = None,
 ) -> Mark:
     """Mark an encoder against a task: labels by name and origin, test samples by key, contents and an audit's copies.
 
@@ -37,10 +33,12 @@ def mark_encoder(
             they may be of split=train.
         test_store: That it is tested on, where that is another store.
         leak: What label pool and test share, in words, where that was accepted.
+        seen: What its training stores share with the test, where that is known; else it is asked here.
     """
     tested = store if test_store is None else test_store
     cards, complete = ancestry(encoder.card)
-    overlaps = [train_holds(card, (tested, store), Side(tested, data.test_samples, "test")) for card in cards]
+    if seen is None:
+        seen = what_was_seen(encoder.card, (tested, store), Side(tested, data.test_samples, "test"))
     derived: dict[str, Sequence[str]] = {**tested.derived_from(), **store.derived_from()}
     labels: dict[str, int] = {}
     for card in cards:
@@ -51,12 +49,13 @@ def mark_encoder(
             derived[name] = tuple({*derived.get(name, ()), *columns} - {name})
     foreign = encoder.foreign or not complete
     mark = what_pretraining_saw(
-        labels, data.task.label_columns, derived, any(overlaps), foreign=foreign, task_where=tuple(data.task.where)
+        labels, data.task.label_columns, derived, bool(any_seen(seen)), foreign=foreign,
+        task_where=tuple(data.task.where),
     )
     if encoder.card.method == COLOUR_HISTOGRAM:
         mark = dataclasses.replace(mark, sentence="Nothing was seen by pretraining: it has no weights.")
-    elif None in overlaps and not foreign:
-        mark = _unreachable(mark, cards[overlaps.index(None)], (tested, store))
+    elif any(each.train is None for each in seen) and not foreign:
+        mark = _unreachable(mark, seen)
     notes = {card.label_note.partition(":")[0] for card in cards if card.label_note} if mark.columns else set()
     said = [mark.sentence, *(f"They are {note}." for note in sorted(notes))]
     probes = dict.fromkeys(column for card in cards for column in card.probe_columns)
@@ -71,21 +70,6 @@ def mark_encoder(
     return dataclasses.replace(mark, sentence=" ".join(said), probed=bool(probed))
 
 
-def ancestry(card: ModelCard) -> tuple[list[ModelCard], bool]:
-    """The card and those of the runs it started from, the oldest last, and whether the line is complete."""
-    cards, visited = [card], set()
-    while cards[-1].init_from:
-        path = Path(cards[-1].init_from)
-        if path in visited or not path.is_dir():
-            return cards, False
-        visited.add(path)
-        try:
-            cards.append(read_model(path))
-        except (RunError, ValueError, KeyError, TypeError):
-            return cards, False
-    return cards, True
-
-
 def _labels_of(card: ModelCard, task_columns: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], int]]:
     """(question or class column, its answer columns, labelled rows): the task's own columns are never hidden in one."""
     for name, count in (card.label_rows or dict.fromkeys(card.label_columns, 0)).items():
@@ -94,60 +78,15 @@ def _labels_of(card: ModelCard, task_columns: Sequence[str]) -> Iterator[tuple[s
             yield own, columns, count
 
 
-def _reached(record: StoreRecord, near: Sequence[Store] = ()) -> Store | None:
-    """A training store as the run saw it; None where it is gone, out of reach, or another one now."""
-    for store in near:
-        if store.digest == record.digest:
-            return store
-    try:
-        store = Store(record.path)
-    except (StoreError, OutOfReachError, MissingExtraError):
-        return None
-    return store if store.digest == record.digest else None
-
-
 def _derived_from(card: ModelCard) -> Mapping[str, Sequence[str]]:
     merged: dict[str, Sequence[str]] = {}
-    for store in filter(None, map(_reached, card.stores)):
+    for store in filter(None, map(reached, card.stores)):
         merged.update(store.derived_from())
     return merged
 
 
-def train_holds(card: ModelCard, near: Sequence[Store], test: Side) -> bool | None:
-    """Whether a test sample, or its double, was in the run's split=train; None where a store of it is out of reach.
-
-    It is the same sample by its key, by the contents that preparation recorded of both, or because an audit says so.
-
-    Args:
-        card: Of the run.
-        near: Stores that are open, such as the one that is tested on: any may be the run's own.
-        test: The test samples.
-    """
-    trained = [_reached(record, near) for record in card.stores]
-    if any(store is not None and _holds(_learned_from(store, record), test)
-           for store, record in zip(trained, card.stores, strict=True)):
-        return True
-    return None if None in trained or not trained else False
-
-
-def _holds(pool: Side, test: Side) -> bool:
-    seen = {key.tobytes() for key in pool.store.keys(pool.index)}
-    if any(key.tobytes() in seen for key in test.store.keys(test.index)):
-        return True
-    if any((match >= 0).any() for _, match in same_contents(pool, test)):
-        return True
-    return not copied_ids(pool.store, test.store).isdisjoint(test.texts("id"))
-
-
-def _learned_from(store: Store, record: StoreRecord) -> Side:
-    """split=train of the store as the run saw it; with all withdrawn samples, where others were withdrawn since."""
-    if record.tables.get(REMOVALS, "") == store.removals_digest:
-        return Side.of_splits(store, "train")
-    return Side(store, np.flatnonzero(store.split_codes() == SPLITS.index("train")), "split=train")
-
-
-def _unreachable(mark: Mark, card: ModelCard, near: Sequence[Store]) -> Mark:
-    gone = ", ".join(record.path for record in card.stores if _reached(record, near) is None)
+def _unreachable(mark: Mark, seen: Sequence[Seen]) -> Mark:
+    gone = ", ".join(dict.fromkeys(each.path for each in seen if each.train is None))
     also = f"Whether test samples were seen is unknown: the training store {gone} is gone or has changed."
     if mark.level in ("own", "related"):
         return dataclasses.replace(mark, sentence=f"{mark.sentence} {also}")

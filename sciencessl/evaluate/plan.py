@@ -35,9 +35,9 @@ from sciencessl.evaluate.kinds import FROZEN_HEADS
 from sciencessl.evaluate.store_tasks import find_store_task
 from sciencessl.evaluate.subsets import Budget, Draw, Subset, draw_subsets
 from sciencessl.evaluate.tasks import TaskData, load_task
-from sciencessl.evaluate.tested_on import check_leak, load_across, load_held_out
+from sciencessl.evaluate.tested_on import load_across, load_held_out
 from sciencessl.spec import TransferTask
-from sciencessl.store.audited import ACCEPTED, Standing, check_audit
+from sciencessl.store.audited import Standing, check_audit
 from sciencessl.store.format import canonical_json, digest
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import is_remote
@@ -247,7 +247,7 @@ def make_plan(request: Request) -> Plan:
     store = Store(request.data)
     task = find_store_task(store, request.task)
     other, data, folds, tested = _tested_on(store, task, request)
-    standing = _standing(store, other, folds, request)
+    standing = _standing(store, other, request)
     encoders = _encoders(request.runs, store)
     check_arms(encoders, task, request.arms, request.training)
     smallest = min(folds, key=lambda fold: len(fold.train))
@@ -287,20 +287,12 @@ def _tested_on(
     return store, data, [data], ""
 
 
-def _standing(store: Store, other: Store, folds: Sequence[TaskData], request: Request) -> Standing:
-    """What the audit says of this test, and whether names and contents are on both sides.
-
-    An audit speaks of splits or of another store: of folds, and of a value that is held out, it says nothing. The first
-    deal of the folds stands for the others.
-    """
-    known = Standing()
-    if other is not store or not (request.folds or request.test):
-        known = check_audit(store, None if other is store else other, accept=request.accept_leak)
-    shared = [check_leak(store, fold, other, accept=request.accept_leak) for fold in folds[: max(request.folds, 1)]]
-    words = next(filter(None, shared), "")
-    if known.leak or not words:
-        return known
-    return Standing(words, (*known.lines, f"warning: {ACCEPTED.lower()}: {words}."))
+def _standing(store: Store, other: Store, request: Request) -> Standing:
+    """What the audit says of this test: it speaks of splits or of another store. Of folds, and of a value that is held
+    out, it says nothing."""
+    if other is store and (request.folds or request.test):
+        return Standing()
+    return check_audit(store, None if other is store else other, accept=request.accept_leak)
 
 
 def _check_inputs(plan: Plan) -> None:

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 
 from sciencessl.evaluate.encoders import check_input
 from sciencessl.evaluate.export_words import card_sentences
-from sciencessl.evaluate.marks import ancestry, train_holds
 from sciencessl.evaluate.members import Member, member_concentrations, read_members
 from sciencessl.evaluate.plots import save_figure
 from sciencessl.evaluate.posterior_columns import PosteriorSettings, posterior_columns
 from sciencessl.evaluate.predict import TIMED, PredictEstimate, kept_columns
+from sciencessl.evaluate.pretrained_on import ancestry, any_seen, what_was_seen
 from sciencessl.evaluate.shards import ShardFolder, chosen_samples
 from sciencessl.evaluate.tables import WIDTH, aligned
 from sciencessl.evaluate.vote_calibration import (
@@ -327,9 +327,9 @@ def _worth(work: _Work, judged: str) -> list[str]:
     test = Side(work.store, work.judged, "judged")
     seen: dict[bool | None, list[str]] = {}
     for member in work.members:
-        cards, complete = ancestry(member.encoder.card)
-        found = [train_holds(card, (work.store,), test) for card in cards]
-        answer = True if True in found else False if complete and None not in found else None
+        complete = ancestry(member.encoder.card)[1]
+        answer = any_seen(what_was_seen(member.encoder.card, (work.store,), test))
+        answer = None if answer is False and not complete else answer
         seen.setdefault(answer, []).append(member.encoder.name)
     columns = [column for name in work.votes.homes for column in work.schema.question(name).columns]
     chosen = Counter(filter(None, chosen_by(work.store, columns, work.judged).tolist()))

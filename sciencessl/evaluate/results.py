@@ -156,6 +156,35 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class LeakCheck:
+    """The test samples against one side that was learned from.
+
+    Attributes:
+        what: `label pool` or `pretraining`.
+        store: Path of its store.
+        runs: That learned from it in pretraining.
+        samples: How many it has; None where the store is out of reach, so that nothing is known.
+        tested: Test samples.
+        shared: Test samples that it has, as they are or as copies.
+        refused: Those of them that make the test leak; with these, a result says that the leak was accepted.
+        by: Means -> test samples that it tells of.
+        look_alikes: Test samples that look much like one of its, too little to confirm.
+        unknown: What could not be compared, as a sentence.
+    """
+
+    what: str
+    store: str
+    runs: tuple[str, ...]
+    samples: int | None
+    tested: int
+    shared: int
+    refused: int
+    by: Mapping[str, int]
+    look_alikes: int = 0
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
 class TransferResult:
     """A few-label table.
 
@@ -186,6 +215,7 @@ class TransferResult:
         tested: What it was tested on, in words, where that is not split=test; empty otherwise.
         members: Method -> its runs, where several differ in their pretraining seed only.
         draw: How label subsets were drawn: `stratified` or `random`.
+        leaks: The test against the label pool and against each training store of the runs.
     """
 
     out: Path
@@ -212,6 +242,7 @@ class TransferResult:
     tested: str = ""
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     draw: str = "stratified"
+    leaks: tuple[LeakCheck, ...] = ()
 
     def said(self) -> dict[str, str]:
         """The marks with the names that share a sentence together, as in `byol-1, byol-2`."""
@@ -254,6 +285,7 @@ def read_result(folder: str | Path) -> TransferResult:
             "notes": tuple(values["notes"]), "out": Path(folder), "resolution": _number(values["resolution"]),
             "details": tuple(map(_detail, values["details"])),
             "members": {name: tuple(runs) for name, runs in values["members"].items()},
+            "leaks": tuple(LeakCheck(**{**each, "runs": tuple(each["runs"])}) for each in values.get("leaks", ())),
         })
     except FileNotFoundError:
         raise RunError(f"{folder} has no {RESULT}; make one with `sciencessl transfer`.") from None

@@ -11,7 +11,7 @@ The rule, first match first:
   a column computed from those votes is related too, and so are two columns computed from one third. Labels that share
   no origin on record count as related as well, and the sentence says so: volunteers' votes and a class that was
   measured elsewhere tell of the same shape, and a record cannot show that two labels do not.
-- `transductive`: no such labels, but test samples were among the training samples, unlabelled.
+- `transductive`: no such labels, but test samples, or copies of them, were among the training samples, unlabelled.
 - `none`: neither.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-PROBED = ", probed"
+PROBED, LEAK = ", probed", ", leak"
 Level = Literal["none", "transductive", "related", "own", "unknown"]
 
 
@@ -36,6 +36,7 @@ class Mark:
         transductive: Whether test samples were among the training samples, whatever `level` says.
         probed: Whether online probes read a column with an origin in common with the task's while the run trained. It
             did not learn from them, so `level` does not count them, but runs may have been chosen by them.
+        leak: Whether it saw test samples in a way that is refused, and that was accepted.
     """
 
     level: Level
@@ -43,11 +44,12 @@ class Mark:
     columns: tuple[str, ...] = ()
     transductive: bool = False
     probed: bool = False
+    leak: bool = False
 
     @property
     def shown(self) -> str:
-        """The word of a table: the level, and whether the run was probed."""
-        return self.level + (PROBED if self.probed else "")
+        """The word of a table: the level, whether the run was probed, and whether a leak was accepted."""
+        return self.level + (PROBED if self.probed else "") + (LEAK if self.leak else "")
 
 
 def origins(column: str, derived_from: Mapping[str, Sequence[str]]) -> frozenset[str]:

@@ -11,7 +11,7 @@ from sciencessl.evaluate.metrics import LOWER_IS_BETTER
 from sciencessl.evaluate.outcomes import Outcome
 from sciencessl.evaluate.plan import Plan, class_names
 from sciencessl.evaluate.results import Endpoint, Row
-from sciencessl.evaluate.seen import PROBED
+from sciencessl.evaluate.seen import LEAK, PROBED
 from sciencessl.evaluate.statistics import (
     Interval,
     area_under_log_curve,
@@ -62,8 +62,9 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
     if curve.baseline:
         difference = _difference(plan, own.scores, outcomes["random", curve.baseline][budget].scores)
     marks = ["none"] if curve.arm in ("scratch", "random") else [saw[run.name] for run in curve.encoders]
-    seen = max((mark.removesuffix(PROBED) for mark in marks), key=STRENGTH.index)
-    seen += PROBED if any(mark.endswith(PROBED) for mark in marks) else ""
+    seen = max((mark.partition(",")[0] for mark in marks), key=STRENGTH.index)
+    seen += PROBED if any(PROBED in mark for mark in marks) else ""
+    seen += LEAK if plan.standing.leak or any(LEAK in mark for mark in marks) else ""
     each = own.scores.mean(axis=(1, 2)) if len(own.scores) > 1 else own.scores[0].mean(axis=0)
     return Row(
         encoder=curve.name, arm=curve.arm, budget=str(budget), n_labels=round(own.n_labels),
@@ -71,7 +72,7 @@ def _row(plan: Plan, outcomes: Outcomes, saw: Mapping[str, str], curve: Curve, b
         low=score.low, high=score.high, difference=None if difference is None else difference.mean,
         difference_low=None if difference is None else difference.low,
         difference_high=None if difference is None else difference.high,
-        trials=own.trials, saw=seen + (", leak" if plan.standing.leak else ""),
+        trials=own.trials, saw=seen,
         note=class_names(plan.subsets[0][budget].note, plan.data.strata), metrics=own.metrics, baseline=curve.baseline,
         seeds=len(own.scores), each=_means(plan, each), parts=_parts(score),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sciencessl.evaluate.fitter import Fitter, cached_fit, train_side_by_side
 from sciencessl.evaluate.folds import few_units_note
 from sciencessl.evaluate.groups import named_groups
 from sciencessl.evaluate.kinds import IN_WORDS
+from sciencessl.evaluate.leak_check import FOLDER, Leaks, check_leak
 from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.outcomes import Gathered, Outcome
 from sciencessl.evaluate.plan import Plan, Request, make_plan
@@ -100,7 +102,8 @@ def transfer(
             (those with it, which no label is drawn from).
         jobs: Processes that train networks side by side, each with its share of the cores: faster for small networks on
             a CPU (a RegNetY-002 at 64 px learned 1.7 times as fast with two on two cores). Frozen arms take no part.
-        accept_leak: Go on where pool and test share samples, or an audit says so; every mark and row then tells.
+        accept_leak: Go on where pool and test share samples, where pretraining saw copies of test samples, or where an
+            audit says so; every mark and row then tells.
         tell: Receives lines for people before the work begins.
         by: Column of the store that is tested on; the score in each of its categories or bins is given too.
 
@@ -112,7 +115,7 @@ def transfer(
         RunError: When a run is not finished or damaged, or `out` holds the table of another task or store.
         DataError: When classes or units are too few, a run's weights are damaged, it reads other channels, or a table
             lacks a sample.
-        LeakError: When an id, a group or contents are in pool and test, or the audit of the store found a leak.
+        LeakError: When `check_leak` or the audit of the store found a leak; `out/leak` shows the pairs.
     """
     started = time.perf_counter()
     if jobs < 1:
@@ -122,7 +125,7 @@ def transfer(
         tuple(finetune_labels), finetune_subsets, Training(max_steps, stages), folds, repeats, test,
         accept_leak, folds_by,
     )
-    plan = _settled(request, by, tell)
+    plan, leaks = _settled(request, by, tell, dry_run)
     features = Features(plan, workers)
     if dry_run:
         return _estimate(plan, features)
@@ -130,7 +133,8 @@ def transfer(
     _fill(plan, features)
     ahead = train_side_by_side(request, plan, jobs) if jobs > 1 else 0
     outcomes, details, choices, done = _all_fits(plan, features, by)
-    marks = {run.name: mark_encoder(run, plan.store, plan.data, plan.test_store, plan.standing.leak)
+    marks = {run.name: leaks.marked(run.name, mark_encoder(run, plan.store, plan.data, plan.test_store,
+                                                           plan.standing.leak, leaks.seen[run.name]))
              for run in plan.runs}
     result = TransferResult(
         out=plan.out, task=plan.data.task.name, unit=plan.data.task.unit, classes=plan.data.classes,
@@ -145,20 +149,26 @@ def transfer(
         by=by, tested=plan.tested,
         members={method.name: tuple(run.name for run in method.runs) for method in plan.methods
                  if len(method.runs) > 1},
-        draw=plan.draw,
+        draw=plan.draw, leaks=tuple(each.record() for each in leaks.compared),
     )
     _write(result)
     return result
 
 
-def _settled(request: Request, by: str, tell: Callable[[str], None]) -> Plan:
+def _settled(request: Request, by: str, tell: Callable[[str], None], dry_run: bool) -> tuple[Plan, Leaks]:
+    """What is to be done, and what the test shares with what was learned from; of folds the first deal stands for the
+    others."""
     plan = make_plan(request)
-    for line in plan.standing.lines:
-        tell(line)
     _check_out(plan)
     if by:
         _check_by(plan, by)
-    return plan
+    folds = [part.data for part in plan.parts[: max(request.folds, 1)]]
+    leaks = check_leak(plan.store, plan.data, plan.test_store, folds=folds, runs=plan.runs,
+                       accept=request.accept_leak, folder=None if dry_run else plan.out / FOLDER)
+    for line in (*plan.standing.lines, *leaks.lines()):
+        tell(line)
+    standing = replace(plan.standing, leak=plan.standing.leak or leaks.pool)
+    return replace(plan, standing=standing), leaks
 
 
 def _check_out(plan: Plan) -> None:

@@ -9,7 +9,7 @@ itself.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -17,32 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
-from sciencessl.data.loader import Decoder
 from sciencessl.errors import OutOfReachError, StoreError
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import load_domain
 from sciencessl.store.audit_record import (
     CLEAN,
-    CONTENTS,
-    COPY,
-    IDENTITY,
     LEAK,
-    LISTED,
-    LOOK_ALIKE,
     NOTHING,
-    OVERLAP,
     PIXELS,
-    PLACE,
     SUSPECT,
     UNCONFIRMED,
     Audit,
     Evidence,
-    Pair,
     judged_digest,
     report_folder,
     write_audit,
 )
-from sciencessl.store.audit_report import write_report
+from sciencessl.store.audit_report import audit_page, write_report
 from sciencessl.store.copies import (
     FALSE_CONFIRMED,
     FALSE_SUSPECTED,
@@ -54,10 +45,13 @@ from sciencessl.store.copies import (
     null_pairs,
     score_pairs,
 )
+from sciencessl.store.display import pictures
+from sciencessl.store.evidence import by_likeness, by_names, by_place
 from sciencessl.store.format import SPLITS
+from sciencessl.store.near_copies import COLUMN, NearCopies, near_copies
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
-from sciencessl.store.sides import HASHES, STORED_BYTES, Nearness, Side, near_things, same_things
+from sciencessl.store.sides import Nearness, Side, near_things
 from sciencessl.views.polar import ANGLES, RINGS, polar_map
 
 HIGHEST = 0.9
@@ -98,9 +92,11 @@ def audit(
     groups = _group_columns(stores, group)
     compared = _comparisons(opened, other)
     sides = list(dict.fromkeys(side.name for pair in compared for side in pair))
-    evidence = [found for pool, test in compared for found in _by_names(pool, test, groups)]
+    evidence = [found for pool, test in compared for found in by_names(pool, test, groups)]
+    if all(COLUMN in each.columns() for each in stores):  # else images are read for the pixels alone
+        evidence += [entry for pool, test in compared for entry in by_likeness(pool, test, near_copies(pool, test))]
     near = [(pool, test, rule) for pool, test in compared for rule in near_things(pool, test)]
-    evidence += [_by_place(pool, test, rule) for pool, test, rule in near if (rule.match >= 0).any()]
+    evidence += [by_place(pool, test, rule) for pool, test, rule in near if (rule.match >= 0).any()]
     found = _Pixels()
     if pixels and compared:
         found = _by_pixels(compared, groups)
@@ -113,7 +109,7 @@ def audit(
         found.confirmed, found.suspected, found.unreadable, notes, group, str(folder) if every else "",
         judged_digest(stores, groups), tuple(dict.fromkeys(rule.by for _, _, rule in near)),
     )
-    write_report(result, [opened, other or opened], folder)
+    write_report(audit_page(result), {side.name: side.store for pair in compared for side in pair}, folder)
     try:
         write_audit(result)
     except OutOfReachError as error:  # whoever may read from an object store may often not write to it
@@ -146,36 +142,6 @@ def _comparisons(store: Store, other: Store | None) -> list[tuple[Side, Side]]:
     return [(side, test) for side in sides if side.name != "split=test" and len(test.index)]
 
 
-def _by_names(pool: Side, test: Side, groups: Sequence[str]) -> Iterator[Evidence]:
-    for by, match in same_things(pool, test, groups):
-        rows = np.flatnonzero(match >= 0)
-        if not len(rows):
-            continue
-        texts = replace(test, index=test.index[rows]).texts(by) if by != STORED_BYTES else np.full(len(rows), "")
-        values = len(set(texts.tolist())) if by != STORED_BYTES else len(np.unique(match[rows]))
-        kind = CONTENTS if by in (*HASHES, STORED_BYTES) else IDENTITY
-        pairs = tuple(
-            Pair(test.store.ids[i], pool.store.ids[j], int(i), int(j), text if kind == IDENTITY else "")
-            for i, j, text in zip(test.index[rows[:LISTED]], pool.index[match[rows[:LISTED]]], texts, strict=False)
-        )
-        yield Evidence(kind, by, pool.name, test.name, _ids(test, rows), values, pairs)
-
-
-def _by_place(pool: Side, test: Side, rule: Nearness) -> Evidence:
-    rows = np.flatnonzero(rule.match >= 0)
-    rows = rows[np.argsort(rule.separation[rows], kind="stable")]
-    pairs = []
-    for row in rows[:LISTED].tolist():
-        i, j = int(test.index[row]), int(pool.index[rule.match[row]])
-        pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, rule.words(row)))
-    kind = PLACE if rule.same else OVERLAP
-    return Evidence(kind, rule.by, pool.name, test.name, _ids(test, rows), 0, tuple(pairs))
-
-
-def _ids(side: Side, rows: np.ndarray) -> tuple[str, ...]:
-    return tuple(side.store.ids[i] for i in side.index[rows])
-
-
 @dataclass(frozen=True)
 class _Pixels:
     """What pixels said."""
@@ -202,7 +168,7 @@ def _by_pixels(compared: Sequence[tuple[Side, Side]], groups: Sequence[str]) -> 
         found, done = [], 0
         for pool, test in compared:
             tick = partial(_advance, progress, done)
-            found += list(_copies(pool, test, maps, confirmed, suspected, tick))
+            found += by_likeness(pool, test, _copies(pool, test, maps, tick), PIXELS, confirmed, suspected)
             done += len(pool.index) * len(test.index)
         progress.close()
     return _Pixels(tuple(found), pairs, null, confirmed, suspected, unreadable)
@@ -220,7 +186,7 @@ def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray]
     maps, unreadable, done = {}, [], 0
     for side in sides:
         maps[side.name] = every[done : done + len(side.index)]
-        picture = _pictures(side.store)
+        picture = pictures(side.store)
         for row, index in enumerate(side.index):
             try:
                 maps[side.name][row] = polar_map(picture(int(index)))
@@ -230,14 +196,6 @@ def _maps(sides: Sequence[Side], scratch: object) -> tuple[dict[str, np.ndarray]
         done += len(side.index)
     progress.close()
     return maps, tuple(unreadable)
-
-
-def _pictures(store: Store) -> Callable[[int], np.ndarray]:
-    """Index -> (H, W, 3) uint8 as the domain displays it."""
-    # Flux is stretched stamp by stamp here: contents are compared, and faint ones need contrast too.
-    domain = load_domain(store.header.domain)
-    decoder = Decoder(store, domain.decode)
-    return lambda index: domain.display(decoder(np.array([index]))[0])
 
 
 def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[str]) -> Null | None:
@@ -261,26 +219,14 @@ def _null(sides: Sequence[Side], maps: dict[str, np.ndarray], groups: Sequence[s
     return fit_null(score_pairs(taken, taken, left, right).score, left, right)
 
 
-def _copies(
-    pool: Side, test: Side, maps: dict[str, np.ndarray], confirmed: float, suspected: float,
-    tick: Callable[[int], None],
-) -> Iterator[Evidence]:
+def _copies(pool: Side, test: Side, maps: dict[str, np.ndarray], tick: Callable[[int], None]) -> NearCopies:
     first, second = maps[pool.name], maps[test.name]
     near = candidates(first, second, tick=tick)
     k = near.shape[1]
     found = score_pairs(first, second, near.ravel(), np.repeat(np.arange(len(second)), k))
     # One candidate a test image, the best: who has one copy in the pool often has many.
     best = found.score.reshape(-1, k).argmax(axis=1) + k * np.arange(len(second))
-    order = best[np.argsort(-found.score[best], kind="stable")]
-    for kind, low, high in ((COPY, confirmed, np.inf), (LOOK_ALIKE, suspected, confirmed)):
-        rows = [n for n in order if low < found.score[n] <= high]
-        pairs = []
-        for n in rows[:LISTED]:
-            i, j = int(test.index[n // k]), int(pool.index[near.ravel()[n]])
-            pairs.append(Pair(test.store.ids[i], pool.store.ids[j], i, j, "", round(float(found.score[n]), 4),
-                              float(found.turn_deg[n]), round(float(found.zoom[n]), 3), bool(found.mirrored[n])))
-        if rows:
-            yield Evidence(kind, PIXELS, pool.name, test.name, _ids(test, np.array(rows) // k), 0, tuple(pairs))
+    return NearCopies(near.ravel()[best], np.full(len(second), -1), found.take(best))
 
 
 def _notes(

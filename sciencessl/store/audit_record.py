@@ -18,7 +18,7 @@ from sciencessl.store.reader import Store
 from sciencessl.store.remote import beside, store_path
 from sciencessl.store.tables import REMOVALS
 
-VERSION = 3
+VERSION = 4
 """Of the audit: what an older one judged is judged again."""
 
 LEAK, SUSPECT, CLEAN, NOTHING = "leak", "suspect", "clean", "nothing found"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,13 @@ def sentence(entry: Evidence) -> str:
     first = entry.pairs[0]
     many = entry.samples != 1
     whom = f"{entry.samples:,} sample{'s' * many} of {entry.test}"
+    copied = "are copies" if many else "is a copy"
     example = f"such as {first.test} and {first.pool}"
     if entry.kind == LOOK_ALIKE:
         return (f"{whom} look{'' if many else 's'} much like samples of {entry.pool}, {example} ({pair_words(first)}); "
                 "too little to confirm: look at the pairs.")
     if entry.kind == COPY:
-        return (f"{whom} {'are copies' if many else 'is a copy'} of samples of {entry.pool} by their pixels, {example} "
+        return (f"{whom} {copied} of samples of {entry.pool} by their {entry.by}, {example} "
                 f"({pair_words(first)}).")
     if entry.kind == PLACE:
         return (f"{whom} {'are' if many else 'is'} at the same place as samples of {entry.pool} by {entry.by}, "
@@ -95,7 +96,7 @@ def pair_words(pair: Pair) -> str:
     """What two samples share, or how alike they are and how one lies on the other."""
     if pair.score is None:
         return pair.value or "equal contents"
-    return ", ".join(part for part in (f"score {pair.score:.2f}", _moved(pair)) if part)
+    return ", ".join(part for part in (f"score {pair.score:.2f}", pair.value, _moved(pair)) if part)
 
 
 def _moved(pair: Pair) -> str:
@@ -143,26 +144,62 @@ class Section:
     pairs: list[ShownPair]
 
 
-def write_report(found: Audit, stores: Sequence[Store], folder: Path) -> None:
+@dataclass(frozen=True)
+class Page:
+    """What a page with pairs of pictures says.
+
+    Attributes:
+        title: Of the page.
+        verdict: In words.
+        lines: Below it.
+        evidence: With the pairs.
+        advice: What to do; empty where nothing is confirmed.
+        footer: Which stores it is of.
+    """
+
+    title: str
+    verdict: str
+    lines: Sequence[str]
+    evidence: Sequence[Evidence]
+    advice: str
+    footer: str
+
+    @property
+    def confirmed(self) -> tuple[Evidence, ...]:
+        """The evidence that makes a leak."""
+        return tuple(entry for entry in self.evidence if entry.kind not in UNCONFIRMED)
+
+
+def audit_page(found: Audit) -> Page:
+    """The page of an audit."""
+    against = f" against {found.against}" if found.against else ""
+    digests = f"store {found.manifest_digest}{f', against {found.against_digest}' if found.against else ''}"
+    return Page(f"Audit of {found.store}{against}", _verdict_words(found), _lines(found), found.evidence,
+                advice(found) if found.confirmed else "", digests)
+
+
+def write_report(page: Page, stores: Mapping[str, Store], folder: Path) -> None:
     """Write `report.html` (self-contained), `pairs.png` (test samples on the left) and, of a leak, `remove.txt`.
 
-    What an earlier audit left in the folder is deleted, also where nothing was found and nothing is written.
+    What an earlier report left in the folder is deleted, also where nothing was found and nothing is written.
 
     Args:
-        found: What is shown.
-        stores: The store of the pool, and that of the test samples.
+        page: What is shown.
+        stores: Name of a side -> the store that its samples are in.
         folder: Made if it is needed.
     """
     for name in (PAGE, SHEET, REMOVE):
         (folder / name).unlink(missing_ok=True)
-    if not found.evidence:
+    if not page.evidence:
         return
-    pool, test = (_Shown(store, fit_display(store)) for store in stores)
-    shown = [[(pair, (test(pair.test_index), pool(pair.pool_index))) for pair in pairs]
-             for pairs in shown_pairs(found.evidence)]
+    pictured = {store.path: _Shown(store, fit_display(store)) for store in stores.values()}
+    shown = []
+    for entry, pairs in zip(page.evidence, shown_pairs(page.evidence), strict=True):
+        test, pool = pictured[stores[entry.test].path], pictured[stores[entry.pool].path]
+        shown.append([(pair, (test(pair.test_index), pool(pair.pool_index))) for pair in pairs])
     _write_sheet([items for items in shown if items], folder)
-    _write_page(found, shown, folder)
-    ids = dict.fromkeys(name for entry in found.confirmed for name in entry.ids)
+    _write_page(page, shown, folder)
+    ids = dict.fromkeys(name for entry in page.confirmed for name in entry.ids)
     if ids:
         write_atomic(folder / REMOVE, "".join(f"{name}\n" for name in ids).encode())
 
@@ -189,7 +226,7 @@ def _write_sheet(shown: Sequence[Pictured], folder: Path) -> None:
     save_pixels(contact_sheet([image for _, both in few for image in both], captions, 2 * ACROSS, TILE), folder / SHEET)
 
 
-def _write_page(found: Audit, shown: Sequence[Pictured], folder: Path) -> None:
+def _write_page(page: Page, shown: Sequence[Pictured], folder: Path) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     import sciencessl
@@ -199,17 +236,15 @@ def _write_page(found: Audit, shown: Sequence[Pictured], folder: Path) -> None:
     sections = [Section(_title(entry), _section_words(entry, len(items)), [
         ShownPair(tile_picture(both, TILE, f"{pair.test} and {pair.pool}"), pair.test, pair.pool, pair_words(pair))
         for pair, both in items
-    ]) for entry, items in zip(found.evidence, shown, strict=True)]
-    page = environment.get_template("audit.html.j2").render(
-        found=found, lines=_lines(found), sections=sections, verdict=_verdict_words(found), leak=bool(found.confirmed),
-        advice=advice(found) if found.confirmed else "", version=sciencessl.__version__,
-    )
-    write_atomic(folder / PAGE, page.encode())
+    ]) for entry, items in zip(page.evidence, shown, strict=True)]
+    html = environment.get_template("audit.html.j2").render(page=page, sections=sections,
+                                                            version=sciencessl.__version__)
+    write_atomic(folder / PAGE, html.encode())
 
 
 def _title(entry: Evidence) -> str:
-    what = {COPY: "Copies by pixels", LOOK_ALIKE: "Look-alikes, not confirmed"}.get(entry.kind, f"Equal {entry.by}")
-    return f"{what}: {entry.samples:,} of {entry.test}, with {entry.pool}"
+    what = {COPY: f"Copies by {entry.by}", LOOK_ALIKE: "Look-alikes, not confirmed"}
+    return f"{what.get(entry.kind, f'Equal {entry.by}')}: {entry.samples:,} of {entry.test}, with {entry.pool}"
 
 
 def _section_words(entry: Evidence, shown: int) -> str:

@@ -74,8 +74,8 @@ def leak_words(found: Audit) -> str:
     return "; ".join(said)
 
 
-def copied_ids(store: Store, tested: Store) -> frozenset[str]:
-    """Ids of samples to be tested on that an audit, if it still holds, found in split=train of a store by contents or
+def audited_copies(store: Store, tested: Store) -> tuple[Evidence, ...]:
+    """What an audit, if it still holds, found of samples to be tested on in split=train of a store, by contents or
     pixels.
 
     Args:
@@ -87,11 +87,10 @@ def copied_ids(store: Store, tested: Store) -> frozenset[str]:
     try:
         found = read_audit(*(one.path for one in stores))
     except (StoreError, OutOfReachError):
-        return frozenset()
+        return ()
     if found is None or found.judged != judged_digest(stores, found.groups):
-        return frozenset()
-    return frozenset(name for entry in found.confirmed if entry.kind in (CONTENTS, COPY) and entry.pool == "split=train"
-                     for name in entry.ids)
+        return ()
+    return tuple(entry for entry in found.confirmed if entry.kind in (CONTENTS, COPY) and entry.pool == "split=train")
 
 
 def _command(stores: Sequence[Store], group: str = "") -> str:

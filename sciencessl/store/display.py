@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +67,17 @@ def fit_display(store: Store, kind: str = "asinh") -> Display:
     if kind == "legacy":
         return replace(display, stretch=legacy_stretch(spec.channels))
     return replace(display, stretch=fit_stretch(_stamps(store), len(spec.channels), kind))  # type: ignore[arg-type]
+
+
+def pictures(store: Store) -> Callable[[int], np.ndarray]:
+    """Store index -> (H, W, 3) uint8, flux stretched stamp by stamp: contents are compared, and faint ones need
+    contrast too.
+
+    What it returns raises StoreError for a payload that cannot be read.
+    """
+    domain = load_domain(store.header.domain)
+    decoder = Decoder(store, domain.decode)
+    return lambda index: domain.display(decoder(np.array([index]))[0])
 
 
 def _stamps(store: Store) -> Iterator[np.ndarray]:

@@ -78,21 +78,21 @@ def same_things(pool: Side, test: Side, groups: Sequence[str] = ("group",)) -> I
     Raises:
         StoreError: When payloads have to be read and one is damaged.
     """
-    yield "id", _first_equal(test.texts("id"), pool.texts("id"))
+    yield "id", first_equal(test.texts("id").tolist(), pool.texts("id").tolist())
     columns = pool.store.columns().keys() & test.store.columns().keys()
     for name in groups:
         if name in columns:
-            yield name, _first_equal(test.texts(name), pool.texts(name))
+            yield name, first_equal(test.texts(name).tolist(), pool.texts(name).tolist())
     yield from same_contents(pool, test)
     if not columns & {*HASHES}:
-        yield STORED_BYTES, _first_equal(_digests(test), _digests(pool))
+        yield STORED_BYTES, first_equal(_digests(test), _digests(pool))
 
 
 def same_contents(pool: Side, test: Side) -> Iterator[tuple[str, np.ndarray]]:
     """By which recorded hash samples of two sides are the same thing, and with which: as `same_things`."""
     for name in HASHES:
         if name in pool.store.columns() and name in test.store.columns():
-            yield name, _first_equal(test.texts(name), pool.texts(name))
+            yield name, first_equal(test.texts(name).tolist(), pool.texts(name).tolist())
 
 
 @dataclass(frozen=True)
@@ -129,18 +129,20 @@ def near_things(pool: Side, test: Side) -> Iterator[Nearness]:
         yield from resolve(spec.places)(pool, test)
 
 
-def _first_equal(test: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    first: dict[str, int] = {}
-    for position, value in enumerate(pool.tolist()):
+def first_equal(test: Sequence[Any], pool: Sequence[Any]) -> np.ndarray:
+    """(m,) int64, for each value of the test the position of the first in the pool that equals it, or -1; what is empty
+    equals nothing."""
+    first: dict[Any, int] = {}
+    for position, value in enumerate(pool):
         first.setdefault(value, position)
     first.pop("", None)
-    return np.array([first.get(value, -1) for value in test.tolist()], dtype=np.int64)
+    return np.array([first.get(value, -1) for value in test], dtype=np.int64)
 
 
-def _digests(side: Side) -> np.ndarray:
+def _digests(side: Side) -> list[str]:
     store, name = side.store, side.store.primary
     found = []
     for index in side.index:  # one payload at a time: a list of all may not fit into memory
         (payload,) = store.payloads(name, index[None])
         found.append(digest(payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).data))
-    return np.array(found, dtype=object)
+    return found

@@ -50,6 +50,10 @@ class Alignment:
     zoom: np.ndarray
     mirrored: np.ndarray
 
+    def take(self, pairs: np.ndarray) -> Alignment:
+        """Those of some pairs, by position."""
+        return Alignment(self.score[pairs], self.turn_deg[pairs], self.zoom[pairs], self.mirrored[pairs])
+
 
 def polar_map(image: np.ndarray) -> np.ndarray:
     """The pixels of an image against their surroundings, in log-polar coordinates about its centre.

@@ -183,8 +183,8 @@ def test_no_more_than_a_batch_is_taken_ahead(do: Any) -> None:
     next(isolated_map(do, items(5), LIMITS))
     assert len(taken) == isolated.BATCH_ITEMS
     taken.clear()
-    next(isolated_map(do, items(400_000), LIMITS))
-    assert len(taken) == 3  # of more than a MiB together
+    next(isolated_map(do, items(100_000), LIMITS))
+    assert len(taken) == 3  # of more than 256 KiB together
     taken.clear()
     next(isolated_map(do, items(5), HERE))
     assert len(taken) == 1

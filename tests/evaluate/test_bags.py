@@ -11,9 +11,9 @@ import pytest
 from sciencessl.errors import ConfigError, DataError, LeakError, StoreError
 from sciencessl.evaluate.bags import all_samples, group_bags, pool, pooled
 from sciencessl.evaluate.folds import fold_data, load_whole
+from sciencessl.evaluate.leak_check import check_leak
 from sciencessl.evaluate.task_files import read_task
 from sciencessl.evaluate.tasks import load_task
-from sciencessl.evaluate.tested_on import check_leak
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from tests.evaluate.slides import slide_store, task_file

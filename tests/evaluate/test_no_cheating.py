@@ -20,10 +20,10 @@ from sciencessl.evaluate import finetune, kinds
 from sciencessl.evaluate.encoders import Encoder, compute_embeddings, run_encoder
 from sciencessl.evaluate.finetune import Labelled, Training
 from sciencessl.evaluate.fits import Fit, run_fit, run_training
+from sciencessl.evaluate.leak_check import check_leak
 from sciencessl.evaluate.linear import held_out_losses, mean_over_classes
 from sciencessl.evaluate.subsets import Subset, draw_subsets, parse_budget
 from sciencessl.evaluate.tasks import TaskData, load_task
-from sciencessl.evaluate.tested_on import check_leak
 from sciencessl.spec import TransferTask
 from sciencessl.store.reader import Store
 from sciencessl.store.tables import write_table
@@ -219,4 +219,4 @@ def test_a_split_by_tile_is_refused_where_the_unit_is_the_source_tile(tmp_path: 
     whole = make_store(tmp_path / "sources.zarr", names, columns=sources, classes=classes, splits=by_source)
     data = load_task(whole, task)
     assert not {*data.train_units} & {*data.test_units}
-    assert check_leak(whole, data, whole) == ""
+    assert check_leak(whole, data, whole).pool == ""

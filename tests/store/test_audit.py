@@ -20,7 +20,7 @@ from sciencessl.spec import FieldSpec
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import CLEAN, COPY, LEAK, LOOK_ALIKE, NOTHING, SUSPECT, Audit, audit_file, read_audit
 from sciencessl.store.audit_report import audit_text
-from sciencessl.store.audited import Standing, check_audit, copied_ids
+from sciencessl.store.audited import Standing, audited_copies, check_audit
 from sciencessl.store.format import StoreHeader, shard_file
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
@@ -178,7 +178,8 @@ def test_the_result_lies_beside_the_store_with_its_digest(tmp_path: Path) -> Non
     assert "<span>copy of s0</span><span>s0</span>" in page
     removed = (tmp_path / "out" / "remove.txt").read_text().splitlines()
     assert removed == [pair.test for pair in found.evidence[0].pairs]
-    assert copied_ids(Store(store), Store(store)) == {name for name, *_ in copies(photo)}
+    assert {name for entry in audited_copies(Store(store), Store(store)) for name in entry.ids} == {
+        name for name, *_ in copies(photo)}
     assert read_audit(store) == found
     sheet = cv2.imread(str(tmp_path / "out" / "pairs.png"))
     assert sheet is not None
@@ -222,7 +223,7 @@ def test_scores_between_the_thresholds_warn(tmp_path: Path, monkeypatch: pytest.
     (line,) = check_audit(Store(store)).lines
     assert line.startswith(f"warning: {store}: 5 samples of split=test look much like samples of split=train, such as")
     assert line.endswith(f"too little to confirm: look at the pairs. Pairs: {tmp_path / 's.audit' / 'report.html'}")
-    assert copied_ids(Store(store), Store(store)) == frozenset()
+    assert audited_copies(Store(store), Store(store)) == ()
     assert not (tmp_path / "s.audit" / "remove.txt").exists()
 
 

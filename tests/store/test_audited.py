@@ -14,7 +14,7 @@ import pytest
 from sciencessl.errors import LeakError
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_record import CLEAN, audit_file, read_audit
-from sciencessl.store.audited import Standing, check_audit, copied_ids
+from sciencessl.store.audited import Standing, audited_copies, check_audit
 from sciencessl.store.reader import Store
 from sciencessl.store.removals import remove
 from sciencessl.store.tables import write_table
@@ -55,7 +55,7 @@ def test_a_leak_is_refused_with_evidence_report_and_what_to_do(tiny: Store) -> N
     test = [name for name, split in zip(tiny.ids, tiny.column("split"), strict=True) if split == "test"]
     assert sorted((folder / "remove.txt").read_text().splitlines()) == sorted(test)
     assert check_audit(tiny, accept=True) == Standing(words, (f"warning: leak accepted: {words}.",))
-    assert copied_ids(tiny, tiny) == frozenset()  # samples of one night are no copies
+    assert audited_copies(tiny, tiny) == ()  # samples of one night are no copies
 
 
 def test_a_leak_into_another_store_is_of_that_test_only(tmp_path: Path, tiny: Store, make_store: Any) -> None:
@@ -66,7 +66,7 @@ def test_a_leak_into_another_store_is_of_that_test_only(tmp_path: Path, tiny: St
         check_audit(tiny, again)
     assert "never audited" in check_audit(tiny).lines[0]
     train = {name for name, split in zip(tiny.ids, tiny.column("split"), strict=True) if split == "train"}
-    assert copied_ids(tiny, again) == train  # of equal bytes
+    assert {name for entry in audited_copies(tiny, again) for name in entry.ids} == train  # of equal bytes
 
 
 def test_an_audit_of_another_state_neither_refuses_nor_clears(tiny: Store) -> None:
@@ -103,7 +103,7 @@ def test_an_audit_of_another_version_or_a_damaged_one_is_told(tiny: Store, monke
     audit_file(tiny.path).write_text(json.dumps(values))
     assert check_audit(tiny).leak == ""
     assert "tiny.audit.json cannot be read (TypeError" in check_audit(tiny).lines[0]
-    assert copied_ids(tiny, tiny) == frozenset()
+    assert audited_copies(tiny, tiny) == ()
     audit_file(tiny.path).write_text("{")
     assert f"Audit again: `sciencessl store audit {tiny.path}`" in check_audit(tiny).lines[0]
 

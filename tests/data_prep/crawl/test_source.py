@@ -73,7 +73,7 @@ def test_tars_become_a_store_with_what_comes_with_the_images(crawl: Path, tmp_pa
     report = prepare("web", [crawl], tmp_path / "s.zarr", settings)
     store = Store(tmp_path / "s.zarr")
     assert report.n_samples == len(store) == 90
-    assert sorted(store.ids) == sorted([*(f"00000/{n:06d}" for n in range(50)), *(f"00001/{n:06d}" for n in range(50, 90))])
+    assert sorted(store.ids) == [f"0000{n // 50}/{n:06d}" for n in range(90)]
     assert store.header.source == "crawl"
     assert verify(store.path) == []
     known = columns(store, "url", "shard", "source_width", "source_height", "width", "height", "split")
@@ -82,7 +82,8 @@ def test_tars_become_a_store_with_what_comes_with_the_images(crawl: Path, tmp_pa
     with Image.open(io.BytesIO(photo(7))) as original:
         expected = np.asarray(original.resize((27, 20), Image.Resampling.BOX), np.float64)
     pixels = decode(payload, store.header.fields["image"])
-    assert np.abs(pixels - expected).mean() < 4  # JPEG of quality 90 and halved chroma, of a smooth picture
+    # Brightness: chroma is halved twice, in the source and in the store.
+    assert np.abs(pixels.mean(axis=2) - expected.mean(axis=2)).mean() < 4
 
 
 def test_a_second_call_does_nothing_and_a_changed_tar_is_told(crawl: Path, tmp_path: Path) -> None:
@@ -111,8 +112,8 @@ def test_digests_do_not_depend_on_who_prepares(crawl: Path, tmp_path: Path) -> N
 
 def test_bad_images_are_rows_and_the_others_stay(tmp_path: Path) -> None:
     members = {f"{n}.jpg": photo(n) for n in range(6)}
-    members |= {"cut.jpg": photo(7)[:300], "page.jpg": b"<html>404</html>", "empty.jpg": b"", "tiny.png": photo(8, (4, 4), "PNG"),
-                "wide.jpg": photo(9, (300, 10)), "flat.png": _flat()}
+    members |= {"cut.jpg": photo(7)[:300], "page.jpg": b"<html>404</html>", "empty.jpg": b"",
+                "tiny.png": photo(8, (4, 4), "PNG"), "wide.jpg": photo(9, (300, 10)), "flat.png": _flat()}
     write_tar(tmp_path / "c" / "a.tar", members)
     settings = {**HERE, "max_aspect": 10.0, "max_one_colour": 0.9}
     report = prepare("web", [tmp_path / "c"], tmp_path / "s.zarr", settings)
@@ -120,7 +121,7 @@ def test_bad_images_are_rows_and_the_others_stay(tmp_path: Path) -> None:
     with open(report.refusals_file, newline="") as stream:
         found = {row["id"]: row["reason"] for row in csv.DictReader(stream)}
     assert found == {"a/cut": "truncated", "a/page": "not-an-image", "a/empty": "truncated", "a/tiny": "too-small",
-                     "a/wide": "too-long", "a/flat": "filtered:one_colour"}
+                     "a/wide": "too-long", "a/flat": "filtered:one-colour"}
 
 
 def _flat() -> bytes:
@@ -196,7 +197,8 @@ def test_columns_have_one_type_whatever_later_records_hold(tmp_path: Path) -> No
 
 
 def test_parquet_and_loose_files_beside_tars(crawl: Path, tmp_path: Path) -> None:
-    images = pa.table({"id": [f"p{n}" for n in range(5)], "jpg": [photo(100 + n) for n in range(5)], "lang": ["en"] * 5})
+    photos = [photo(100 + n) for n in range(5)]
+    images = pa.table({"id": [f"p{n}" for n in range(5)], "jpg": photos, "lang": ["en"] * 5})
     pq.write_table(images, crawl / "more.parquet")
     (crawl / "loose").mkdir()
     for n in range(3):

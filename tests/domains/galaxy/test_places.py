@@ -15,14 +15,15 @@ from astropy.wcs import WCS
 import sciencessl
 from sciencessl.domains.galaxy.places import OVERLAP, SAME
 from sciencessl.errors import LeakError
+from sciencessl.evaluate.leak_check import check_leak
 from sciencessl.evaluate.tasks import load_task
-from sciencessl.evaluate.tested_on import check_leak, load_across
+from sciencessl.evaluate.tested_on import load_across
 from sciencessl.registry import load_domain
 from sciencessl.spec import FieldSpec, TransferTask
 from sciencessl.store import audit_record
 from sciencessl.store.audit import audit
 from sciencessl.store.audit_report import audit_text
-from sciencessl.store.audited import check_audit, copied_ids
+from sciencessl.store.audited import audited_copies, check_audit
 from sciencessl.store.format import StoreHeader
 from sciencessl.store.label import label
 from sciencessl.store.reader import Store
@@ -130,7 +131,7 @@ def test_an_audit_finds_one_object_under_two_names(tmp_path: Path) -> None:
     assert "1 arcsec apart" in (tmp_path / "s.audit" / "report.html").read_text()
     with pytest.raises(LeakError, match=r"1 of 1 samples of split=test .*1 by sky position"):
         check_audit(store)
-    assert copied_ids(store, store) == frozenset()  # another image of an object is not the image that was learned from
+    assert audited_copies(store, store) == ()  # another image of an object is not the image that was learned from
 
 
 def test_overlaps_alone_warn_and_refuse_nothing(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_two_stores_with_other_ids_share_an_object(tmp_path: Path) -> None:
     data = load_across(first, TransferTask("t", "class"), other)
     with pytest.raises(LeakError, match=r"2 of 8 test samples .*: 2 by sky position \(such as b0, b1, 0\.5 arcsec"):
         check_leak(first, data, other)
-    assert "2 by sky position" in check_leak(first, data, other, accept=True)
+    assert "2 by sky position" in check_leak(first, data, other, accept=True).pool
 
 
 def test_a_transfer_within_one_store_looks_at_the_sky_too(tmp_path: Path) -> None:
