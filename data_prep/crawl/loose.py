@@ -1,8 +1,8 @@
 """Loose image files, in groups that stay as they are when files are added elsewhere.
 
 A folder with no more than `GROUP` images, its sub-folders included, is one group. Of a larger one, the files that lie
-in it directly are sorted by name and cut into runs; where, the names themselves say. So new files change the group that
-they fall into and no other. Source: ours; cuts as in content-defined chunking.
+in it directly are sorted by name and cut into runs; where, the names themselves say. The folder of all sources does not
+count as one, so that its sub-folders stay apart. Source: ours; cuts as in content-defined chunking.
 """
 
 from __future__ import annotations
@@ -64,11 +64,10 @@ def _stem(name: str) -> str:
 
 
 def _above(folder: str) -> Iterator[str]:
-    """A folder and all that it lies in; the last is the root."""
-    while folder:
+    """A folder and all that it lies in below the root; the root for itself."""
+    yield folder
+    while folder := posixpath.dirname(folder):
         yield folder
-        folder = posixpath.dirname(folder)
-    yield ""
 
 
 def _grouped(stems: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,8 @@ def water_fill(sizes: npt.ArrayLike, budget: float) -> Float64:
     # With the i smallest full, the level must fill no further one; rounding may deny that to all of them.
     fits = levels <= ascending
     fits[-1] = True
-    return np.minimum(given, levels[np.argmax(fits)])
+    shares: Float64 = np.minimum(given, levels[np.argmax(fits)])
+    return shares
 
 
 def balanced_counts(labels: Sequence[np.ndarray], budget: float) -> Float64:
@@ -84,7 +85,7 @@ def cluster_sizes(labels: Sequence[np.ndarray]) -> list[Float64]:
     """
     if not labels:
         raise ConfigError("a hierarchy needs a level of clusters or more, got none.")
-    found, weights = [], np.ones(len(labels[0]))
+    found, weights = list[Float64](), np.ones(len(labels[0]))
     for level, own in enumerate(labels):
         wrong = len(own) != len(weights) or (len(own) and own.min() < 0)
         if wrong:
@@ -92,7 +93,7 @@ def cluster_sizes(labels: Sequence[np.ndarray]) -> list[Float64]:
                               "below it; expected one number from 0 for each.")
         # The level above names how many clusters there are, where its last ones are empty.
         k = len(labels[level + 1]) if level + 1 < len(labels) else 0
-        weights = np.bincount(own, weights, minlength=k)
+        weights = np.bincount(own, weights, minlength=k).astype(np.float64)
         found.append(weights)
     return found
 

@@ -124,7 +124,7 @@ def _check(radius: int, *sets: np.ndarray) -> None:
 
 def _every(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each wanted value occurs among ascending values: positions in `wanted`, and in `values`."""
-    first, stop = (np.searchsorted(values, wanted, side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+    first, stop = (np.searchsorted(values, wanted, side=side) for side in ("left", "right"))
     counts = stop - first
     which = np.repeat(np.arange(len(wanted)), counts)
     return which, first[which] + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -302,7 +302,7 @@ def _sharing(words: np.ndarray, others: np.ndarray, width: int) -> np.ndarray:
     shift = np.uint64(64 - min(width, 16))
     occurs = np.zeros(2**16, bool)
     occurs[others >> shift] = True
-    return words[occurs[words >> shift]]
+    return np.asarray(words[occurs[words >> shift]])
 
 
 def _together(words: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ def photo(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
     rng = np.random.default_rng(seed)
     layers = [cv2.resize(rng.normal(size=(side, side, 3)).astype("f4"), (width, height), interpolation=cv2.INTER_CUBIC)
               for side in (3, 6, 12, 24)]
-    return np.clip(128 + 30 * np.sum(layers, axis=0), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(128 + 30 * np.sum(layers, axis=0), 0, 255).astype(np.uint8))
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -121,6 +121,6 @@ def test_copies_of_real_photos_are_near_and_other_photos_are_not(shared_data: Pa
     names = ("base_images/ukbench00120.jpg", "mixed_images/ukbench00120_resize.jpg", "ukbench00120_gray.jpg",
              "formats_images/ukbench09380.webp", "base_images/ukbench09380.jpg")
     base, resized, grey, webp, other = (
-        phash(cv2.imread(str(folder / name), cv2.IMREAD_COLOR_RGB)) for name in names)
+        phash(np.asarray(cv2.imread(str(folder / name), cv2.IMREAD_COLOR_RGB))) for name in names)
     assert max((base ^ resized).bit_count(), (base ^ grey).bit_count(), (webp ^ other).bit_count()) <= 3
     assert (base ^ other).bit_count() > 16

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 
+from sciencessl.data_prep.crawl.indexing import CrawlIds
 from sciencessl.data_prep.crawl.plan import CrawlRates, plan_crawl, view_cost
+from sciencessl.data_prep.crawl.record import Part, Place
+from sciencessl.data_prep.plan import make_plan
+from sciencessl.data_prep.source import Input, Source
 from sciencessl.errors import ConfigError
+from sciencessl.spec import FieldSpec
 
 BILLION = CrawlRates(
     images=1e9, source_bytes=114e3, stored_bytes=31.3e3, column_bytes=200, listed_per_s=100_000, prepared_per_s=250,
@@ -52,3 +58,22 @@ def test_views_cost_forward_passes_by_area() -> None:
 def test_a_rate_of_nothing_is_refused(value: float) -> None:
     with pytest.raises(ConfigError, match=r"prepared_per_s is \S+; a plan needs a number above 0"):
         replace(BILLION, prepared_per_s=value)
+
+
+@pytest.mark.parametrize("parts", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_the_plan_of_a_crawl_takes_memory_by_parts_and_not_by_images(parts: int) -> None:
+    tracemalloc.start()
+    place = Place("0.tar", "/crawl/0.tar", "tar", 10**9, 1)
+    inputs = []
+    for number in range(parts):
+        part = Part(place, "list.parquet", number * 1000, number * 1000 + 1000)
+        inputs.append(Input(f"0.tar#{number}", "0.tar", 10**9, 1, "train", {"images": number}, part, 1000, 31_300_000,
+                            CrawlIds(part)))
+    source = Source("crawl", {"image": FieldSpec("bytes", ("r", "g", "b"))}, inputs, {}, lambda task: iter(()),
+                    lambda entry: "")
+    plan = make_plan("web", source)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert plan.samples == parts * 1000
+    assert max(sum(entry.samples for entry in task.inputs) for task in plan.tasks) <= 8192
+    assert used / parts < 2000  # bytes: two gigabytes for a billion images
