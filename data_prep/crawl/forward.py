@@ -64,12 +64,13 @@ class Forward:
         self.fault: Refused | None = None
 
     def read(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start` on; fewer where the file ends, none where a stream would have to go back."""
+        """`size` bytes from `start` on; fewer where the file ends, none before its beginning or where a stream would
+        have to go back."""
         first = start - self._base
         have = len(self._window)
         if first >= 0 and first + size <= have:
             return self._window[first : first + size]
-        if first < 0 and self.size is None:
+        if start < 0 or (first < 0 and self.size is None):
             return b""
         # What is left of the window is not asked for again: a stream could not go back to it.
         kept = self._window[first:] if 0 <= first < have else b""

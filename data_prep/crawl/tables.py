@@ -83,7 +83,7 @@ def contents(place: Place) -> Contents:
         keys = [] if key is None else [_text(batch.column(0)) for _, batch in table.batches([key], None, 2**16)]
     rows = np.array([count for count, _ in sizes], np.int64)
     total = int(rows.sum())
-    numbers = pa.array(range(total), pa.int64()).cast(pa.string())
+    numbers = pa.array(np.arange(total)).cast(pa.string())
     listed = pa.table({
         "key": pc.coalesce(pa.chunked_array(keys, pa.string()), numbers) if key else numbers,
         "offset": np.full(total, -1), "size": np.repeat([size for _, size in sizes], rows),
