@@ -115,10 +115,10 @@ def test_a_loop_is_ended_by_its_processor_time_even_inside_a_library(do: Any) ->
 
 
 def test_waiting_is_no_processor_time_and_is_ended_by_the_clock(do: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "LEAST_HANG_SECONDS", 0.5)
+    monkeypatch.setattr(isolated, "LEAST_HANG_SECONDS", 0.3)
     monkeypatch.setattr(isolated, "HANG_TIMES", 0)
     results = told(isolated_map(do, ["say a", "sleep", "say b"], LIMITS))
-    assert results == ["a", ("too-slow", "not done after 0.5 s, without using the processor"), "b"]
+    assert results == ["a", ("too-slow", "not done after 0.3 s, without using the processor"), "b"]
 
 
 def test_ending_the_process_from_outside_changes_nothing(do: Any, tmp_path: Path) -> None:
