@@ -9,6 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 ORIENTATIONS = tuple(range(10))
 """EXIF orientations that are written: 1 to 8, and the nonsense 0 and 9, which mean nothing."""
@@ -45,37 +46,53 @@ def _opened(jpeg: bytes) -> Image.Image:
     return image
 
 
+def _told(rng: np.random.Generator) -> str:
+    """What an editor writes into a file. Two copies of one kind are then two files, whatever their pixels."""
+    return f"edited, number {rng.integers(2**48):012x}"
+
+
+def _saved(image: Image.Image, rng: np.random.Generator, quality: int = 0) -> bytes:
+    return with_segment(jpeg_bytes(image, quality or int(rng.integers(75, 93))), 0xFE, _told(rng).encode())
+
+
 def _with_metadata(jpeg: bytes, rng: np.random.Generator) -> bytes:
     exif = Image.Exif()
-    exif[0x0131] = f"Editor {rng.integers(1, 100)}"
-    return with_segment(with_segment(jpeg, 0xFE, b"edited"), 0xE1, exif.tobytes())
+    exif[0x0131] = _told(rng)
+    return with_segment(jpeg, 0xE1, exif.tobytes())
+
+
+def _as_png(jpeg: bytes, rng: np.random.Generator) -> bytes:
+    out, text = io.BytesIO(), PngInfo()
+    text.add_text("Comment", _told(rng))
+    _opened(jpeg).save(out, "PNG", pnginfo=text)
+    return out.getvalue()
 
 
 def _resized(jpeg: bytes, rng: np.random.Generator) -> bytes:
     image = _opened(jpeg)
     scale = rng.uniform(0.5, 0.9)
     size = (round(image.width * scale), round(image.height * scale))
-    return jpeg_bytes(image.resize(size, Image.Resampling.LANCZOS), int(rng.integers(75, 93)))
+    return _saved(image.resize(size, Image.Resampling.LANCZOS), rng)
 
 
 def _encoded_again(jpeg: bytes, rng: np.random.Generator) -> bytes:
-    return jpeg_bytes(_opened(jpeg), int(rng.choice((25, 40, 60))))
+    return _saved(_opened(jpeg), rng, int(rng.choice((25, 40, 60))))
 
 
 def _grey(jpeg: bytes, rng: np.random.Generator) -> bytes:
-    return jpeg_bytes(_opened(jpeg).convert("L"), int(rng.integers(75, 93)))
+    return _saved(_opened(jpeg).convert("L"), rng)
 
 
 def _brighter(jpeg: bytes, rng: np.random.Generator) -> bytes:
     scale = rng.uniform(1.03, 1.1)
-    return jpeg_bytes(_opened(jpeg).point(lambda value: value * scale), int(rng.integers(75, 93)))
+    return _saved(_opened(jpeg).point(lambda value: value * scale), rng)
 
 
 COPIES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
     "exact": lambda jpeg, rng: jpeg,
     "near-resized": _resized,
     "near-encoded": _encoded_again,
-    "pixels-png": lambda jpeg, rng: png_bytes(_opened(jpeg)),
+    "pixels-png": _as_png,
     "near-grey": _grey,
     "pixels-metadata": _with_metadata,
     "near-brighter": _brighter,

@@ -200,7 +200,7 @@ def test_any_exception_of_a_decoder_is_a_refusal(encode: Encode, monkeypatch: py
     def explode(*_: object) -> None:
         raise RecursionError("nested too deep")
 
-    monkeypatch.setattr(module, "to_eight_bits", explode)
+    monkeypatch.setattr("sciencessl.data_prep.picture.to_eight_bits", explode)
     assert reason(encode(kind="GIF")) == "corrupt"
 
 
