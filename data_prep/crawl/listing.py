@@ -258,8 +258,8 @@ def _check_apart(places: Sequence[Place], folders: set[str]) -> None:
 def _check_text(places: Sequence[Place]) -> None:
     for place in places:
         if _text(place.url) != place.url:
-            raise DataError(f"{_text(place.url)}: the name is no UTF-8 text, and lists of what was read hold text; rename "
-                            "the file or folder.")
+            raise DataError(f"{_text(place.url)}: the name is no UTF-8 text, and lists of what was read hold text; "
+                            "rename the file or folder.")
 
 
 def _groups(grouped: Grouped, loose: Mapping[str, str], files: Mapping[str, _File], root: str) -> Iterator[Place]:

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -295,8 +296,6 @@ def test_members_that_moved_within_a_tar_of_the_same_size_and_time_are_noticed(t
 
 def test_a_list_keeps_no_object_for_each_image(tmp_path: Path) -> None:
     # A defect elsewhere: lists of names grow the memory of each process that looks at them.
-    import tracemalloc
-
     place = put(tmp_path, "a.tar", tar_bytes([(f"{i:09}.{s}", b"") for i in range(4000) for s in ("jpg", "json")]))
     contents(place)
     tracemalloc.start()
@@ -308,8 +307,6 @@ def test_a_list_keeps_no_object_for_each_image(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_more_memory_for_more_images(tmp_path: Path) -> None:
-    import tracemalloc
-
     place = put(tmp_path, "a.tar", tar_bytes([(f"{i}.jpg", bytes(200_000)) for i in range(100)]))
     table = contents(place).table
     tracemalloc.start()
