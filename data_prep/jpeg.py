@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -19,13 +20,12 @@ _SOI, _EOI, _SOS, _APP0, _APP1, _APP2, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0x
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _PLAIN = frozenset((0xC0, 0xC1, 0xC2))
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """The next marker in entropy-coded data or in what should not be there: no stuffed byte, restart or fill byte."""
 _EXIF, _ICC, _XMP = b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A marker and what belongs to it: bytes `start` to `stop` of the file, entropy-coded data after a scan's header
     not among them."""
 
@@ -71,17 +71,18 @@ def read_header(raw: bytes) -> JpegHeader | None:
         Refused: `too-slow` where it has more than `MAX_SCANS` scans, or `MAX_SEGMENTS` segments.
     """
     frame, size, plain, found = 0, (0, 0, 0), False, []
-    for segment in segments(raw):
-        if segment.marker in _FRAMES and not frame and segment.stop - segment.start >= 10:
-            frame, at = segment.marker, segment.start
-            size, plain = (_word(raw, at + 7), _word(raw, at + 5), raw[at + 9]), raw[at + 4] == 8 and frame in _PLAIN
-        elif segment.marker in (_APP1, _APP2):
-            found.append(raw[segment.start + 4 : segment.stop])
-        elif segment.marker == _SOS:
+    for marker, start, stop in segments(raw):
+        if marker in _FRAMES and not frame and stop - start >= 10:
+            frame = marker
+            size = (_word(raw, start + 7), _word(raw, start + 5), raw[start + 9])
+            plain = raw[start + 4] == 8 and frame in _PLAIN
+        elif marker in (_APP1, _APP2):
+            found.append(raw[start + 4 : stop])
+        elif marker == _SOS:
             if not frame:
                 return None
             # With all components in its first scan a sequential image ends there, whatever follows.
-            if frame in _PROGRESSIVE or raw[segment.start + 4] < size[2]:
+            if frame in _PROGRESSIVE or raw[start + 4] < size[2]:
                 _count_scans(raw)
             return JpegHeader(*size, plain, *_metadata(found))
     return None
@@ -111,19 +112,20 @@ def segments(raw: bytes) -> Iterator[Segment]:
     Raises:
         Refused: `too-slow` after `MAX_SEGMENTS` of them.
     """
-    at = 0
+    search, length = _MARKER.search, len(raw)
+    stop = 0
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(raw, at)
+        found = search(raw, stop)
         if found is None:
             return
-        marker, start = found[1][0], found.start()
+        start = found.start()
+        marker = raw[start + 1]
         stop = start + 2 if marker in (_SOI, _EOI) else start + 2 + _word(raw, start + 2)
-        if stop > len(raw):
+        if stop > length:
             return
         yield Segment(marker, start, stop)
         if marker == _EOI:
             return
-        at = stop
     raise Refused("too-slow", f"more than {MAX_SEGMENTS} segments")
 
 
