@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +23,8 @@ _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _PLAIN = frozenset((0xC0, 0xC1, 0xC2))
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """The next marker in entropy-coded data or in what should not be there: no stuffed byte, restart or fill byte."""
-_EXIF, _ICC, _XMP = b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0"
+_EXIF, _ICC, _XMP, _MPF = b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0", b"MPF\0"
+_NUMBER_OF_IMAGES = 0xB001
 
 
 class Segment(NamedTuple):
@@ -46,7 +48,7 @@ class JpegHeader:
         exif: Contents of its EXIF, empty where there is none.
         xmp: Contents of its XMP.
         icc: Its colour profile.
-        several: Whether it holds more than one image (MPO).
+        images: How many it holds, more than one in an MPO.
     """
 
     width: int
@@ -56,7 +58,7 @@ class JpegHeader:
     exif: bytes = b""
     xmp: bytes = b""
     icc: bytes = b""
-    several: bool = False
+    images: int = 1
 
 
 def is_jpeg(raw: bytes) -> bool:
@@ -88,14 +90,26 @@ def read_header(raw: bytes) -> JpegHeader | None:
     return None
 
 
-def _metadata(found: list[bytes]) -> tuple[bytes, bytes, bytes, bool]:
+def _metadata(found: list[bytes]) -> tuple[bytes, bytes, bytes, int]:
     if not found:
-        return b"", b"", b"", False
+        return b"", b"", b"", 1
     exif = b"".join(content[len(_EXIF) :] for content in found if content.startswith(_EXIF))
     xmp = b"".join(content[len(_XMP) :] for content in found if content.startswith(_XMP))
     parts = sorted(content for content in found if content.startswith(_ICC))
     icc = b"".join(part[len(_ICC) + 2 :] for part in parts)
-    return exif, xmp, icc, any(content.startswith(b"MPF\0") for content in found)
+    return exif, xmp, icc, max([1, *(_listed(content) for content in found if content.startswith(_MPF))])
+
+
+def _listed(content: bytes) -> int:
+    """Images in the index of an MPO; 2 where it cannot be read. Source: CIPA DC-007."""
+    order = "<" if content[4:6] == b"II" else ">"
+    try:
+        at = 4 + struct.unpack_from(f"{order}I", content, 8)[0]
+        entries = struct.unpack_from(f"{order}H", content, at)[0]
+        tags = (struct.unpack_from(f"{order}HHII", content, at + 2 + 12 * i) for i in range(entries))
+        return next((int(value) for tag, _, _, value in tags if tag == _NUMBER_OF_IMAGES), 2)
+    except struct.error:
+        return 2
 
 
 def _count_scans(raw: bytes) -> None:

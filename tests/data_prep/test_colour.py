@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from sciencessl.data_prep.colour import in_srgb, to_eight_bits
 from sciencessl.data_prep.refused import Refused
+from tests.data_prep.profiles import grey_profile, swapped_profile
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)
@@ -26,35 +27,6 @@ def reopened(image: Image.Image, kind: str, **options: Any) -> Image.Image:
 def eight(image: Image.Image) -> np.ndarray:
     return np.asarray(to_eight_bits(image))
 
-
-
-def swapped_profile(gamma: float = 1.0) -> bytes:
-    """A matrix profile whose red primary is sRGB's green and the other way round, with a power law."""
-    primaries = {b"rXYZ": (0.3851, 0.7169, 0.0971), b"gXYZ": (0.4361, 0.2225, 0.0139), b"bXYZ": (0.1431, 0.0606, 0.7141)}
-    xyz = {name: b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in value)
-           for name, value in {**primaries, b"wtpt": (0.9642, 1.0, 0.8249)}.items()}
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
-    named = b"desc\0\0\0\0" + struct.pack(">I", 8) + b"swapped\0" + bytes(78 + 1)
-    tags = {**xyz, b"rTRC": curve, b"gTRC": curve, b"bTRC": curve, b"desc": named + bytes(-len(named) % 4)}
-    return icc(b"RGB ", tags)
-
-
-def grey_profile(gamma: float) -> bytes:
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
-    white = b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in (0.9642, 1.0, 0.8249))
-    named = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"grey\0" + bytes(78 + 1)
-    return icc(b"GRAY", {b"wtpt": white, b"kTRC": curve, b"desc": named + bytes(-len(named) % 4)})
-
-
-def icc(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    table, body, at = b"", b"", 128 + 4 + 12 * len(tags)
-    for name, content in tags.items():
-        table += name + struct.pack(">II", at + len(body), len(content))
-        body += content
-    size = at + len(body)
-    header = struct.pack(">I4sI4s4s4s", size, b"none", 0x02400000, b"mntr", space, b"XYZ ") + bytes(12) + b"acsp"
-    header += bytes(28) + b"".join(struct.pack(">i", round(v * 65536)) for v in (0.9642, 1.0, 0.8249))
-    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
 def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
@@ -92,7 +64,7 @@ def test_a_transparent_value_of_sixteen_bits_is_white() -> None:
 
 def test_integers_beyond_sixteen_bits_and_floats_are_unsupported() -> None:
     for values in (np.full((9, 9), 70_000, np.int32), np.full((9, 9), -1, np.int32), np.zeros((9, 9), np.float32)):
-        with pytest.raises(Refused, match="unsupported: .*; store them as FITS stamps"):
+        with pytest.raises(Refused, match=r"unsupported: .*; store them as FITS stamps"):
             to_eight_bits(Image.fromarray(values))
     np.testing.assert_array_equal(eight(Image.fromarray(np.full((9, 9), 65_535, np.int32))), 255)
 
