@@ -193,7 +193,7 @@ def test_the_photos_that_leak_are_found(crawl: Shown) -> None:
     with (folder / "crawl/truth.csv").open(newline="") as file:
         leaked = {row["duplicate_of"] for row in csv.DictReader(file) if row["kind"] == "leaked"}
     assert len(leaked) == 2
-    found = (folder / "runs/few/leak/remove.txt").read_text().split()
+    found = (folder / "runs/leaking/leak/remove.txt").read_text().split()
     assert {f"{Path(name).name}.jpg" for name in found} == leaked
 
 
