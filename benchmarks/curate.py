@@ -7,7 +7,7 @@ with them but for some bytes a sample. Each arm runs in a process of its own; me
 libraries included, and time is processor time of all threads, so that other work beside it decides little.
 
 - `ours`: ten passes of Lloyd's algorithm over all samples, from Parquet, after seeding on a sample.
-- `ours_whole`: what `store curate` does: the same, then ten rounds on the samples nearest to each centroid, and a level of
+- `ours_whole`: what `store curate` does: the same, ten rounds on the samples nearest to each centroid, and a level of
   a tenth of the clusters.
 - `faiss`: `faiss.Kmeans` in memory, all points, as many passes as ours made, its own seeding.
 - `minibatch`: scikit-learn's `MiniBatchKMeans` in memory, batches of 4,096, as many passes over all samples at most.

@@ -71,9 +71,9 @@ class ArrayPoints:
 class Directions:
     """Embeddings at length 1: their squared distance is 2 - 2 cos, so k-means groups by cosine.
 
-    Unlike in `evaluate.nearness`, their mean stays: in skewed data it lies beside the most common kind, whose directions
-    from there would point everywhere and take most clusters. Coordinates are rounded to `GRID`, 0.00000006, so that
-    sums over any blocks in any order are the same to the last bit. Source: ours.
+    Unlike in `evaluate.nearness`, their mean stays: in skewed data it lies beside the most common kind, whose
+    directions from there would point everywhere and take most clusters. Coordinates are rounded to `GRID`, 0.00000006,
+    so that sums over any blocks in any order are the same to the last bit. Source: ours.
 
     Attributes:
         embedded: As they were written.
