@@ -1,4 +1,4 @@
-"""What every test may ask for: the shared real data, and one thread for each process that computes."""
+"""What every test may ask for: the shared real data, an S3 server, and one thread for each process that computes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,32 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SCIENCESSL_DATA to the folder that holds it")
     return folder
+
+
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server on loopback with one bucket, `bucket`."""
+    server = pytest.importorskip("moto.server", reason="moto, which plays an S3 server, is not installed")
+    thread = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    thread.start()
+    host, port = thread.get_host_and_port()
+    yield f"http://{host}:{port}"
+    thread.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a bucket that the environment gives access to, as a user's would."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    import fsspec
+
+    for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3", use_listings_cache=False).mkdirs("bucket", exist_ok=True)
+    return "s3://bucket"
 
 
 @pytest.fixture(scope="session")

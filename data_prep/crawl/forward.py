@@ -64,12 +64,13 @@ class Forward:
         self.fault: Refused | None = None
 
     def read(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start` on; fewer where the file ends, none where a stream would have to go back."""
+        """`size` bytes from `start` on; fewer where the file ends, none before its beginning or where a stream would
+        have to go back."""
         first = start - self._base
         have = len(self._window)
         if first >= 0 and first + size <= have:
             return self._window[first : first + size]
-        if first < 0 and self.size is None:
+        if start < 0 or (first < 0 and self.size is None):
             return b""
         # What is left of the window is not asked for again: a stream could not go back to it.
         kept = self._window[first:] if 0 <= first < have else b""
@@ -152,9 +153,13 @@ def refusal_of(error: OSError) -> Refused:
 
 def stamp_of(told: dict[str, Any]) -> int:
     """A number that changes when an object changes, of what its store tells; 0 where it tells nothing."""
-    version = next((f"{name}={told[name]}" for name in TOLD if told.get(name)), "")
+    version = next((told[name] for name in TOLD if told.get(name)), None)
+    if version is None:
+        return 0
+    # Some stores tell times as dates for one object and as seconds for many.
+    version = version.timestamp() if hasattr(version, "timestamp") else version
     raw = f"{version} {told.get('size')}".encode()
-    return int.from_bytes(blake2b(raw, digest_size=8).digest()) >> 1 if version else 0
+    return int.from_bytes(blake2b(raw, digest_size=8).digest()) >> 1
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Loose image files, in groups that stay as they are when files are added elsewhere.
 
 A folder with no more than `GROUP` images, its sub-folders included, is one group. Of a larger one, the files that lie
-in it directly are sorted by name and cut into runs; where, the names themselves say. So new files change the group that
-they fall into and no other. Source: ours; cuts as in content-defined chunking.
+in it directly are sorted by name and cut into runs; where, the names themselves say. The folder of all sources does not
+count as one, so that its sub-folders stay apart. Source: ours; cuts as in content-defined chunking.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Grouped:
         """
         stems: dict[str, None] = {_stem(name): None for name in sorted(names) if is_image(name)}
         self._group_of = dict(_grouped(list(stems)))
-        self.lone = [name for name in names if _stem(name) not in self._group_of]
+        self.lone = {name for name in names if _stem(name) not in self._group_of}
 
     def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Name of each group -> its files, in order of names."""
@@ -64,11 +64,10 @@ def _stem(name: str) -> str:
 
 
 def _above(folder: str) -> Iterator[str]:
-    """A folder and all that it lies in; the last is the root."""
-    while folder:
+    """A folder and all that it lies in below the root; the root for itself."""
+    yield folder
+    while folder := posixpath.dirname(folder):
         yield folder
-        folder = posixpath.dirname(folder)
-    yield ""
 
 
 def _grouped(stems: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -149,7 +148,7 @@ def _read(root: Path, entry: Mapping[str, Any]) -> bytes:
     else:
         try:
             with open(open_file(root / os.fsdecode(entry["file"]), entry["size"], entry["stamp"]), "rb") as stream:
-                raw = stream.read(MAX_FILE_BYTES)
+                raw = stream.read(entry["size"] + 1)
         except OSError as error:
             raise refusal_of(error) from error
     if len(raw) != entry["size"]:

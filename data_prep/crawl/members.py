@@ -19,7 +19,12 @@ from sciencessl.data_prep.decode import Refused
 from sciencessl.data_prep.listing import IMAGE_SUFFIXES
 from sciencessl.store.writer import Refusal
 
-IMAGES = (*(suffix[1:] for suffix in IMAGE_SUFFIXES), "dib", "img")
+CLOSED = (
+    "blp", "cur", "dds", "emf", "eps", "flc", "fli", "heic", "heif", "icns", "ico", "im", "jxl", "jxr", "msp", "pcd",
+    "pcx", "psd", "qoi", "ras", "sgi", "spider", "svg", "tga", "wmf", "xbm", "xpm",
+)
+"""Suffixes of images of formats that are not opened: each is refused by name rather than passed over."""
+IMAGES = (*(suffix[1:] for suffix in IMAGE_SUFFIXES), "dib", "img", "mpo", *CLOSED)
 """Suffixes of images, without the dot, in lower case; some writers of shards call an image of any kind `img`."""
 SIDECARS = ("json", "txt", "cls")
 """Suffixes of what is said of an image: fields, a caption, a class."""
@@ -65,7 +70,8 @@ def images_of(members: pa.Table, place: Place, first_dot: bool) -> Contents:
 
 def is_image(name: str) -> bool:
     """Whether a member is an image by its name."""
-    return name.rpartition(".")[2].lower() in IMAGES and not name.rpartition("/")[2].startswith(".")
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    return suffix.lower() in IMAGES and bool(stem) and not stem.startswith(".")
 
 
 def rows_of(rows: pa.Table) -> Iterator[dict[str, Any]]:

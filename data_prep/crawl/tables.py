@@ -83,7 +83,7 @@ def contents(place: Place) -> Contents:
         keys = [] if key is None else [_text(batch.column(0)) for _, batch in table.batches([key], None, 2**16)]
     rows = np.array([count for count, _ in sizes], np.int64)
     total = int(rows.sum())
-    numbers = pa.array(range(total), pa.int64()).cast(pa.string())
+    numbers = pa.array(np.arange(total)).cast(pa.string())
     listed = pa.table({
         "key": pc.coalesce(pa.chunked_array(keys, pa.string()), numbers) if key else numbers,
         "offset": np.full(total, -1), "size": np.repeat([size for _, size in sizes], rows),
@@ -255,7 +255,9 @@ class _Arrow:
         return (pa.ipc.open_file if self._is_file else pa.ipc.open_stream)(self._source, options=options)
 
     def groups(self, image: str) -> Iterator[tuple[int, int]]:
-        rows = [len(batch) for _, batch in self.batches([image], None, 0)]
+        # By any other column, so that no image is read to count rows.
+        light = next((field.name for field in self.schema if field.name != image and not _is_bytes(field.type)), image)
+        rows = [len(batch) for _, batch in self.batches([light], None, 0)]
         yield from ((count, self._size // max(sum(rows), 1)) for count in rows)
 
     def batches(

@@ -92,7 +92,8 @@ def members(source: Forward, at: int) -> Iterator[Member]:
             start, size, told = member.data, member.size, None
         at = start + (size + 511 & ~511)
     if told or block.strip(b"\0"):
-        yield Member(told.name if told else b"", at, 0, block, Refused("truncated", "the archive ends in a header"))
+        fault = Refused("truncated", "the archive ends in a header")
+        yield Member(told.name if told else b"", at + BLOCK, 0, block, fault)
 
 
 def _take(source: Forward, told: _Told, kind: int, start: int, size: int) -> Refused | None:
@@ -143,7 +144,7 @@ def _name(block: bytes) -> bytes:
 def number(field: bytes) -> int:
     """A number field of a header, octal or, where it is marked so, binary; -1 where it is none."""
     try:
-        return int(field[:11], 8)  # nearly all
+        return int(field.rstrip(b"\0"), 8)  # nearly all
     except ValueError:
         pass
     if field[0] == 0x80:

@@ -26,7 +26,7 @@ import yaml
 from sciencessl.evaluate.results import Row, TransferResult, read_result
 from sciencessl.evaluate.tables import difference_text, endpoint_text, resolution_text
 
-OURS = ("store", "seeds", "about")
+OURS = ("store", "seeds", "about", "runs")
 """Options of methods and transfers that are for this script and not for the command."""
 
 TIMES = "times.json"
@@ -61,20 +61,22 @@ def _commands(study: Mapping[str, Any], data: Path) -> Iterator[tuple[str, list[
     """(name, words, file that is there once it is done; empty for commands that find out themselves).
 
     Methods and transfers are of the study's first store unless their `store` names another. A transfer takes all runs
-    on its store, after the `beside` that the study compares with.
+    on its store, or those of its methods in `runs`, after the `beside` that the study compares with.
     """
     first, *_ = study["stores"]
     for name, options in study["stores"].items():
         yield _called("prepare", name, first), ["prepare", study["domain"], str((data / study["source"]).resolve()),
                                                 "--out", f"{name}.zarr", *_words(options)], ""
-    methods, runs = study["methods"], _runs(study, first)
+    runs = _runs(study, first)
     for name, store, seed in sorted(runs, key=lambda run: run[2]):
         yield name, ["pretrain", "--data", f"{store}.zarr", "--out", f"runs/{name}", "--seed", str(seed),
-                     *_words(study["pretrain"]), *_words(methods[name.rpartition("-")[0]])], \
+                     *_words(study["pretrain"]), *_words(study["methods"][name.rpartition("-")[0]])], \
             f"runs/{name}/exported/model.json"
     for name, options in study["transfers"].items():
         own = options.get("store", first)
-        given = [*study.get("beside", []), *(f"runs/{run}" for run, store, _ in runs if store == own)]
+        methods = options.get("runs", study["methods"])
+        given = [*study.get("beside", []), *(f"runs/{run}" for run, store, _ in runs
+                                             if store == own and run.rpartition("-")[0] in methods)]
         yield name, ["transfer", *given, "--data", f"{own}.zarr", "--out", f"transfers/{name}", *_words(options)], ""
     for store in study["stores"]:
         transfers = [f"transfers/{name}" for name, options in study["transfers"].items()

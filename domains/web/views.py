@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from sciencessl.spec import View
+from sciencessl.views.byol import (
+    CropSettings, PhotometricSettings, byol_views, evaluated_side, evaluation_view, swav_photometric,
+)
 from sciencessl.views.settings import check_views
 
 FIELD = "image"
@@ -22,6 +25,9 @@ class WebViews:
         area: Smallest and largest crop area, as a fraction of the photo.
         colour: How pixels change: `byol`, where the two large views differ in blur and solarisation and small ones
             take turns, or `swav`, the same for all views (arXiv 2006.09882, as run by SEER, arXiv 2103.01988).
+        strength: Factor of all of that but blur: of the changes of colour and of the probabilities of greyscale and
+            solarisation.
+        blur: Factor of the probabilities of blur; 0, for photos of few pixels, turns it off.
         small_views: Small views beside the two large ones, for multi-crop methods.
         small_size: Side of a small view in pixels.
         small_area: Smallest and largest crop area of small views, as a fraction of the photo.
@@ -30,6 +36,8 @@ class WebViews:
     size: int = 64
     area: tuple[float, float] = (0.08, 1.0)
     colour: Literal["byol", "swav"] = "byol"
+    strength: float = 1.0
+    blur: float = 1.0
     small_views: int = 0
     small_size: int = 32
     small_area: tuple[float, float] = (0.05, 0.14)
@@ -40,16 +48,29 @@ class WebViews:
 
 def web_views(settings: WebViews) -> tuple[View, View]:
     """Training views, two large ones and the small ones, and the resized centre crop for evaluation."""
-    from sciencessl.views.byol import CropSettings, byol_views, evaluated_side, evaluation_view, swav_photometric
     from sciencessl.views.pair import evaluation_views, multi_crop_views
     from sciencessl.views.pipeline import Pipeline
 
     centre = evaluation_view(settings.size)
     unused = np.random.default_rng(0)
-    photometric = swav_photometric() if settings.colour == "swav" else None
+    photometric = _weaker(swav_photometric() if settings.colour == "swav" else PhotometricSettings(), settings)
 
     def pipeline(size: int, area: tuple[float, float], number: int) -> Pipeline:
         return byol_views(size, photometric, CropSettings(area))[number % 2]
 
     evaluate = evaluation_views(FIELD, lambda image: centre(image, unused), evaluated_side(settings.size))
     return multi_crop_views(FIELD, settings, pipeline, CropSettings().aspect), evaluate
+
+
+def _weaker(colour: PhotometricSettings, settings: WebViews) -> PhotometricSettings:
+    """Changes of pixel values by the factors of the settings."""
+    k = settings.strength
+    return replace(
+        colour, brightness=k * colour.brightness, contrast=k * colour.contrast, saturation=k * colour.saturation,
+        hue=k * colour.hue, greyscale=k * colour.greyscale, solarise=_times(k, colour.solarise),
+        blur=_times(settings.blur, colour.blur),
+    )
+
+
+def _times(factor: float, pair: tuple[float, float]) -> tuple[float, float]:
+    return factor * pair[0], factor * pair[1]

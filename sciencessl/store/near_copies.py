@@ -5,7 +5,7 @@ resized, encoded again, made grey or darker, or cropped by a few percent, and no
 
 What was measured, on 979 photos (`clothing`), 3,600 galaxies (`sdss_gz1`), 3,650 tiles (`lc25000_lung`) and 10,019
 images of 32 px (`cifar10_jpg`): of 100 copies of each kind all are within `RADIUS` bits that were saved at quality 75
-or 40, halved, made square, grey or 0.7 times as bright, and 98 % of those cropped to 0.98 (67 to 100 % within 3 bits);
+or 40, halved, made square, grey or 0.7 times as bright, and 98 % of those cropped to 0.98 (67 to 91 % within 3 bits);
 they score 0.63 or more. Different images within that radius score 0.61 at most: of the photos, of which there are two
 such pairs, and 0.44 of 11,000 pairs of galaxies, whose hashes tell little. Pairs of `cifar10_jpg` above `COPIED` are
 one picture for an eye too. A likeness of thumbnails would not tell: it is up to 0.98 for different galaxies.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,8 +45,8 @@ COPIED, ALIKE = 0.65, 0.5
 """Scores (`sciencessl.views.polar.align`) above which a pair within the radius is a copy, or looks alike."""
 CANDIDATES = 4
 """Images that are looked at for each test image: those with the nearest hashes."""
-BLOCK = 2048
-"""Test hashes that are compared at a time."""
+KEPT = 2**22
+"""Pairs of hashes that are held before only the nearest are kept."""
 NONE = np.zeros(0, np.int64)
 MOST_UNHASHED = 200_000
 """Images of a store without hashes that are read to make them: about a millisecond each."""
@@ -182,9 +183,7 @@ def _candidates(pool: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndar
     order = np.argsort(pool, kind="stable")
     own, first, count = np.unique(pool[order], return_index=True, return_counts=True)
     asked, which = np.unique(test, return_inverse=True)
-    found = [_nearest(own, asked[at : at + BLOCK]) for at in range(0, len(asked), BLOCK)]
-    left = np.concatenate([part[0] for part in found])
-    right = np.concatenate([part[1] + at for at, part in zip(range(0, len(asked), BLOCK), found, strict=True)])
+    right, left = _nearest(asked, own)
     # One hash may be that of several images, on either side.
     near = np.repeat(np.arange(len(left)), np.minimum(count[left], CANDIDATES))
     left, right, match = left[near], right[near], order[first[left[near]] + _numbered(near)]
@@ -196,15 +195,26 @@ def _candidates(pool: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndar
     return samples, match[pair], np.bitwise_count(own[left[pair]] ^ asked[right[pair]]).astype(np.int64)
 
 
-def _nearest(own: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) positions in `own` and `asked` of hashes within the radius, `CANDIDATES` at most of each asked, in its order
+def _nearest(asked: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) positions in `asked` and `own` of hashes within the radius, `CANDIDATES` at most of each asked, in its order
     and that of their distance."""
-    left, right = near_between(own, asked, RADIUS)
-    sound = (own[left] != FLAT) & (asked[right] != FLAT)
-    left, right = left[sound], right[sound]
+    right, left = NONE, NONE
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for one, other, _ in near_between(asked, own, RADIUS):
+        waiting.append((one, other))
+        if sum(len(part) for part, _ in waiting) > KEPT:
+            right, left = _pruned(asked, own, [(right, left), *waiting])
+            waiting = []
+    return _pruned(asked, own, [(right, left), *waiting])
+
+
+def _pruned(
+    asked: np.ndarray, own: np.ndarray, parts: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    right, left = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     order = np.lexsort((left, np.bitwise_count(own[left] ^ asked[right]), right))
     kept = order[_numbered(right[order]) < CANDIDATES]
-    return left[kept], right[kept]
+    return right[kept], left[kept]
 
 
 def _numbered(values: np.ndarray) -> np.ndarray:

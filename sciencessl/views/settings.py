@@ -27,6 +27,7 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "saturation": (lambda v: 0 <= v <= 1, "a fraction in [0, 1]"),
     "hue": (lambda v: 0 <= v <= 0.5, "turns in [0, 0.5]"),
     "greyscale": (lambda v: 0 <= v <= 1, "a probability in [0, 1]"),
+    "strength": (lambda v: 0 <= v <= 1, "a factor in [0, 1]; 1 is that of the paper"),
     "blur": (lambda v: 0 <= v <= 1, "a probability in [0, 1]"),
     "evaluation_window": (lambda v: 0 < v <= 1, "a fraction in (0, 1]"),
 }

@@ -42,29 +42,6 @@ from sciencessl.store.shuffle import shuffle
 from sciencessl.store.tables import read_table, write_table
 from sciencessl.store.verify import verify
 
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Address of an S3 server on loopback with one bucket, `bucket`."""
-    server = pytest.importorskip("moto.server", reason="moto, which plays an S3 server, is not installed")
-    thread = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    thread.start()
-    host, port = thread.get_host_and_port()
-    yield f"http://{host}:{port}"
-    thread.stop()
-
-
-@pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of a bucket that the environment gives access to, as a user's would."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3", use_listings_cache=False).mkdirs("bucket", exist_ok=True)
-    return "s3://bucket"
-
 
 @pytest.fixture(params=["memory", "s3"])
 def root(request: pytest.FixtureRequest) -> Iterator[str]:

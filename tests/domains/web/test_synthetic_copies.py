@@ -44,13 +44,14 @@ def test_sixteen_bits_are_sixteen_and_lose_nothing_with_the_low_byte() -> None:
     raw = FORMS["16-bit"][0](PHOTO)
     assert raw[24] == 16
     pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
     assert pixels.dtype == np.uint16
     assert np.array_equal(pixels[..., ::-1] >> 8, np.asarray(PHOTO))
 
 
 def test_animations_show_the_photo_first_and_black_last() -> None:
     with Image.open(io.BytesIO(FORMS["animation"][0](PHOTO))) as image:
-        assert image.n_frames == 3
+        assert getattr(image, "n_frames", 1) == 3
         image.seek(2)
         assert np.asarray(image.convert("RGB")).max() == 0
 

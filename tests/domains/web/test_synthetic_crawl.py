@@ -68,7 +68,8 @@ def upright(raw: bytes) -> Image.Image:
 def small(image: Image.Image) -> np.ndarray:
     """A picture at 32 x 32 px in grey, contrast and brightness aside."""
     pixels = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), float)
-    return (pixels - pixels.mean()) / pixels.std()
+    flat: np.ndarray = (pixels - pixels.mean()) / pixels.std()
+    return flat
 
 
 def difference(a: Image.Image, b: Image.Image) -> float:

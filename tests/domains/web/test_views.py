@@ -52,6 +52,22 @@ def test_swav_changes_pixels_of_all_views_alike(has_rate: Callable[..., bool]) -
     assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (0.4, 0.8, 0.8, 0.2)
 
 
+def test_weaker_views_change_colours_by_a_share_and_blur_by_another(has_rate: Callable[..., bool]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sciencessl.views.pair.train_views", lambda field, pipelines, least_px: pipelines)
+        made: Any = web_views(WebViews(size=8, strength=0.25, blur=0.5))[0]
+    hits = np.zeros((2, 1500, len(NAMES)), bool)
+    for view, pipeline in enumerate(made):
+        jitter = pipeline.transforms[2]
+        assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (0.1, 0.1, 0.05, 0.025)
+        for i in range(hits.shape[1]):
+            pipeline(IMAGE, augmentation_rng(0, 0, i, view))
+            hits[view, i] = [bool(transform.params) for transform in pipeline.transforms]
+    for view, rates in enumerate([(1.0, 0.5, 0.8, 0.05, 0.5, 0.0), (1.0, 0.5, 0.8, 0.05, 0.05, 0.05)]):
+        for i, rate in enumerate(rates):
+            assert has_rate(hits[view, :, i], rate), (view, NAMES[i])
+
+
 def test_operations_are_independent_within_and_between_views(
     flags: tuple[list[str], np.ndarray], has_rate: Callable[..., bool]
 ) -> None:
@@ -90,7 +106,7 @@ def test_crops_have_the_area_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"size": 4}, {"area": (0.5, 0.2)}, {"area": (0.1, 1.2)}, {"small_views": -1},
-                                   {"small_size": 4}, {"small_area": (0.0, 0.1)}])
+                                   {"small_size": 4}, {"small_area": (0.0, 0.1)}, {"strength": 1.5}, {"blur": -0.1}])
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"views\.{next(iter(wrong))} is "):
         WebViews(**wrong)
