@@ -124,8 +124,8 @@ def has_hashes(store: Store) -> bool:
 
 
 def _too_many(store: Store) -> str:
-    return (f"Near copies were not looked for: {store.path} has {len(store):,} images and no column {COLUMN!r}; "
-            f"crawls are prepared with one, and of {MOST_UNHASHED:,} images or fewer it is made here.")
+    return (f"Near copies were not looked for: {store.path} has {len(store):,} images and no column {COLUMN!r}, with "
+            f"which crawls are prepared; `sciencessl store dedup {store.path} --by phash --dry-run` makes its hashes.")
 
 
 @lru_cache(maxsize=4)
