@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from blake3 import blake3
 from PIL import Image
 
@@ -47,7 +48,6 @@ DESCRIPTION = {
     "orientation": "number in its EXIF, 1 where there is none",
 }
 """Columns of images that are described -> what they are."""
-_SAMPLING = {"444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420}
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,8 @@ def encode(pixels: np.ndarray, is_jpeg: bool, quality: int, chroma: str = "444")
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "PNG")
         return out.getvalue()
-    ordered = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    wanted = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[chroma]]
-    return bytes(cv2.imencode(".jpg", ordered, wanted)[1])
+    rgb = pixels.ndim == 3
+    return bytes(simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels if rgb else pixels[..., None]), quality, "RGB" if rgb else "GRAY",
+        chroma if rgb else "Gray", fastdct=False,
+    ))

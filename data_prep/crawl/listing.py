@@ -82,11 +82,12 @@ def list_places(sources: Sequence[str | Path]) -> Places:
     searched = ", ".join(str(source) for source in sources)
     root, files = _found([str(source) for source in sources], searched)
     shards = _shards(files)
-    loose = [name for name in files if name not in shards and has_suffix(name, LOOSE)]
-    grouped = Grouped([_text(name) for name in loose])
-    folders = set(_folders(_text(name) for name in loose if _text(name) not in grouped.lone))
+    loose = {_text(name): name for name in files if name not in shards and has_suffix(name, LOOSE)}
+    grouped = Grouped(list(loose))
+    folders = set(_folders(name for name in loose if name not in grouped.lone))
     metadata = _metadata(shards, folders)
-    others = Counter(_suffix(name) for name in files if name in metadata or not (name in shards or name in loose))
+    others = Counter(_suffix(name) for name in files if name in metadata)
+    others.update(_suffix(name) for name in files if name not in shards and not has_suffix(name, LOOSE))
     others.update(_suffix(name) for name in grouped.lone)
     places = [place for name, place in shards.items() if name not in metadata]
     _check_apart(places, folders)
@@ -253,13 +254,12 @@ def _check_apart(places: Sequence[Place], folders: set[str]) -> None:
         stems[stem] = place.name
 
 
-def _groups(grouped: Grouped, loose: Sequence[str], files: Mapping[str, _File], root: str) -> Iterator[Place]:
-    spelled = {_text(name): name for name in loose}
-    for group, names in grouped.groups(list(spelled)).items():
-        rows = [(os.fsencode(spelled[name]), name, files[spelled[name]].size, files[spelled[name]].stamp)
-                for name in names]
-        columns = dict(zip(LISTED.names, zip(*rows, strict=True), strict=True))
-        yield group_place(group, root, pa.table({name: list(values) for name, values in columns.items()}, LISTED))
+def _groups(grouped: Grouped, loose: Mapping[str, str], files: Mapping[str, _File], root: str) -> Iterator[Place]:
+    for group, names in grouped.groups(list(loose)).items():
+        found = [files[loose[name]] for name in names]
+        columns = [[os.fsencode(loose[name]) for name in names], names, [file.size for file in found],
+                   [file.stamp for file in found]]
+        yield group_place(group, root, pa.table(columns, LISTED))
 
 
 def _nothing(searched: str, others: Mapping[str, int]) -> str:

@@ -218,7 +218,7 @@ class TrainEmbeddings:
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.train = store.split("train").all()
-        card = _card(folder, store)
+        card = embeddings_card(folder, store)
         self.ids = pa.array([store.ids[i] for i in self.train], pa.string())
         known = pa.concat_tables([pq.read_table(part, columns=["id"]) for part in sorted(folder.glob(SHARDS))])["id"]
         self.place = np.flatnonzero(pc.is_in(self.ids, value_set=known.cast(pa.string())).to_numpy(False))
@@ -250,8 +250,12 @@ class TrainEmbeddings:
         return n * reading * (every + RESAMPLINGS + 1) + product * products, memory
 
 
-def _card(folder: Path, store: Store) -> dict[str, Any]:
-    """The card of a folder of embeddings of the store."""
+def embeddings_card(folder: Path, store: Store) -> dict[str, Any]:
+    """The card of a folder of embeddings of the store.
+
+    Raises:
+        DataError: When it holds none, or those of another store.
+    """
     if not any(folder.glob(SHARDS)):
         raise DataError(f"--embeddings {folder} holds no embeddings; make them with `sciencessl embed RUN --data "
                         f"{store.path} --out {folder}`.")

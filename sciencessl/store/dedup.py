@@ -1,7 +1,8 @@
 """`store dedup`: groups of samples that are copies of each other, of which one is kept.
 
-Copies are found level by level: equal bytes, equal pixels, near perceptual hashes whose pixels are alike, and if asked
-for near embeddings. Whatever is connected by any of them is one group. The result is a table; withdrawing is a second step.
+Copies are found level by level: equal bytes, equal pixels, near perceptual hashes whose pixels are alike, and where
+there are some, near embeddings. Whatever is connected by any of them is one group. The result is a table; withdrawing
+is a second step.
 """
 
 from __future__ import annotations
@@ -175,8 +176,8 @@ def _check(by: Sequence[str], radius: int, keep: str, embeddings: str | Path, ag
 def _check_sharpness(samples: Samples, keep: str) -> None:
     for store in samples.stores[:1] if keep == "sharpest" else ():
         if "sharpness" not in store_columns(store):
-            raise ConfigError(f"{store.path} has no column 'sharpness' to keep the sharpest by; crawls are prepared with "
-                              "one. Keep the largest.")
+            raise ConfigError(f"{store.path} has no column 'sharpness' to keep the sharpest by; crawls are prepared "
+                              "with one. Keep the largest.")
 
 
 @dataclass
@@ -225,7 +226,7 @@ class _Search:
 
     def embeddings(self, folder: Path, cosine: float | None) -> None:
         """Near embeddings, of samples that are no copies so far."""
-        from sciencessl.evaluate.near_embeddings import near_embeddings
+        from sciencessl.curate.near_embeddings import near_embeddings
 
         store = self.samples.stores[0]
         numbers, roots = self.components.found()
@@ -304,8 +305,7 @@ def _keepers(samples: Samples, number: np.ndarray, component: np.ndarray, keep: 
 def _report(samples: Samples, search: _Search, found: Groups) -> DedupReport:
     store = samples.stores[0]
     copies = found.number[(found.number != found.keeper) & (found.number < samples.own)]
-    split, splits = samples.splits(found.number), {}
-    of_copies = samples.splits(copies)
+    split, of_copies = samples.splits(found.number), samples.splits(copies)
     splits = {name: int((of_copies == place).sum()) for place, name in enumerate(SPLITS)}
     groups, place, size = np.unique(found.component, return_inverse=True, return_counts=True)
     several = np.zeros((len(groups), len(SPLITS)), bool)

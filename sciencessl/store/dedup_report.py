@@ -54,8 +54,8 @@ def _whole(found: DedupReport) -> str:
 def _lines(found: DedupReport) -> list[str]:
     lines = ["by level: " + ", ".join(f"{level} {count:,}" for level, count in found.levels.items())]
     if PHASH in found.levels and found.candidates:
-        lines.append(f"near hashes: {found.candidates:,} pairs were compared by their pixels, {found.rejected:,} of them "
-                     f"are not alike (score {COPIED:g} or less)")
+        lines.append(f"near hashes: {found.candidates:,} pairs were compared by their pixels, {found.rejected:,} of "
+                     f"them are not alike (score {COPIED:g} or less)")
     if found.cosine is not None:
         lines.append(f"embeddings are near above a cosine of {found.cosine:.3f}")
     if found.copies:
@@ -65,7 +65,8 @@ def _lines(found: DedupReport) -> list[str]:
         lines.append(f"warning: {found.spanning:,} group{'s' * (found.spanning != 1)} lie{'s' * (found.spanning == 1)} "
                      "in several splits: a leak until its copies are withdrawn; of these a test sample is kept rather "
                      "than one of val, and that rather than one of train")
-    lines += [f"flat: {found.flat:,} samples without contrast, or unreadable, have no perceptual hash"] * bool(found.flat)
+    if found.flat:
+        lines.append(f"flat: {found.flat:,} samples without contrast, or unreadable, have no perceptual hash")
     return lines + [f"note: {note}" for note in found.notes]
 
 
@@ -122,7 +123,7 @@ def write_page(
     shown = _Shown(samples, _names(samples, found, doubted))
     sections = [
         _largest(shown, found),
-        _pairs(shown, uncertain, "Least certain copies", "Those least like the one that is kept, which is on the right."),
+        _pairs(shown, uncertain, "Least certain copies", "Least like the one that is kept, which is on the right."),
         _pairs(shown, doubted, "Not taken for copies", "Near hashes whose pixels are not alike, the most alike first."),
     ]
     environment = Environment(loader=PackageLoader("sciencessl.store"), autoescape=True, undefined=StrictUndefined,

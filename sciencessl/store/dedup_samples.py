@@ -102,7 +102,8 @@ class Samples:
                 if lo < hi:
                     known = table.select([name for name in names if name in table.column_names])
                     parts.append(known.take(pa.array(mine[lo:hi] - start)))
-        return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({"id": pa.array([], "str")})
+        empty = pa.table({name: pa.array([], pa.string()) for name in names})
+        return pa.concat_tables(parts, promote_options="permissive") if parts else empty
 
     def splits(self, numbers: np.ndarray) -> np.ndarray:
         """(k,) positions in `SPLITS`."""
