@@ -108,7 +108,8 @@ def _best(
 ) -> NearCopies:
     """Of p pairs, for each of m test samples that with the highest score."""
     if found is None:
-        return NearCopies(np.full(m, -1), np.full(m, -1), Alignment(*np.zeros((3, m)), np.zeros(m, bool)), unknown)
+        zero = np.zeros(m)
+        return NearCopies(np.full(m, -1), np.full(m, -1), Alignment(zero, zero, zero, zero > 0), unknown)
     pair = np.full(m, -1)
     order = np.lexsort((-match, found.score))
     pair[which[order]] = order  # of several, the last one stays
