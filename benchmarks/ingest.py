@@ -1,4 +1,4 @@
-"""What it costs to bring photos into a store: decode, resize to a short side of 256 px, encode with quality 90 and 4:2:0.
+"""What bringing photos into a store costs: decode, resize to a short side of 256 px, encode with quality 90 and 4:2:0.
 
     python benchmarks/ingest.py [--quick] [--json] [--photos FOLDER] [--img2dataset PYTHON] [--rounds N]
                                 [--wall] [--memory] [--work DIR]
@@ -13,8 +13,8 @@ over ours. Above 1 we are faster. Photos are those of the real data ($SCIENCESSL
 - `bare_pillow`: `Image.open`, `resize` with `BOX`, `save`.
 - `img2dataset`: its `Resizer` with keep_ratio, 256, only if bigger, jpg of quality 90, one process, by the interpreter
   that --img2dataset names.
-- `--wall`: `two_processes` is the time by the clock of `prepare` with one worker over that with two, each less that of a
-  `prepare` of as many rows with next to nothing in them: start-up is taken out. Needs two idle cores.
+- `--wall`: `two_processes` is the time by the clock of `prepare` with one worker over that with two, each less that of
+  a `prepare` of 16 photos: start-up is taken out. Needs two idle cores.
 - `--memory`: the most memory of the preparing process and its decoder after a fifth of 100,000 small images, and after
   all: `memory_flat` is the one over the other.
 """
@@ -77,9 +77,9 @@ def read_photos(folder: Path | None, most: int) -> tuple[str, list[bytes]]:
     """What they are, and the files."""
     if folder is None and (data := os.environ.get("SCIENCESSL_DATA")):
         folder = Path(data) / "web" / "clothing"
-    files = sorted(folder.rglob("*.jpg"))[:most] if folder is not None and folder.is_dir() else []
-    if files:
-        return str(files[0].parents[-2] if folder is None else folder.name), [path.read_bytes() for path in files]
+    files = sorted(folder.rglob("*.jpg"))[:most] if folder is not None else []
+    if folder is not None and files:
+        return folder.name, [path.read_bytes() for path in files]
     return "synthetic", synthetic_photos(min(most, 400))
 
 
@@ -236,9 +236,9 @@ def measure(photos: Sequence[bytes], work: Path, rounds: int, python: Path | Non
 def prepare_seconds(tar: Path, out: Path, workers: int) -> float:
     """By the clock, of the command line."""
     began = time.perf_counter()
-    told = subprocess.run(
-        [sys.executable, "-m", "sciencessl", "prepare", "web", str(tar), "--out", str(out), "--resize-px", str(SHORT_PX),
-         "--workers", str(workers), "--overwrite"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "sciencessl", "prepare", "web", str(tar), "--out", str(out), "--overwrite",
+               "--resize-px", str(SHORT_PX), "--workers", str(workers)]
+    told = subprocess.run(command, capture_output=True, text=True)
     if told.returncode:
         raise AssertionError(f"prepare ended with {told.returncode}: {told.stderr[-2000:]}")
     return time.perf_counter() - began
@@ -265,7 +265,8 @@ from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.domains.web import SPEC
 
 def peak(pid):
-    return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line)
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if "VmHWM" in line)
 
 def peaks():
     children = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]

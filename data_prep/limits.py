@@ -30,7 +30,7 @@ class Limits:
     Attributes:
         seconds: Processor time, so that other work on the machine changes nothing. 0: calls are made in this process,
             and nothing is limited.
-        memory_mb: MiB of address space beside what the process has when the call begins.
+        memory_mb: MiB of address space beside what the process has when it begins some calls.
     """
 
     seconds: float
@@ -62,17 +62,31 @@ def call_each(
         Results that were not told.
     """
     _let_timers_end_it()
+    done = 0
+    while True:
+        results = _some(function, items[done:], limits, hang_seconds)
+        done += len(results)
+        if done == len(items):
+            return results
+        tell(results)
+
+
+def _some(function: Callable[[T], R], items: Sequence[T], limits: Limits, hang_seconds: float) -> list[R | Refused]:
+    """Results of the first items, for about `TELL_SECONDS`."""
     results: list[R | Refused] = []
-    told = time.monotonic()
-    for item in items:
-        with _limited(limits, hang_seconds):
-            try:
-                results.append(call(function, item))
-            except MemoryError:
-                results.append(Refused("too-large", f"takes more than {limits.memory_mb} MiB of memory"))
-        if time.monotonic() - told >= TELL_SECONDS:
-            tell(results)
-            results, told = [], time.monotonic()
+    until = time.monotonic() + TELL_SECONDS
+    with _limited_memory(limits.memory_mb):
+        try:
+            for item in items:
+                _set_timers(limits.seconds, hang_seconds)
+                try:
+                    results.append(call(function, item))
+                except MemoryError:
+                    results.append(Refused("too-large", f"takes more than {limits.memory_mb} MiB of memory"))
+                if time.monotonic() >= until:
+                    break
+        finally:
+            _set_timers(0, 0)
     return results
 
 
@@ -88,24 +102,27 @@ def _let_timers_end_it() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def _set_timers(processor_seconds: float, clock_seconds: float) -> None:
+    """Anew for each item; 0 stops them."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, processor_seconds)
+        signal.setitimer(signal.ITIMER_REAL, clock_seconds)
+
+
 @contextlib.contextmanager
-def _limited(limits: Limits, hang_seconds: float) -> Iterator[None]:
-    if sys.platform == "win32":
+def _limited_memory(memory_mb: int) -> Iterator[None]:
+    used = _used_bytes()
+    if sys.platform == "win32" or not used:
         yield
         return
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    if used := _used_bytes():
-        most = [limit for limit in before if limit != resource.RLIM_INFINITY]
-        resource.setrlimit(resource.RLIMIT_AS, (min([used + limits.memory_mb * 2**20, *most]), before[1]))
-    signal.setitimer(signal.ITIMER_REAL, hang_seconds)
-    signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+    most = [limit for limit in before if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([used + memory_mb * 2**20, *most]), before[1]))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 

@@ -216,7 +216,9 @@ def _number(read: Callable[[], Image.Exif]) -> int:
 def _jpeg_exif(header: jpeg.JpegHeader) -> Image.Exif:
     exif = Image.Exif()
     if header.exif:
-        exif.load(header.exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exif.load(header.exif)
     told = _XMP_ORIENTATION.search(header.xmp)
     if told and _ORIENTATION not in exif:
         exif[_ORIENTATION] = int(told[1])

@@ -16,6 +16,8 @@ from sciencessl.data_prep.task import Tell, silent
 from sciencessl.data_prep.worker import DONE, TELL_SECONDS, TOLD, receive, send
 from sciencessl.errors import ConfigError, StoreError
 
+PIPE_BYTES = 2**20
+"""As much as Linux grants anyone."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # sent to the whole group, and the starter's affair
@@ -147,6 +149,14 @@ class Processes:
         self.stop()
 
 
+def _widen(pipe: int) -> None:
+    """Let a pipe hold a batch of images, or the two processes switch at every 64 KiB of it. Linux alone can."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 class Process:
     """A fresh interpreter that answers calls; see `serve`. Nobody else uses it meanwhile."""
 
@@ -160,6 +170,8 @@ class Process:
         assert self._child.stdout is not None
         self._calls: Any = self._child.stdin
         self._answers: Any = self._child.stdout
+        for stream in (self._calls, self._answers):
+            _widen(stream.fileno())
 
     def wait_until_ready(self) -> None:
         """Separates a worker that cannot start, which is an error, from one that a task ends, which is tried again.

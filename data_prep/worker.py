@@ -74,7 +74,7 @@ def _listen(calls: queue.SimpleQueue[bytes]) -> None:
     try:
         while True:
             calls.put(receive(sys.stdin.buffer))
-    except EOFError:
+    finally:  # also when a call does not fit in memory: who asked would wait for ever
         os._exit(1)
 
 

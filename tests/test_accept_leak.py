@@ -78,7 +78,7 @@ def test_transfer_refuses_or_marks_every_row_plot_and_page(
     assert {row["saw"] for row in json.loads(shown.out)["rows"]} == {"none, leak"}
     result = read_result(tmp_path / "few")
     said = f"Leak accepted, in pretraining too: {WORDS}."
-    assert result.marks["run"] == f"Neither test samples nor related labels were seen in pretraining. {said}"
+    assert result.marks["run"].startswith(f"Neither test samples nor related labels were seen in pretraining. {said}")
     texts = [" ".join(text.get_text().split()) for text in few_label_figure(result).findobj(Text)]
     assert any("pretraining saw: none, leak" in text for text in texts)
     assert said in " ".join(report(run, [tmp_path / "few"]).read_text().split())

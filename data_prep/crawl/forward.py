@@ -64,8 +64,8 @@ class Forward:
         self.fault: Refused | None = None
 
     def read(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start` on; fewer where the file ends, none before its beginning or where a stream would have
-        to go back."""
+        """`size` bytes from `start` on; fewer where the file ends, none before its beginning or where a stream would
+        have to go back."""
         first = start - self._base
         have = len(self._window)
         if first >= 0 and first + size <= have:

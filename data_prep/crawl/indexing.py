@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sciencessl.data_prep.crawl.containers import contents
 
+from sciencessl.data_prep.crawl.containers import contents
 from sciencessl.data_prep.crawl.record import Contents, Part, Place, sample_id
 from sciencessl.data_prep.decode import Refused
 from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied

@@ -16,10 +16,10 @@ import pyarrow as pa
 from sciencessl.data_prep.crawl import tables
 from sciencessl.data_prep.crawl.forward import stamp_of
 from sciencessl.data_prep.crawl.loose import LISTED, Grouped, group_place
-from sciencessl.data_prep.crawl.members import IMAGES, SIDECARS
-from sciencessl.data_prep.crawl.record import SUFFIXES, Place, stem_of
+from sciencessl.data_prep.crawl.members import IMAGES, SIDECARS, is_image
+from sciencessl.data_prep.crawl.record import FILES, SUFFIXES, Place, stem_of
 from sciencessl.data_prep.decode import Refused
-from sciencessl.data_prep.listing import expand, file_ref, files_below, has_suffix, is_hidden
+from sciencessl.data_prep.listing import CATALOGUE_NAMES, expand, file_ref, files_below, has_suffix, is_hidden
 from sciencessl.errors import DataError
 from sciencessl.store.remote import client, is_remote, object_path, reached
 
@@ -81,13 +81,13 @@ def list_places(sources: Sequence[str | Path]) -> Places:
         raise DataError("no source was given; name a folder, a file, a glob or the URL of an object store.")
     searched = ", ".join(str(source) for source in sources)
     root, files = _found([str(source) for source in sources], searched)
-    shards = {name: Place(_text(name), file.path, SUFFIXES[kind], file.size, file.stamp)
-              for name, file in files.items() if (kind := _kind(name))}
-    loose = [name for name in files if name not in shards and has_suffix(name, LOOSE)]
-    grouped = Grouped([_text(name) for name in loose])
-    folders = set(_folders(_text(name) for name in loose if _text(name) not in grouped.lone))
+    shards = _shards(files)
+    loose = {_text(name): name for name in files if name not in shards and has_suffix(name, LOOSE)}
+    grouped = Grouped(list(loose))
+    folders = set(_folders(name for name in loose if name not in grouped.lone))
     metadata = _metadata(shards, folders)
-    others = Counter(_suffix(name) for name in files if name in metadata or not (name in shards or name in loose))
+    others = Counter(_suffix(name) for name in files if name in metadata)
+    others.update(_suffix(name) for name in files if name not in shards and not has_suffix(name, LOOSE))
     others.update(_suffix(name) for name in grouped.lone)
     places = [place for name, place in shards.items() if name not in metadata]
     _check_apart(places, folders)
@@ -95,6 +95,27 @@ def list_places(sources: Sequence[str | Path]) -> Places:
     if not places:
         raise DataError(_nothing(searched, others))
     return Places(tuple(sorted(places, key=lambda place: place.name)), root, searched, others)
+
+
+def kinds_in(sources: Sequence[str | Path]) -> set[str]:
+    """Kinds of the places that `list_places` would find, of all that is there. A Parquet table beside loose images or
+    archives counts only where it holds images, since it may as well be their catalogue.
+
+    Raises:
+        DataError: When a source does not exist.
+        OutOfReachError, MissingExtraError: When an object store does not answer.
+    """
+    _, files = _found([str(source) for source in sources], ", ".join(map(str, sources)))
+    shards = _shards(files)
+    kinds = {place.kind for place in shards.values() if place.kind != "parquet"}
+    kinds |= {FILES} if any(is_image(_text(name)) for name in files) else set()
+    tables_there = [place for place in shards.values() if place.kind == "parquet"]
+    return kinds | {"parquet"} if tables_there and (not kinds or _has_images(tables_there[0])) else kinds
+
+
+def _shards(files: Mapping[str, _File]) -> dict[str, Place]:
+    return {name: Place(_text(name), file.path, SUFFIXES[kind], file.size, file.stamp)
+            for name, file in files.items() if (kind := _kind(name))}
 
 
 def _found(sources: Sequence[str], searched: str) -> tuple[str, dict[str, _File]]:
@@ -169,8 +190,8 @@ def _objects(url: str) -> tuple[str, dict[str, _File]]:
 
 
 def _kind(name: str) -> str:
-    """The suffix of a shard or table; empty for other files."""
-    return name[len(stem_of(name)) :].lower()
+    """The suffix of a shard or table; empty for other files, catalogues among them."""
+    return "" if posixpath.basename(name).lower() in CATALOGUE_NAMES else name[len(stem_of(name)) :].lower()
 
 
 def _text(name: str) -> str:
@@ -216,6 +237,8 @@ def _has_images(place: Place) -> bool:
         return tables.has_images(place)
     except Refused:
         return False
+    except DataError:
+        return True  # several columns might hold them; which, is asked when they are listed
 
 
 def _check_apart(places: Sequence[Place], folders: set[str]) -> None:
@@ -231,13 +254,12 @@ def _check_apart(places: Sequence[Place], folders: set[str]) -> None:
         stems[stem] = place.name
 
 
-def _groups(grouped: Grouped, loose: Sequence[str], files: Mapping[str, _File], root: str) -> Iterator[Place]:
-    spelled = {_text(name): name for name in loose}
-    for group, names in grouped.groups(list(spelled)).items():
-        rows = [(os.fsencode(spelled[name]), name, files[spelled[name]].size, files[spelled[name]].stamp)
-                for name in names]
-        columns = dict(zip(LISTED.names, zip(*rows, strict=True), strict=True))
-        yield group_place(group, root, pa.table({name: list(values) for name, values in columns.items()}, LISTED))
+def _groups(grouped: Grouped, loose: Mapping[str, str], files: Mapping[str, _File], root: str) -> Iterator[Place]:
+    for group, names in grouped.groups(list(loose)).items():
+        found = [files[loose[name]] for name in names]
+        columns = [[os.fsencode(loose[name]) for name in names], names, [file.size for file in found],
+                   [file.stamp for file in found]]
+        yield group_place(group, root, pa.table(columns, LISTED))
 
 
 def _nothing(searched: str, others: Mapping[str, int]) -> str:

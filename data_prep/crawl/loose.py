@@ -48,7 +48,7 @@ class Grouped:
         """
         stems: dict[str, None] = {_stem(name): None for name in sorted(names) if is_image(name)}
         self._group_of = dict(_grouped(list(stems)))
-        self.lone = [name for name in names if _stem(name) not in self._group_of]
+        self.lone = {name for name in names if _stem(name) not in self._group_of}
 
     def groups(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Name of each group -> its files, in order of names."""
@@ -148,7 +148,7 @@ def _read(root: Path, entry: Mapping[str, Any]) -> bytes:
     else:
         try:
             with open(open_file(root / os.fsdecode(entry["file"]), entry["size"], entry["stamp"]), "rb") as stream:
-                raw = stream.read(MAX_FILE_BYTES)
+                raw = stream.read(entry["size"] + 1)
         except OSError as error:
             raise refusal_of(error) from error
     if len(raw) != entry["size"]:

@@ -16,6 +16,7 @@ SUFFIXES = {
     ".txz": "tgz", ".zip": "zip", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
 }
 """How names of places end -> their kind. Groups of loose files are of kind `files`."""
+_ENDINGS = tuple(SUFFIXES)
 FILES = "files"
 
 
@@ -43,8 +44,10 @@ class Place:
 
 def stem_of(name: str) -> str:
     """The name of a place without its suffix; that of any other file as it is."""
-    endings = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
-    return name[: -len(max(endings, key=len))] if endings else name
+    low = name.lower()
+    if not low.endswith(_ENDINGS):
+        return name
+    return name[: -max(len(suffix) for suffix in _ENDINGS if low.endswith(suffix))]
 
 
 def sample_id(place: Place, key: str) -> str:

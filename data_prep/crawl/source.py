@@ -11,7 +11,7 @@ from typing import Any
 
 from sciencessl.data_prep.crawl.indexing import CrawlIds, Listed, all_parts, crawl_folder, list_contents
 from sciencessl.data_prep.crawl.kept import column_types
-from sciencessl.data_prep.crawl.listing import list_places
+from sciencessl.data_prep.crawl.listing import kinds_in, list_places
 from sciencessl.data_prep.crawl.reader import CrawlReader, SplitRule, sample_of
 from sciencessl.data_prep.crawl.record import FILES, Part
 from sciencessl.data_prep.crawl.settings import CrawlSettings
@@ -25,6 +25,7 @@ from sciencessl.data_prep.source import Input, Source, refused_inputs
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.spec import DomainSpec
 from sciencessl.store.conditions import parse_condition
+from sciencessl.store.remote import is_remote
 
 NAME = "crawl"
 QUALITY = 90
@@ -89,8 +90,8 @@ def images_or_crawl(
 ) -> Source:
     """The source `images` where there is nothing but loose images and zips of them, which it reads with their
     catalogue; else `crawl`."""
-    kinds = {place.kind for place in list_places(sources).places}
-    make = images if kinds <= {FILES, "zip"} and not any("://" in str(source) for source in sources) else crawl
+    in_store = any(is_remote(source) for source in sources)
+    make = crawl if in_store or not kinds_in(sources) <= {FILES, "zip"} else images
     return make(spec, sources, settings, options, out)
 
 

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,6 +210,7 @@ class TrainEmbeddings:
         index: (n,) store indices of those.
         ids: (N,) ids.
         card: What the embeddings depend on.
+        points: What is clustered.
 
     Raises:
         DataError: When they are of another store, damaged, or none is of split=train.
@@ -218,7 +218,7 @@ class TrainEmbeddings:
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.train = store.split("train").all()
-        card = _card(folder, store)
+        card = embeddings_card(folder, store)
         self.ids = pa.array([store.ids[i] for i in self.train], pa.string())
         known = pa.concat_tables([pq.read_table(part, columns=["id"]) for part in sorted(folder.glob(SHARDS))])["id"]
         self.place = np.flatnonzero(pc.is_in(self.ids, value_set=known.cast(pa.string())).to_numpy(False))
@@ -227,13 +227,9 @@ class TrainEmbeddings:
             raise DataError(f"{folder} has no embedding of any of the {len(self.train):,} samples of split=train of "
                             f"{store.path}; embed --split train or all.")
         self._embedded: Embedded = read_folder(folder, store, self.index)
+        self.points = Directions(self._embedded)
         self.card = {"embeddings": digest(json.dumps(card, sort_keys=True).encode()),
                      "samples": digest(self.index.tobytes())}
-
-    @cached_property
-    def points(self) -> Directions:
-        """What is clustered; the first use reads all embeddings once, for their mean."""
-        return Directions(self._embedded, self._embedded.centre())
 
     def estimate(self, levels: Sequence[int]) -> tuple[float, int]:
         """Seconds and bytes of memory that clustering would take, from one file and a search of a thousand samples."""
@@ -251,11 +247,15 @@ class TrainEmbeddings:
         again = min(SAMPLE * k, n)
         products = n * k * every + again * k * PASSES * (RESAMPLINGS + 1)
         memory = 4 * width * (4 * len(values) + 3 * again + 2 * k) + (200 + 16) * n
-        return n * reading * (every + RESAMPLINGS + 2) + product * products, memory
+        return n * reading * (every + RESAMPLINGS + 1) + product * products, memory
 
 
-def _card(folder: Path, store: Store) -> dict[str, Any]:
-    """The card of a folder of embeddings of the store."""
+def embeddings_card(folder: Path, store: Store) -> dict[str, Any]:
+    """The card of a folder of embeddings of the store.
+
+    Raises:
+        DataError: When it holds none, or those of another store.
+    """
     if not any(folder.glob(SHARDS)):
         raise DataError(f"--embeddings {folder} holds no embeddings; make them with `sciencessl embed RUN --data "
                         f"{store.path} --out {folder}`.")

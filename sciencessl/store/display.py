@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from sciencessl.data.loader import Decoder
 from sciencessl.errors import ConfigError, StoreError, unknown_name
 from sciencessl.registry import load_domain
 from sciencessl.samples import Sample
+from sciencessl.spec import DomainSpec
 from sciencessl.store.reader import Store
 from sciencessl.views.display import STRETCH
 from sciencessl.views.stretch import KINDS, Stretch, fit_stretch, legacy_stretch, with_missing
@@ -40,7 +43,15 @@ class Display:
     def __call__(self, sample: Sample) -> np.ndarray:
         """A sample of the store, or a view of one, as pixels for people."""
         fixed = {STRETCH: self.stretch} if self.stretch else {}
-        return load_domain(self.domain).display(replace(sample, meta=sample.meta | fixed))
+        return self._spec.display(replace(sample, meta=sample.meta | fixed))
+
+    @cached_property
+    def _spec(self) -> DomainSpec:
+        # Looked for once: that goes through every installed package.
+        return load_domain(self.domain)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"domain": self.domain, "stretch": self.stretch}
 
 
 def fit_display(store: Store, kind: str = "asinh") -> Display:

@@ -144,6 +144,8 @@ class _Search:
 
     def pairs(self, words: np.ndarray) -> Iterator[_Words]:
         """Pairs of different words; each once, either way round."""
+        if not self.radius:
+            return
         if len(words) <= GROUP:
             yield from self._compared(np.array(words), len(words))
             return
@@ -157,7 +159,7 @@ class _Search:
         """Pairs of a word of `asked` and one of `pool`; both are without repetitions, ascending and fit into memory."""
         both = np.intersect1d(asked, pool, assume_unique=True)
         yield both, both
-        for found in self._across(asked, pool) if len(asked) and len(pool) else ():
+        for found in self._across(asked, pool) if len(asked) and len(pool) and self.radius else ():
             for one, other in (found, found[::-1]):
                 wanted = _is_in(one, asked) & _is_in(other, pool)
                 yield one[wanted], other[wanted]

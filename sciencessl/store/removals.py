@@ -91,14 +91,31 @@ def remove(
 
 def _write(opened: Store, index: np.ndarray, reason: str) -> np.ndarray:
     """Add samples to the table; returns those that were not in it."""
+    return withdraw(opened, index, pa.array(opened.ids, pa.string()).take(pa.array(index)), reason)
+
+
+def withdraw(opened: Store, index: np.ndarray, ids: pa.Array, reason: str) -> np.ndarray:
+    """Add samples to the table `removals`.
+
+    Args:
+        opened: A sealed store.
+        index: (k,) store indices, ascending, each once.
+        ids: Their k ids.
+        reason: Why, in words.
+
+    Returns:
+        (n,) the indices that were not in it before.
+
+    Raises:
+        StoreError: When another process writes the store, or the table is damaged.
+    """
     with only_writer(opened.path):  # two at once would lose what one of them wrote
         old = read_table(opened.path, REMOVALS).data if REMOVALS in opened.tables else _table([], [], [])
-        new = np.setdiff1d(index, old["index"].to_numpy())
+        new = np.flatnonzero(~np.isin(index, old["index"].to_numpy()))
         if len(new):
-            names = pa.array(opened.ids, pa.string()).take(pa.array(new))
-            added = _table(names, new, [reason] * len(new))
+            added = _table(ids.take(pa.array(new)), index[new], [reason] * len(new))
             write_table(opened.path, REMOVALS, pa.concat_tables([old, added]).sort_by("index"))
-    return new
+    return np.asarray(index[new])
 
 
 def _report(

@@ -267,6 +267,34 @@ def _compact(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _fill_dedup(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", nargs="+", default=("bytes", "pixels", "phash"), metavar="LEVEL",
+                        help="what copies share: bytes, pixels, phash (default: all three)")
+    parser.add_argument("--radius", type=int, default=3, metavar="BITS",
+                        help="bits by which perceptual hashes of copies differ at most, up to 7 (default: 3)")
+    parser.add_argument("--embeddings", default="", metavar="DIR", help="look for near embeddings too, of `embed`")
+    parser.add_argument("--cosine", type=float, default=None, metavar="X",
+                        help="above which embeddings are near (default: measured on the store)")
+    parser.add_argument("--against", default="", metavar="STORE2", help="leave what is in this store")
+    parser.add_argument("--keep", default="largest", metavar="RULE",
+                        help="which one of a group is kept: largest (default), sharpest, first; test before train")
+    parser.add_argument("--no-confirm", dest="confirm", action="store_false",
+                        help="take near hashes for copies without looking at pixels")
+    parser.add_argument("--out", default="", metavar="PATH", help="folder of the report (default: beside the store)")
+    parser.add_argument("--remove", action="store_true", help="withdraw the copies")
+    parser.add_argument("--dry-run", action="store_true", help="count; write nothing")
+
+
+def _dedup(args: argparse.Namespace) -> int:
+    from sciencessl.store.dedup import dedup
+    from sciencessl.store.dedup_report import dedup_text
+
+    found = dedup(args.store, args.against, args.by, args.radius, args.embeddings, args.cosine, args.keep, args.out,
+                  confirm=args.confirm, remove=args.remove, dry_run=args.dry_run)
+    emit(found, args.json, dedup_text(found))
+    return DONE
+
+
 def _fill_shuffle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="NEW", help="the new store, usually NAME.zarr")
     parser.add_argument("--seed", type=int, default=0, help="other rows for another seed (default: 0)")
@@ -317,6 +345,7 @@ ACTIONS: dict[str, Action] = {
     "audit": Action("look for samples that splits share, or another store", _audit, _fill_audit),
     "compact": Action("write a new store without the withdrawn samples", _compact, _fill_compact),
     "curate": Action("weigh samples so that clusters of embeddings come evenly", _curate, _fill_curate),
+    "dedup": Action("find copies of samples, and withdraw all but one of each", _dedup, _fill_dedup),
     "info": Action("counts, columns, tables and how well samples are mixed", _info),
     "label": Action("put a table of labels that came later beside the pixels", _label, _fill_label),
     "remove": Action("withdraw samples: no reader gives them from then on", _remove, _fill_remove),

@@ -10,16 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from sciencessl.data_prep import isolated
-from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.decode import Canonical, canonicalise
 from sciencessl.data_prep.isolated import HERE, isolated_map
 from sciencessl.data_prep.limits import Limits
+from sciencessl.data_prep.refused import Refused
 from sciencessl.errors import ConfigError, StoreError
+from sciencessl.spec import FieldSpec
 
 LIMITS = Limits(seconds=1.0, memory_mb=512)
 
@@ -27,7 +32,7 @@ CALLS = """
 import ctypes, os, re, signal, sys, threading, time
 from pathlib import Path
 import numpy as np
-from sciencessl.data_prep.decode import Refused
+from sciencessl.data_prep.decode import Canonical, canonicalise
 
 def do(word):
     if isinstance(word, bytes):
@@ -114,11 +119,25 @@ def test_a_loop_is_ended_by_its_processor_time_even_inside_a_library(do: Any) ->
     assert told(isolated_map(do, items, Limits(0.1, 512))) == ["a", slow, "b", slow, "c", slow, "d"]
 
 
+def test_a_small_file_that_takes_its_decoder_long_is_stopped() -> None:
+    # A defect elsewhere: a JPEG of many passes over a large image holds a decoder for minutes.
+    raw = bytes(cv2.imencode(".jpg", np.full((3000, 3000, 3), 200, np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1])
+    last = raw.rindex(b"\xff\xda")
+    slow = raw[:last] + raw[last:-2] * 150 + raw[-2:]
+    assert len(slow) < 200_000
+    small = bytes(cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1])
+    work = partial(canonicalise, field=FieldSpec("bytes", ("r", "g", "b")), options=Canonical())
+    first, second, third = isolated_map(work, [small, slow, small], Limits(0.3, 512))
+    assert isinstance(second, Refused)
+    assert (second.reason, second.detail) == ("too-slow", "not done after 0.3 s of processor time")
+    assert first == third == canonicalise(small, FieldSpec("bytes", ("r", "g", "b")), Canonical())
+
+
 def test_waiting_is_no_processor_time_and_is_ended_by_the_clock(do: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "LEAST_HANG_SECONDS", 0.5)
+    monkeypatch.setattr(isolated, "LEAST_HANG_SECONDS", 0.3)
     monkeypatch.setattr(isolated, "HANG_TIMES", 0)
     results = told(isolated_map(do, ["say a", "sleep", "say b"], LIMITS))
-    assert results == ["a", ("too-slow", "not done after 0.5 s, without using the processor"), "b"]
+    assert results == ["a", ("too-slow", "not done after 0.3 s, without using the processor"), "b"]
 
 
 def test_ending_the_process_from_outside_changes_nothing(do: Any, tmp_path: Path) -> None:
@@ -238,6 +257,7 @@ sys.path.insert(0, sys.argv[1])
 from isolated_calls import do
 from sciencessl.data_prep.isolated import isolated_map
 from sciencessl.data_prep.limits import Limits
+from sciencessl.data_prep.refused import Refused
 list(isolated_map(do, ["hold " + sys.argv[2]], Limits(5, 512)))
 """
 

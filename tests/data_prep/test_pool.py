@@ -53,6 +53,14 @@ def hold(marker, tell):
     Path(marker).write_text(str(os.getpid()))
     time.sleep(60)
 
+def squeeze(tell):
+    import resource
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, -1))
+
+def size(raw, tell):
+    return len(raw)
+
 def odd(tell):
     return lambda: None
 
@@ -110,6 +118,13 @@ def test_calls_run_in_one_other_process_with_one_thread_and_answer_beside_what_t
     assert pool.call(calls.me, (), 0)[0] == first
     with pytest.raises(ConfigError, match=r"cannot be sent to another process .*--workers 0"):
         pool.call(lambda tell: None, (), 0)
+
+
+def test_a_call_that_does_not_fit_in_memory_ends_the_process_and_nobody_waits(pool: Processes, calls: Any) -> None:
+    pool.call(calls.squeeze, (), 0)
+    with pytest.raises(WorkerDied, match="ended with code 1"):
+        pool.call(calls.size, (bytes(2**26),), 0)
+    assert pool.call(calls.size, (b"123",), 0) == 3
 
 
 @pytest.mark.parametrize(("retries", "times"), [(1, 1), (1, 2)])

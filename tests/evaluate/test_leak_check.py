@@ -275,8 +275,8 @@ def test_a_near_copy_in_the_label_pool_is_refused(tmp_path: Path) -> None:
         "red"]}))
     data = load_across(store, COLOUR, other)
     with pytest.raises(LeakError, match=r"1 of 5 test samples of .* of the label pool of .*first\.zarr: 1 by "
-                                        r"perceptual hash \(such as copy, score 0\.\d\d, \d bits apart\)\. The test would leak\. "
-                                        r"Prepare one store without them"):
+                                        r"perceptual hash \(such as copy, score 0\.\d\d, \d bits apart\)\. The test "
+                                        r"would leak\. Prepare one store without them"):
         check_leak(store, data, other)
 
 

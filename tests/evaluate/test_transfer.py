@@ -397,7 +397,9 @@ def test_another_store_is_tested_on_whole(tmp_path: Path, survey: Store, run: Pa
     with pytest.raises(LeakError, match=r"of 30 test samples of .*again\.zarr are the same thing as samples of the "
                                         r"label pool .*by id .*The test would leak\."):
         _transfer([run], survey, tmp_path / "leak", test=str(again.path))
-    assert not (tmp_path / "leak").exists()
+    # Nothing but what shows the leak.
+    assert [path.name for path in (tmp_path / "leak").iterdir()] == ["leak"]
+    assert len((tmp_path / "leak/leak/remove.txt").read_text().split()) == 20
 
 
 def test_what_a_reader_must_know_is_noted(tmp_path: Path, make_store: Any, make_run: Any) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from sciencessl import cli
 from sciencessl.domains.pathology.synthetic_slides import NAME_ON_LABEL
+from sciencessl.domains.web.synthetic_hostile import GPS_EXIF
 
 TINY = (
     "--backbone test_resnet --batch 16 --options.hidden 32 --options.out 16 --compute.workers 0 --compute.threads 1 "
@@ -58,6 +59,12 @@ SLIDES = Tutorial(
     "pathology_slides",
     {"default_rng(0), 16": "default_rng(0), 8, side_um=320", "--steps 30": "--steps 2"},
     {"pretrain": f"{TINY} 32", "prepare": "--workers 0"}, {"prepare": 3},
+)
+
+CRAWL = Tutorial(
+    "web_crawl",
+    {"rng, 160)": "rng, 40)", "rng, 300, ": "rng, 40, per_shard=50, ", "--steps 30": "--steps 2"},
+    {"pretrain": f"{TINY} 32", "prepare": "--workers 0"}, {"prepare": 3, "transfer runs/curated --data": 4},
 )
 
 
@@ -109,6 +116,11 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return shown(SLIDES, tmp_path_factory.mktemp("slides-tutorial"))
 
 
+@pytest.fixture(scope="module")
+def crawl(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    return shown(CRAWL, tmp_path_factory.mktemp("crawl-tutorial"))
+
+
 def run(tutorial: Tutorial) -> list[tuple[str, str]]:
     """Run a page's blocks in the current folder."""
     expected, said = [], ""
@@ -138,7 +150,7 @@ def command(line: str, tutorial: Tutorial) -> str:
     return out.getvalue() + err.getvalue()
 
 
-@pytest.mark.parametrize("page", ["galaxy", "slides"])
+@pytest.mark.parametrize("page", ["galaxy", "slides", "crawl"])
 def test_commands_say_what_the_page_says(page: str, request: pytest.FixtureRequest) -> None:
     _, expected = request.getfixturevalue(page)
     assert len(expected) > 12
@@ -162,6 +174,27 @@ def test_slides_leave_what_the_page_says(slides: Shown) -> None:
     assert NAME_ON_LABEL.encode() in (folder / "slides/S000.svs").read_bytes()
     others = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] != "slides"]
     assert not [path for path in others if NAME_ON_LABEL.encode() in path.read_bytes()]
+
+
+def test_a_crawl_becomes_what_its_truth_says(crawl: Shown) -> None:
+    folder, expected = crawl
+    (said,) = {said for line, said in expected if line.startswith("as expected")}
+    right, images = re.findall(r"\d+", said)
+    assert int(right) == int(images) > 80
+    # Who took a photo and where stands in a file of the crawl, and nowhere else.
+    secret = GPS_EXIF["Image Make"].encode()
+    holding = {path.relative_to(folder).parts[0] for path in folder.rglob("*")
+               if path.is_file() and secret in path.read_bytes()}
+    assert holding == {"crawl"}
+
+
+def test_the_photos_that_leak_are_found(crawl: Shown) -> None:
+    folder, _ = crawl
+    with (folder / "crawl/truth.csv").open(newline="") as file:
+        leaked = {row["duplicate_of"] for row in csv.DictReader(file) if row["kind"] == "leaked"}
+    assert len(leaked) == 2
+    found = (folder / "runs/leaking/leak/remove.txt").read_text().split()
+    assert {f"{Path(name).name}.jpg" for name in found} == leaked
 
 
 def test_files_are_where_the_page_says(galaxy: Shown) -> None:

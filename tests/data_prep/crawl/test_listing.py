@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sciencessl.data_prep.crawl.containers import contents, records
-from sciencessl.data_prep.crawl.listing import list_places
+from sciencessl.data_prep.crawl.listing import kinds_in, list_places
 from sciencessl.errors import DataError, OutOfReachError
 from tests.data_prep.crawl.shards import SAMPLES, raws, tar_bytes
 
@@ -103,6 +103,22 @@ def test_a_large_folder_is_several_places_that_other_folders_do_not_change(tmp_p
     after = {place.name: place for place in list_places([tmp_path]).places}
     assert [after[place.name] for place in before if place.name in after] == [
         place for place in before if place.name.startswith("big/from-")]
+
+
+def test_catalogues_beside_images_are_no_tables_of_images(tmp_path: Path) -> None:
+    fill(tmp_path, "1.jpg")
+    pq.write_table(pa.table({"file": ["1.jpg"], "class": ["a"]}), tmp_path / "labels.parquet")
+    assert kinds_in([tmp_path]) == {"files"}
+    fill(tmp_path, "catalogue.parquet", "pack.zip")
+    assert kinds_in([tmp_path]) == {"files", "zip"}
+    assert list_places([tmp_path]).others == {".parquet": 1}
+    pq.write_table(pa.table({"jpg": [b"x"], "png": [b"y"]}), tmp_path / "labels.parquet")
+    assert kinds_in([tmp_path]) == {"files", "zip", "parquet"}
+    fill(tmp_path, "a/1.tar", "notes.csv")
+    assert kinds_in([tmp_path / "a"]) == {"tar"}
+    assert kinds_in([tmp_path / "notes.csv"]) == set()
+    pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "urls.parquet")
+    assert kinds_in([tmp_path / "urls.parquet"]) == {"parquet"}
 
 
 def test_nothing_found_says_what_was_searched_and_what_to_do(tmp_path: Path) -> None:

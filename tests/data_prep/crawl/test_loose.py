@@ -57,7 +57,7 @@ def test_files_of_one_name_stay_together() -> None:
 
 def test_what_is_said_of_no_image_is_alone() -> None:
     found = Grouped(["a.jpg", "a.json", "b.json", "c/a.txt"])
-    assert found.lone == ["b.json", "c/a.txt"]
+    assert found.lone == {"b.json", "c/a.txt"}
 
 
 def group(folder: Path) -> Place:
