@@ -83,9 +83,12 @@ class Compared:
 
 
 def _clause(entry: Evidence) -> str:
-    first = entry.pairs[0]
-    apart = f", {pair_words(first)}" if entry.kind in (PLACE, COPY) else ""
-    return f"{entry.samples:,} by {entry.by} (such as {', '.join(entry.ids[:EXAMPLES])}{apart})"
+    first, such = entry.pairs[0], ", ".join(entry.ids[:EXAMPLES])
+    if entry.kind == PLACE:
+        such += f", {pair_words(first)}"
+    if entry.kind == COPY:
+        such = f"{first.test} and {first.pool}, {pair_words(first)}"
+    return f"{entry.samples:,} by {entry.by} (such as {such})"
 
 
 @dataclass(frozen=True)

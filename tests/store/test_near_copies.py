@@ -96,8 +96,9 @@ def test_a_large_store_without_hashes_is_told(pool: Store, tested: Store, monkey
     monkeypatch.setattr(module, "MOST_UNHASHED", 10)
     monkeypatch.setattr(module, "_kept", lambda store: None)
     found = near_copies(whole(pool), whole(tested))
-    assert found.unknown == (f"Near copies were not looked for: {tested.path} has 14 images and no column 'phash'; "
-                             "crawls are prepared with one, and of 10 images or fewer it is made here.")
+    assert found.unknown == (f"Near copies were not looked for: {tested.path} has 14 images and no column 'phash', "
+                             f"with which crawls are prepared; `sciencessl store dedup {tested.path} --by phash "
+                             "--dry-run` makes its hashes.")
     assert (found.match == -1).all()
     assert near_copies(whole(pool), whole(pool)).unknown == ""
 
