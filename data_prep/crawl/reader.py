@@ -154,7 +154,7 @@ def _numbered(entry: Input, part: Part, wanted: tuple[str, ...]) -> Iterator[_Nu
     """The records of a part. What ends a place ends all that is left of it, and leaves a record for each."""
     rows, ids = rows_of(part), iter(entry.ids)
     own = part.place.kind == FILES
-    files = iter([raw.decode(errors="ignore") for raw in rows["file"].to_pylist()] if own
+    files = iter([_file_name(raw) for raw in rows["file"].to_pylist()] if own
                  else [part.place.name] * len(rows))
     keys = iter(rows["key"].to_pylist())
     try:
@@ -164,6 +164,14 @@ def _numbered(entry: Input, part: Part, wanted: tuple[str, ...]) -> Iterator[_Nu
     except Refused as refused:
         for key, identifier in zip(keys, ids, strict=True):
             yield _Numbered(identifier, "", Record(key, b"", refused=refused))
+
+
+def _file_name(raw: bytes) -> str:
+    """Empty where it is no text: such a file is stored rather than referred to."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def sample_of(part: Part, count: int) -> Iterator[Mapping[str, Any]]:
