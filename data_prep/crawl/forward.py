@@ -108,6 +108,7 @@ def opened(place: Place, start: int = 0, stop: int | None = None, window: int = 
     """
     if is_remote(place.url):
         ask = _ranges(place)
+        _require_bytes(place)
         pool = ThreadPoolExecutor(AHEAD)
         try:
             yield Forward(_Blocks(pool, ask, start, place.size if stop is None else stop), place.size)
@@ -116,6 +117,8 @@ def opened(place: Place, start: int = 0, stop: int | None = None, window: int = 
         return
     file = open_file(place.url, place.size, place.stamp)
     try:
+        _require_bytes(place)
+
         def fetch_local(start: int, size: int) -> bytes:
             try:
                 return os.pread(file, size, start)
@@ -125,6 +128,11 @@ def opened(place: Place, start: int = 0, stop: int | None = None, window: int = 
         yield Forward(fetch_local, place.size, window)
     finally:
         os.close(file)
+
+
+def _require_bytes(place: Place) -> None:
+    if not place.size:
+        raise Refused("truncated", "the file is empty")
 
 
 def open_file(path: str | Path, size: int, stamp: int) -> int:
@@ -171,9 +179,11 @@ def seekable(place: Place) -> Iterator[BinaryIO]:
     """
     if is_remote(place.url):
         ask = _ranges(place)
+        _require_bytes(place)
         yield cast(BinaryIO, _AsFile(Forward(lambda start, size: ask(start, start + size), place.size)))
     else:
         with open(open_file(place.url, place.size, place.stamp), "rb") as stream:
+            _require_bytes(place)
             yield stream
 
 

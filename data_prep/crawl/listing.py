@@ -92,6 +92,7 @@ def list_places(sources: Sequence[str | Path]) -> Places:
     places = [place for name, place in shards.items() if name not in metadata]
     _check_apart(places, folders)
     places += _groups(grouped, loose, files, root)
+    _check_text(places)
     if not places:
         raise DataError(_nothing(searched, others))
     return Places(tuple(sorted(places, key=lambda place: place.name)), root, searched, others)
@@ -252,6 +253,13 @@ def _check_apart(places: Sequence[Place], folders: set[str]) -> None:
                             "unpacked from the other. Name the one to take, such as by a quoted glob '*"
                             f"{place.name[len(stem) :]}', or rename one.")
         stems[stem] = place.name
+
+
+def _check_text(places: Sequence[Place]) -> None:
+    for place in places:
+        if _text(place.url) != place.url:
+            raise DataError(f"{_text(place.url)}: the name is no UTF-8 text, and lists of what was read hold text; "
+                            "rename the file or folder.")
 
 
 def _groups(grouped: Grouped, loose: Mapping[str, str], files: Mapping[str, _File], root: str) -> Iterator[Place]:

@@ -43,8 +43,6 @@ def contents(place: Place) -> Contents:
     Raises:
         Refused: When it is no tar, or nothing of it can be read.
     """
-    if not place.size:
-        raise Refused("truncated", "the file is empty")
     with _opened(place, 0, None, LISTING_WINDOW) as source:
         batches, refused = _walk(source, place)
     found = images_of(pa.Table.from_batches(batches, MEMBERS), place, first_dot=True)

@@ -46,8 +46,7 @@ def contents(place: Place) -> Contents:
     except (Refused, SciencesslError):
         raise
     except Exception as error:  # hostile archives raise anything from KeyError to struct.error
-        reason = "corrupt" if place.size else "truncated"
-        raise Refused(reason, "its directory cannot be read; it is no zip archive, or its end is missing") from error
+        raise Refused("corrupt", "its directory cannot be read; it is no zip archive, or its end is missing") from error
     rows = [_member(info) for info in members if not any(map(is_hidden, info.filename.split("/")))]
     table = pa.Table.from_pylist([dict(zip(MEMBERS.names, row, strict=True)) for row in rows], MEMBERS)
     found = images_of(table, place, first_dot=False)

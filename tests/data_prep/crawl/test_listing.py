@@ -12,6 +12,7 @@ import pytest
 
 from sciencessl.data_prep.crawl.containers import contents, records
 from sciencessl.data_prep.crawl.listing import kinds_in, list_places
+from sciencessl.data_prep.decode import Refused
 from sciencessl.errors import DataError, OutOfReachError
 from tests.data_prep.crawl.shards import SAMPLES, raws, tar_bytes
 
@@ -58,6 +59,9 @@ def test_what_lies_behind_links_is_listed_once(tmp_path: Path) -> None:
     (tmp_path / "data" / "gone.tar").symlink_to(tmp_path / "nothing.tar")
     found = list_places([tmp_path / "data"]).places
     assert [(place.name, place.size) for place in found] == [("1.tar", 1), ("gone.tar", 0)]
+    with pytest.raises(Refused) as error:
+        contents(found[1])
+    assert error.value.reason == "missing-file"
     (record,) = records(found[1], pa.table({"key": ["k"], "at": [0], "size": [0], "sidecars": pa.array([[]], pa.list_(
         pa.struct([("at", pa.int64()), ("size", pa.int64())])))}))
     assert record.refused is not None
@@ -136,6 +140,15 @@ def test_nothing_found_says_what_was_searched_and_what_to_do(tmp_path: Path) -> 
         list_places([f"{tmp_path}/*.tar"])
     with pytest.raises(DataError, match="no source was given"):
         list_places([])
+
+
+def test_a_shard_whose_name_is_no_text_is_an_error_that_says_so(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.tar")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes only text as names")
+    with pytest.raises(DataError, match=r"/\\xff\.tar: the name is no UTF-8 text, .*; rename the file"):
+        list_places([tmp_path])
 
 
 def test_folders_that_cannot_be_listed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

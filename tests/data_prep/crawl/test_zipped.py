@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -87,8 +88,6 @@ def test_a_bomb_is_refused_by_what_it_declares_or_stopped_where_it_lies(tmp_path
     place = put(tmp_path, "a.zip", lies(raw, 2**29 + 1))
     assert refusals(place) == {"a/a": "too-large"}
     assert list(raws(place)) == ["b"]
-    import tracemalloc
-
     place = put(tmp_path, "b.zip", lies(raw, 1000))
     tracemalloc.start()
     found = read(place)
