@@ -349,7 +349,8 @@ def show(found: dict[str, Any]) -> None:
     for name, value in found["milliseconds"].items():
         ratio = f"{found['ratios'][name]:6.2f} times ours" if name in found["ratios"] else ""
         print(f"{name:14} {value:8.2f} ms a photo {ratio}")
-    print(f"tarfile lists in {found['ratios']['tarfile']:.1f} times our time")
+    if "tarfile" in found["ratios"]:
+        print(f"tarfile lists in {found['ratios']['tarfile']:.1f} times our time")
     for part in ("rates", "wall", "memory"):
         for name, value in found.get(part, {}).items():
             print(f"{part}: {name} {value:,.2f}")
