@@ -115,7 +115,7 @@ def _common_name(names: Sequence[str]) -> str:
     """`byol` for byol-1, byol-2 and byol-seed3; the first name where they have nothing in common."""
     if len(names) == 1:
         return names[0]
-    stems = {re.sub(r"[-_. ]*(?:seed|s)?[-_. ]*\d+$", "", name) for name in names}
+    stems = {re.sub(r"(?:(?:^|[-_. ]+)(?:seed|s))?[-_. ]*\d+$", "", name) for name in names}
     return stems.pop() if len(stems) == 1 and "" not in stems else names[0]
 
 
