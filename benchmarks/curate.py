@@ -12,7 +12,8 @@ libraries included, and time is processor time of all threads, so that other wor
 - `faiss`: `faiss.Kmeans` in memory, all points, as many passes as ours made, its own seeding.
 - `minibatch`: scikit-learn's `MiniBatchKMeans` in memory, batches of 4,096, as many passes over all samples at most.
 
-The ratio is their time over that of `ours`, and beside it their sum of squared distances over ours (above 1: worse).
+`search` times the nearest centroids alone. The ratio is their time over that of `ours`, and beside it their sum of
+squared distances over ours (above 1: worse).
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sciencessl.curate.hierarchy import PASSES, Hierarchy, hierarchical_kmeans
-from sciencessl.curate.lloyd import one_pass
+from sciencessl.curate.lloyd import Search, one_pass
 from sciencessl.curate.points import Directions
 from sciencessl.evaluate.embedded import EMBEDDING, Embedded
+from sciencessl.train.measure import best_time
 
 WIDTH, SHARD, KINDS = 128, 16_384, 3000
 
@@ -124,6 +126,18 @@ ARMS: dict[str, Callable[[Path, int], np.ndarray]] = {
 }
 
 
+def searched(k: int) -> dict[str, float]:
+    """Processor seconds of the nearest of k centroids for 4,096 points: ours, and faiss's flat index."""
+    import faiss
+
+    rng = np.random.default_rng(0)
+    rows, centroids = (rng.normal(size=(n, WIDTH)).astype(np.float32) for n in (4096, k))
+    index, own = faiss.IndexFlatL2(WIDTH), Search(centroids)
+    index.add(centroids)
+    return {"ours": best_time(lambda: own(rows) and None, clock=time.process_time),
+            "faiss": best_time(lambda: index.search(rows, 1) and None, clock=time.process_time)}
+
+
 def peak_mb() -> float:
     """Most memory that was resident in this process, MB, on Linux."""
     status = Path("/proc/self/status").read_text()
@@ -154,20 +168,22 @@ def measure(folder: Path, samples: int, k: int, threads: int) -> dict[str, Any]:
     lay(folder / "all", samples)
     quarter = apart("ours", folder / "quarter", k, threads)
     arms, absent = {}, []
-    for name in ARMS:
+    for name in (*ARMS, "search"):
         try:
             arms[name] = apart(name, folder / "all", k, threads)
         except subprocess.CalledProcessError:
             absent.append(name)
-    own = arms["ours"]
+    own, search = arms["ours"], arms.pop("search", {"ours": 1.0, "faiss": float("nan")})
     peers = {name: found for name, found in arms.items() if not name.startswith("ours")}
     return {
         "name": "curate",
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "ratios": {name: found["cpu_s"] / own["cpu_s"] for name, found in peers.items()}
+        "ratios": {"faiss_search": search["faiss"] / search["ours"]}
+        | {name: found["cpu_s"] / own["cpu_s"] for name, found in peers.items()}
         | {f"{name}_spread": found["spread"] / own["spread"] for name, found in peers.items()}
         | {f"{name}_memory": found["peak_mb"] / own["peak_mb"] for name, found in peers.items()},
-        "absolute": {"samples": samples, "clusters": k, "threads": threads, "ours_quarter": quarter, **arms,
+        "absolute": {"samples": samples, "clusters": k, "threads": threads, "ours_quarter": quarter,
+                     "search": search, **arms,
                      "bytes_a_sample": (own["peak_mb"] - quarter["peak_mb"]) * 1e6 / (samples - samples // 4)},
         "absent": absent,
     }
@@ -184,7 +200,8 @@ def main() -> None:
     parser.add_argument("--part", nargs=2, metavar=("ARM", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        print(json.dumps(arm(options.part[0], Path(options.part[1]), options.clusters)))
+        name, part = options.part
+        print(json.dumps(searched(options.clusters) if name == "search" else arm(name, Path(part), options.clusters)))
         return
     samples = options.samples or (100_000 if options.quick else 10**6)
     with tempfile.TemporaryDirectory(prefix="curate-") as folder:

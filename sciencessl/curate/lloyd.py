@@ -41,7 +41,7 @@ Advance = Callable[[int], None]
 class Search:
     """Exact nearest centroids, by matrix products: |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2), a tile at a time.
 
-    Three to four times as fast as an exact search by faiss on one core (`benchmarks/curate.py`).
+    Faster than an exact search by faiss on the machine that `benchmarks/curate.py` was run on.
 
     Args:
         centroids: (k, F) float32.

@@ -108,5 +108,7 @@ class Directions:
 
 def on_grid(values: np.ndarray) -> Float32:
     """The values rounded to multiples of `GRID`, float32."""
-    rounded = np.rint(values / np.float32(GRID))
-    return np.asarray(rounded * GRID, dtype=np.float32)
+    rounded = values * values.dtype.type(1 / GRID)
+    np.rint(rounded, out=rounded)
+    rounded *= values.dtype.type(GRID)
+    return np.asarray(rounded, dtype=np.float32)
