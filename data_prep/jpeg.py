@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -19,13 +21,13 @@ _SOI, _EOI, _SOS, _APP0, _APP1, _APP2, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0x
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _PLAIN = frozenset((0xC0, 0xC1, 0xC2))
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """The next marker in entropy-coded data or in what should not be there: no stuffed byte, restart or fill byte."""
-_EXIF, _ICC, _XMP = b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0"
+_EXIF, _ICC, _XMP, _MPF = b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0", b"MPF\0"
+_NUMBER_OF_IMAGES = 0xB001
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A marker and what belongs to it: bytes `start` to `stop` of the file, entropy-coded data after a scan's header
     not among them."""
 
@@ -46,7 +48,7 @@ class JpegHeader:
         exif: Contents of its EXIF, empty where there is none.
         xmp: Contents of its XMP.
         icc: Its colour profile.
-        several: Whether it holds more than one image (MPO).
+        images: How many it holds, more than one in an MPO.
     """
 
     width: int
@@ -56,7 +58,7 @@ class JpegHeader:
     exif: bytes = b""
     xmp: bytes = b""
     icc: bytes = b""
-    several: bool = False
+    images: int = 1
 
 
 def is_jpeg(raw: bytes) -> bool:
@@ -71,30 +73,44 @@ def read_header(raw: bytes) -> JpegHeader | None:
         Refused: `too-slow` where it has more than `MAX_SCANS` scans, or `MAX_SEGMENTS` segments.
     """
     frame, size, plain, found = 0, (0, 0, 0), False, []
-    for segment in segments(raw):
-        if segment.marker in _FRAMES and not frame and segment.stop - segment.start >= 10:
-            frame, at = segment.marker, segment.start
-            size, plain = (_word(raw, at + 7), _word(raw, at + 5), raw[at + 9]), raw[at + 4] == 8 and frame in _PLAIN
-        elif segment.marker in (_APP1, _APP2):
-            found.append(raw[segment.start + 4 : segment.stop])
-        elif segment.marker == _SOS:
+    for marker, start, stop in segments(raw):
+        if marker in _FRAMES and not frame and stop - start >= 10:
+            frame = marker
+            size = (_word(raw, start + 7), _word(raw, start + 5), raw[start + 9])
+            plain = raw[start + 4] == 8 and frame in _PLAIN
+        elif marker in (_APP1, _APP2):
+            found.append(raw[start + 4 : stop])
+        elif marker == _SOS:
             if not frame:
                 return None
             # With all components in its first scan a sequential image ends there, whatever follows.
-            if frame in _PROGRESSIVE or raw[segment.start + 4] < size[2]:
+            if frame in _PROGRESSIVE or raw[start + 4] < size[2]:
                 _count_scans(raw)
-            return JpegHeader(*size, plain, *_metadata(found))
+            exif, xmp, icc, images = _metadata(found)
+            return JpegHeader(*size, plain, exif, xmp, icc, images)
     return None
 
 
-def _metadata(found: list[bytes]) -> tuple[bytes, bytes, bytes, bool]:
+def _metadata(found: list[bytes]) -> tuple[bytes, bytes, bytes, int]:
     if not found:
-        return b"", b"", b"", False
+        return b"", b"", b"", 1
     exif = b"".join(content[len(_EXIF) :] for content in found if content.startswith(_EXIF))
     xmp = b"".join(content[len(_XMP) :] for content in found if content.startswith(_XMP))
     parts = sorted(content for content in found if content.startswith(_ICC))
     icc = b"".join(part[len(_ICC) + 2 :] for part in parts)
-    return exif, xmp, icc, any(content.startswith(b"MPF\0") for content in found)
+    return exif, xmp, icc, max([1, *(_listed(content) for content in found if content.startswith(_MPF))])
+
+
+def _listed(content: bytes) -> int:
+    """Images in the index of an MPO; 2 where it cannot be read. Source: CIPA DC-007."""
+    order = "<" if content[4:6] == b"II" else ">"
+    try:
+        at = 4 + struct.unpack_from(f"{order}I", content, 8)[0]
+        entries = struct.unpack_from(f"{order}H", content, at)[0]
+        tags = (struct.unpack_from(f"{order}HHII", content, at + 2 + 12 * i) for i in range(entries))
+        return next((int(value) for tag, _, _, value in tags if tag == _NUMBER_OF_IMAGES), 2)
+    except struct.error:
+        return 2
 
 
 def _count_scans(raw: bytes) -> None:
@@ -111,19 +127,20 @@ def segments(raw: bytes) -> Iterator[Segment]:
     Raises:
         Refused: `too-slow` after `MAX_SEGMENTS` of them.
     """
-    at = 0
+    search, length = _MARKER.search, len(raw)
+    stop = 0
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(raw, at)
+        found = search(raw, stop)
         if found is None:
             return
-        marker, start = found[1][0], found.start()
+        start = found.start()
+        marker = raw[start + 1]
         stop = start + 2 if marker in (_SOI, _EOI) else start + 2 + _word(raw, start + 2)
-        if stop > len(raw):
+        if stop > length:
             return
         yield Segment(marker, start, stop)
         if marker == _EOI:
             return
-        at = stop
     raise Refused("too-slow", f"more than {MAX_SEGMENTS} segments")
 
 

@@ -119,7 +119,7 @@ def _from_jpeg(raw: bytes, options: Canonical) -> Picture | None:
     size = (header.width, header.height)
     check_size(size, options)
     # All of an MPO but its first image is metadata.
-    if header.several and not options.strip:
+    if header.images > 1 and not options.strip:
         return None
     pixels = jpeg.decode_exactly(raw, header, divisor(size, options))
     if pixels is None:
@@ -129,8 +129,8 @@ def _from_jpeg(raw: bytes, options: Canonical) -> Picture | None:
     if not _turns(found) and smaller_size(size, options) is None:
         kept = jpeg.stripped(raw) if options.strip else raw
     return Picture(
-        upright(pixels, found), _upright_size(size, found), "MPO" if header.several else "JPEG", found,
-        2 if header.several else 1, header.icc, kept, True,
+        upright(pixels, found), _upright_size(size, found), "MPO" if header.images > 1 else "JPEG", found,
+        header.images, header.icc, kept, True,
     )
 
 
@@ -156,6 +156,8 @@ def _opened(raw: bytes, options: Canonical) -> Picture:
         found = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1)
         # First of all: asking a PNG for its EXIF loads it too, and hides that it is truncated.
         image.load()
+        if image.format == "PNG" and (image.info.get("interlace") or not np.asarray(image)[-1].any()):
+            png.check_filled(raw)
         told = _number(image.getexif)
         as_is = _is_canonical(image, raw) and not _turns(told) and smaller_size(size, options) is None
         return Picture(

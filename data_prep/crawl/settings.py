@@ -17,7 +17,7 @@ class CrawlSettings:
         max_aspect: Largest long side over short side; 0 takes any.
         max_megapixels: Images with more are refused by their header.
         min_entropy: Least entropy of the grey values, 0 to 8 bits.
-        min_sharpness: Least standard deviation of the Laplacian of the grey values, of images of 256 px short side.
+        min_sharpness: Least standard deviation of the Laplacian of the grey values, see `picture_quality`.
         max_one_colour: Largest share of pixels that have one colour, above 0 to 1.
         srgb: Convert images with an embedded colour profile to sRGB.
         decode_seconds: Processor time after which the decoding of one image is ended and the image refused, above 0; 0

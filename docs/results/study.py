@@ -26,6 +26,8 @@ import yaml
 from sciencessl.evaluate.results import Row, TransferResult, read_result
 from sciencessl.evaluate.tables import difference_text, endpoint_text, resolution_text
 
+HERE = Path(__file__).resolve().parent
+
 OURS = ("store", "seeds", "about", "runs")
 """Options of methods and transfers that are for this script and not for the command."""
 
@@ -48,9 +50,9 @@ def main() -> None:
     for name, command, finished in commands:
         left = not (finished and (args.work / finished).exists())
         if args.dry_run and left:
-            print(shlex.join(["sciencessl", *command]))
+            print(_shown(command))
         elif left and not args.page_only:
-            _run(args.work, name, command)
+            _run(args.work, name, command, finished)
     if not args.dry_run:
         page = args.study.with_suffix(".md")
         page.write_text("\n".join(_page(study, args, commands)) + "\n", encoding="utf-8")
@@ -61,30 +63,48 @@ def _commands(study: Mapping[str, Any], data: Path) -> Iterator[tuple[str, list[
     """(name, words, file that is there once it is done; empty for commands that find out themselves).
 
     Methods and transfers are of the study's first store unless their `store` names another. A transfer takes all runs
-    on its store, or those of its methods in `runs`, after the `beside` that the study compares with.
+    on its store, or those of its methods in `runs`, after the `beside` that the study compares with. Further commands
+    follow the store or run that `after` names.
     """
     first, *_ = study["stores"]
     for name, options in study["stores"].items():
         yield _called("prepare", name, first), ["prepare", study["domain"], str((data / study["source"]).resolve()),
                                                 "--out", f"{name}.zarr", *_words(options)], ""
+        yield from _after(study, name)
     runs = _runs(study, first)
     for name, store, seed in sorted(runs, key=lambda run: run[2]):
         yield name, ["pretrain", "--data", f"{store}.zarr", "--out", f"runs/{name}", "--seed", str(seed),
                      *_words(study["pretrain"]), *_words(study["methods"][name.rpartition("-")[0]])], \
             f"runs/{name}/exported/model.json"
+        yield from _after(study, name)
     for name, options in study["transfers"].items():
         own = options.get("store", first)
-        methods = options.get("runs", study["methods"])
         given = [*study.get("beside", []), *(f"runs/{run}" for run, store, _ in runs
-                                             if store == own and run.rpartition("-")[0] in methods)]
+                                             if run.rpartition("-")[0] in options.get("runs", [])
+                                             or ("runs" not in options and store == own))]
         yield name, ["transfer", *given, "--data", f"{own}.zarr", "--out", f"transfers/{name}", *_words(options)], ""
+    yield from _summaries(study, runs, first)
+
+
+def _after(study: Mapping[str, Any], name: str) -> Iterator[tuple[str, list[str], str]]:
+    """Further commands, each done once: verbs, or scripts beside this one."""
+    for number, line in enumerate(study.get("after", {}).get(name, []), 1):
+        yield f"{name}-{number}", shlex.split(line), f"done/{name}-{number}"
+
+
+def _summaries(
+    study: Mapping[str, Any], runs: Sequence[tuple[str, str, int]], first: str
+) -> Iterator[tuple[str, list[str], str]]:
     for store in study["stores"]:
         transfers = [f"transfers/{name}" for name, options in study["transfers"].items()
                      if options.get("store", first) == store]
         ordered = [f"runs/{run}" for run, own, _ in runs if own == store]
-        yield _called("compare", store, first), ["compare", *transfers, "--out", _called("compare", store, first)], ""
-        yield _called("report", store, first), ["report", ordered[0], "--data", f"{store}.zarr", "--transfer",
-                                                *transfers], ""
+        if transfers:
+            name = _called("compare", store, first)
+            yield name, ["compare", *transfers, "--out", name], ""
+        if transfers and ordered:
+            yield _called("report", store, first), ["report", ordered[0], "--data", f"{store}.zarr", "--transfer",
+                                                    *transfers], ""
 
 
 def _runs(study: Mapping[str, Any], first: str) -> list[tuple[str, str, int]]:
@@ -107,18 +127,27 @@ def _words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _run(work: Path, name: str, command: Sequence[str]) -> None:
+def _run(work: Path, name: str, command: Sequence[str], finished: str) -> None:
     """Run one command in the folder of the study; a run that was begun is continued."""
     begun = command[0] == "pretrain" and (work / "runs" / name / "config.yaml").exists()
-    words = [sys.executable, "-m", "sciencessl", *command, *(["--resume"] if begun else [])]
-    print("+", shlex.join(["sciencessl", *words[3:]]), flush=True)
+    # A run goes on with its own settings and takes no others.
+    words = ["pretrain", "--out", f"runs/{name}", "--resume"] if begun else list(command)
+    print("+", _shown(words), flush=True)
+    program = [str(HERE / words.pop(0))] if words[0].endswith(".py") else ["-m", "sciencessl"]
     started = time.perf_counter()
-    done = subprocess.run(words, cwd=work, check=False)
+    done = subprocess.run([sys.executable, *program, *words], cwd=work, check=False)
     times = json.loads((work / TIMES).read_text()) if (work / TIMES).exists() else {}
     times[name] = times.get(name, 0.0) + time.perf_counter() - started
     (work / TIMES).write_text(json.dumps(times, indent=1))
     if done.returncode:
         sys.exit(f"{name} ended with code {done.returncode}; the same call goes on from there.")
+    if finished.startswith("done/"):
+        (work / finished).parent.mkdir(exist_ok=True)
+        (work / finished).touch()
+
+
+def _shown(words: Sequence[str]) -> str:
+    return shlex.join(["python" if words[0].endswith(".py") else "sciencessl", *words])
 
 
 def _page(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence[Any]) -> Iterator[str]:
@@ -172,10 +201,12 @@ def _section(name: str, result: TransferResult, args: argparse.Namespace, about:
         yield ""
     yield from _table(result)
     yield ""
-    yield "Mean gap between two curves over log labels, the first one primary, the others Holm-adjusted:"
-    yield ""
-    yield from (f"- {endpoint_text(endpoint)}." for endpoint in result.endpoints)
-    yield ""
+    yield from _groups(result)
+    if result.endpoints:
+        yield "Mean gap between two curves over log labels, the first one primary, the others Holm-adjusted:"
+        yield ""
+        yield from (f"- {endpoint_text(endpoint)}." for endpoint in result.endpoints)
+        yield ""
     yield "What pretraining saw of the task:"
     yield ""
     yield from (f"- {names}: {sentence}" for names, sentence in result.said().items())
@@ -201,22 +232,34 @@ def _table(result: TransferResult) -> Iterator[str]:
                 yield f"| | each seed | {' | '.join(each)} |"
 
 
+def _groups(result: TransferResult) -> Iterator[str]:
+    """The score by groups of test samples at the largest budget, where there are any."""
+    if not result.by:
+        return
+    details = [detail for detail in result.details if detail.groups]
+    names = [group.group for group in details[0].groups]
+    yield f"At {details[0].budget}, by {result.by}, over label subsets and test units for these checkpoints:"
+    yield ""
+    yield f"| | | {' | '.join(names)} |"
+    yield f"|---|---|{'---|' * len(names)}"
+    for detail in details:
+        cells = [f"{g.score:.3f} [{g.low:.3f}, {g.high:.3f}]" if g.low is not None and g.high is not None
+                 else f"{g.score:.3f}" for g in detail.groups]
+        yield f"| {detail.encoder} | {detail.arm} | {' | '.join(cells)} |"
+    yield ""
+
+
 def _verdict(aim: Mapping[str, Any], results: Mapping[str, TransferResult]) -> str:
     """Met or not, in numbers."""
     result = results[aim["transfer"]]
+    if "above" in aim:
+        return _above(aim, result)
     if "at" in aim:
-        row = next(r for r in result.rows if (r.encoder, r.arm, r.budget) == (aim["of"], "frozen", str(aim["at"])))
+        row = _row(result, aim["of"], "frozen", aim["at"])
         met = row.difference is not None and row.difference >= aim["least"] and row.resolved
         return f"{'Met' if met else 'Not met'}: {difference_text(row)}."
     if "best_of" in aim:
-        rows = [r for r in result.rows if r.budget == str(aim["best_of"])]
-        best = max((r for r in rows if r.arm not in ("scratch", "random")), key=lambda r: r.score)
-        scratch = next(r for r in rows if r.arm == "scratch")
-        apart = best.low > scratch.high
-        said = "" if apart else ", intervals overlap: not resolved"
-        return (f"{'Met' if best.score > scratch.score else 'Not met'}: {best.encoder} {best.arm} {best.score:.3f} "
-                f"[{best.low:.3f}, {best.high:.3f}], scratch {scratch.score:.3f} [{scratch.low:.3f}, "
-                f"{scratch.high:.3f}]{said}.")
+        return _best_of(aim, result)
     found = next(e for e in result.endpoints
                  if (e.encoder, e.arm, e.baseline, e.baseline_arm) == (aim["of"], "frozen", aim["over"], "frozen"))
     met = all(gap > 0 for gap in found.each)
@@ -225,13 +268,38 @@ def _verdict(aim: Mapping[str, Any], results: Mapping[str, TransferResult]) -> s
             f"{'' if found.resolved else ', not resolved'}.")
 
 
+def _row(result: TransferResult, encoder: str, arm: str, budget: Any) -> Row:
+    return next(r for r in result.rows if (r.encoder, r.arm, r.budget) == (encoder, arm, str(budget)))
+
+
+def _above(aim: Mapping[str, Any], result: TransferResult) -> str:
+    """One arm of two methods: that of `of` above the strongest among `above`."""
+    row = _row(result, aim["of"], aim["arm"], aim["at"])
+    other = max((_row(result, name, aim["arm"], aim["at"]) for name in aim["above"]), key=lambda r: r.score)
+    gap, apart = row.score - other.score, row.low > other.high
+    seeds = ", ".join(f"{score - other.score:+.3f}" for score in row.each)
+    return (f"{'Met' if gap >= aim['least'] and apart else 'Not met'}: {row.encoder} {row.score:.3f} [{row.low:.3f}, "
+            f"{row.high:.3f}], {other.encoder} {other.score:.3f} [{other.low:.3f}, {other.high:.3f}], the stronger of "
+            f"{len(aim['above'])}: {gap:+.3f}" + (f" ({seeds} by seed)." if len(row.each) > 1 else "."))
+
+
+def _best_of(aim: Mapping[str, Any], result: TransferResult) -> str:
+    rows = [r for r in result.rows if r.budget == str(aim["best_of"])]
+    best = max((r for r in rows if r.arm not in ("scratch", "random")), key=lambda r: r.score)
+    scratch = next(r for r in rows if r.arm == "scratch")
+    said = "" if best.low > scratch.high else ", intervals overlap: not resolved"
+    return (f"{'Met' if best.score > scratch.score else 'Not met'}: {best.encoder} {best.arm} {best.score:.3f} "
+            f"[{best.low:.3f}, {best.high:.3f}], scratch {scratch.score:.3f} [{scratch.low:.3f}, "
+            f"{scratch.high:.3f}]{said}.")
+
+
 def _commands_section(study: Mapping[str, Any], args: argparse.Namespace, commands: Sequence[Any]) -> Iterator[str]:
     yield "## Commands and what they cost"
     yield ""
     yield "```bash"
     for _, words, _ in commands:
         shown = [f"DATA/{study['source']}" if word.endswith(study["source"]) else word for word in words]
-        yield shlex.join(["sciencessl", *shown])
+        yield _shown(shown)
     yield "```"
     yield ""
     yield "| run | steps | images | minutes | device | peak memory |"

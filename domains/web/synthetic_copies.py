@@ -158,8 +158,8 @@ FORMS: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
     "animation": (_animation, ""),
     "banner": (_banner, "too-long"),
     "thumbnail": (_thumbnail, "too-small"),
-    "one-colour": (_one_colour, "filtered:one_colour"),
-    "blurred": (_blurred, "filtered:sharpness"),
+    "one-colour": (_one_colour, "filtered:one-colour"),
+    "blurred": (_blurred, "filtered:blur"),
 }
 """Form -> (what makes a file of it from a photo, the reason for which a filter refuses it where one is asked for). An
 animation shows the photo first; a banner is 20 times as wide as high, a thumbnail 24 x 18 px."""

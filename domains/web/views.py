@@ -9,7 +9,12 @@ import numpy as np
 
 from sciencessl.spec import View
 from sciencessl.views.byol import (
-    CropSettings, PhotometricSettings, byol_views, evaluated_side, evaluation_view, swav_photometric,
+    CropSettings,
+    PhotometricSettings,
+    byol_views,
+    evaluated_side,
+    evaluation_view,
+    swav_photometric,
 )
 from sciencessl.views.settings import check_views
 

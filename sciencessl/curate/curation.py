@@ -316,6 +316,8 @@ def curation_text(found: Curation) -> str:
             f"them to {own.median:,.0f}; as diverse as {own.effective_before:,.1f} equal ones before, "
             f"{own.effective_after:,.1f} after (Gini {own.gini_before:.2f}, {own.gini_after:.2f})"
         )
+    if found.budget >= found.samples:
+        lines.append("the budget covers every sample, so all weigh the same: nothing is balanced; give a smaller one")
     lines.append(f"in an epoch the most frequent sample comes {found.most:.2f} times, the least frequent "
                  f"{found.rarest:.2g} times")
     lines.append(f"table {found.name!r} of {found.store}: {', '.join(found.columns)}; digest {found.digest}")

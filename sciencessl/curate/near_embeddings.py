@@ -13,15 +13,16 @@ alike too: look at the pairs before anything is withdrawn.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciencessl.curate.curation import embeddings_card
-from sciencessl.curate.points import Directions
 from sciencessl.errors import ConfigError, MissingExtraError
-from sciencessl.evaluate.embedded import read_folder
+from sciencessl.evaluate.embedded import Embedded, read_folder
+from sciencessl.evaluate.knn import unit_rows
 from sciencessl.store.copies import FALSE_CONFIRMED, NULL_IMAGES, fit_null
 from sciencessl.store.reader import Store
 
@@ -36,6 +37,27 @@ BLOCK = 4096
 LEAST_APART = 1e-6
 """Distance 1 - cos below which embeddings are equal."""
 SEED = 0
+
+
+@dataclass(frozen=True)
+class _Centred:
+    """Embeddings minus their mean, at length 1: what all of them share makes nothing near."""
+
+    embedded: Embedded
+    centre: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        return self.embedded.samples
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(m,) positions and (m, F) float32."""
+        for place, values in self.embedded.blocks():
+            yield place, unit_rows(values - self.centre)
+
+    def pick(self, places: np.ndarray) -> np.ndarray:
+        """(p, F) float32 at different positions."""
+        return unit_rows(self.embedded.pick(places) - self.centre)
 
 
 def near_embeddings(
@@ -64,13 +86,13 @@ def near_embeddings(
         raise ConfigError(f"cosine {cosine:g}; expected 0 to below 1, above which two embeddings count as copies.")
     embeddings_card(folder, store)
     embedded = read_folder(folder, store, index)
-    points = Directions(embedded, embedded.centre())
+    points = _Centred(embedded, embedded.centre().astype(np.float32))
     found = _index(points)
     threshold = _measured(points, found) if cosine is None else cosine
     return threshold, _pairs(points, found, index, threshold)
 
 
-def _measured(points: Directions, found: Any) -> float:
+def _measured(points: _Centred, found: Any) -> float:
     """The cosine that `FALSE_CONFIRMED` of all samples are expected to reach without having a copy."""
     n = points.samples
     drawn = np.sort(np.random.default_rng(SEED).choice(n, min(n, NULL_IMAGES), replace=False))
@@ -82,7 +104,7 @@ def _measured(points: Directions, found: Any) -> float:
 
 
 def _pairs(
-    points: Directions, found: Any, index: np.ndarray, threshold: float
+    points: _Centred, found: Any, index: np.ndarray, threshold: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     for places, values in points.blocks():
         for at in range(0, len(places), BLOCK):
@@ -93,23 +115,22 @@ def _pairs(
             yield index[one[once]], index[other[once]], score[once].astype(np.float32)
 
 
-def _index(points: Directions) -> Any:
+def _index(points: _Centred) -> Any:
     """A faiss index of all points by their positions."""
     try:
         import faiss
     except ImportError as error:
         raise MissingExtraError("near embeddings need faiss; install it with: pip install 'sciencessl[web]'") from error
     n, width = points.samples, next(points.blocks())[1].shape[1]
-    index = faiss.IndexFlatIP(width)
+    flat = faiss.IndexFlatIP(width)
+    index: Any = faiss.IndexIDMap(flat)
     if n > EXACT:
         lists = int(4 * n**0.5)
-        index = faiss.IndexIVFScalarQuantizer(index, width, lists, faiss.ScalarQuantizer.QT_fp16,
+        index = faiss.IndexIVFScalarQuantizer(flat, width, lists, faiss.ScalarQuantizer.QT_fp16,
                                               faiss.METRIC_INNER_PRODUCT)
         places = np.random.default_rng(SEED).choice(n, min(n, TRAINED * lists), replace=False)
         index.train(points.pick(np.sort(places)))
         index.nprobe = PROBED
-    else:
-        index = faiss.IndexIDMap(index)
     for places, values in points.blocks():
         index.add_with_ids(values, places)
     return index

@@ -71,15 +71,18 @@ class ArrayPoints:
 class Directions:
     """Embeddings at length 1: their squared distance is 2 - 2 cos, so k-means groups by cosine.
 
-    Unlike in `evaluate.nearness`, their mean stays: in skewed data it lies beside the most common kind, whose directions
-    from there would point everywhere and take most clusters. Coordinates are rounded to `GRID`, 0.00000006, so that
-    sums over any blocks in any order are the same to the last bit. Source: ours.
+    To cluster them their mean stays: in skewed data it lies beside the most common kind, whose directions from there
+    would point everywhere and take most clusters. To find neighbours it is taken off, as in `evaluate.nearness`.
+    Coordinates are rounded to `GRID`, 0.00000006, so that sums over any blocks in any order are the same to the last
+    bit. Source: ours.
 
     Attributes:
         embedded: As they were written.
+        centre: (F,) that is taken off before; None for nothing.
     """
 
     embedded: Embedded
+    centre: np.ndarray | None = None
 
     @property
     def samples(self) -> int:
@@ -93,11 +96,14 @@ class Directions:
             DataError: When an embedding is not finite.
         """
         for place, values in self.embedded.blocks():
-            yield place, on_grid(unit_rows(values))
+            yield place, self._directions(values)
 
     def pick(self, places: Int64) -> Float32:
         """(p, F) directions."""
-        return on_grid(unit_rows(self.embedded.pick(places)))
+        return self._directions(self.embedded.pick(places))
+
+    def _directions(self, values: np.ndarray) -> Float32:
+        return on_grid(unit_rows(values if self.centre is None else values - self.centre.astype(np.float32)))
 
 
 def on_grid(values: np.ndarray) -> Float32:

@@ -29,6 +29,7 @@ from sciencessl.evaluate.marks import mark_encoder
 from sciencessl.evaluate.outcomes import Gathered, Outcome
 from sciencessl.evaluate.plan import Plan, Request, make_plan
 from sciencessl.evaluate.results import RESULT, Detail, TransferEstimate, TransferResult
+from sciencessl.evaluate.seen import Mark
 from sciencessl.evaluate.subsets import Budget, Draw
 from sciencessl.evaluate.summary import lower_is_better, make_endpoints, make_rows, resolution
 from sciencessl.monitor.throughput import Progress
@@ -133,9 +134,7 @@ def transfer(
     _fill(plan, features)
     ahead = train_side_by_side(request, plan, jobs) if jobs > 1 else 0
     outcomes, details, choices, done = _all_fits(plan, features, by)
-    marks = {run.name: leaks.marked(run.name, mark_encoder(run, plan.store, plan.data, plan.test_store,
-                                                           plan.standing.leak, leaks.seen[run.name]))
-             for run in plan.runs}
+    marks = {run.name: _mark(plan, leaks, run) for run in plan.runs}
     result = TransferResult(
         out=plan.out, task=plan.data.task.name, unit=plan.data.task.unit, classes=plan.data.classes,
         n_pool=len(plan.data.train), n_test=len(plan.data.test), resolution=resolution(plan),
@@ -169,6 +168,11 @@ def _settled(request: Request, by: str, tell: Callable[[str], None], dry_run: bo
         tell(line)
     standing = replace(plan.standing, leak=plan.standing.leak or leaks.pool)
     return replace(plan, standing=standing), leaks
+
+
+def _mark(plan: Plan, leaks: Leaks, run: Encoder) -> Mark:
+    seen = leaks.seen[run.name]
+    return leaks.marked(run.name, mark_encoder(run, plan.store, plan.data, plan.test_store, plan.standing.leak, seen))
 
 
 def _check_out(plan: Plan) -> None:

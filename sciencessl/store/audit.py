@@ -165,7 +165,8 @@ def _by_pixels(compared: Sequence[tuple[Side, Side]], groups: Sequence[str]) -> 
             return _Pixels(pairs=pairs, unreadable=unreadable)
         confirmed, suspected = (null.threshold(rate, pairs) for rate in (FALSE_CONFIRMED, FALSE_SUSPECTED))
         progress = Progress(pairs, unit="pair", title="audit: compare")
-        found, done = [], 0
+        found: list[Evidence] = []
+        done = 0
         for pool, test in compared:
             tick = partial(_advance, progress, done)
             found += by_likeness(pool, test, _copies(pool, test, maps, tick), PIXELS, confirmed, suspected)

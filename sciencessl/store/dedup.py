@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from sciencessl.errors import ConfigError, unknown_name
 from sciencessl.store.confirmed import Links, confirmed
 from sciencessl.store.dedup_samples import BYTES, HASHES, PHASH, PIXELS, Samples, store_columns
+from sciencessl.store.distinct import chunks
 from sciencessl.store.format import SPLITS
 from sciencessl.store.hamming import MOST_RADIUS, near_pairs
 from sciencessl.store.reader import Store
@@ -52,6 +53,8 @@ class Groups:
             them; empty for that one itself.
         distance: (k,) int64 bits between the perceptual hashes of these two; -1 where one has none.
         score: (k,) float32 likeness of their pixels or embeddings; NaN where it was not asked for.
+        ids: k names.
+        split: (k,) positions in `SPLITS`.
     """
 
     number: np.ndarray
@@ -60,6 +63,8 @@ class Groups:
     by: tuple[str, ...]
     distance: np.ndarray
     score: np.ndarray
+    ids: tuple[str, ...]
+    split: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class _Search:
             return
         if level == PHASH:
             gone = sum(len(store.removed) for store in self.samples.stores)
-            self.flat = int(sum((part == FLAT).sum() for part in _parts(column))) - gone
+            self.flat = int(sum((part == FLAT).sum() for part in chunks(column))) - gone
         numbers, roots = self.components.found()
         column[numbers[numbers != roots]] = FLAT
         if level == PHASH and self.confirm:
@@ -246,8 +251,11 @@ class _Search:
         number, component = self.components.found()
         mine = np.isin(component, component[number < self.samples.own])
         number, component = number[mine], component[mine]
-        keeper = _keepers(self.samples, number, component, keep)
-        by, distance = self._likeness(number, keeper)
+        sizes = {f"{store.primary}.size": None for store in self.samples.stores}
+        facts = self.samples.facts(number, [*_FACTS, *HASHES.values(), *sizes])
+        split = np.array([SPLITS.index(name) for name in facts["split"].to_pylist()], np.int64)
+        keeper = _keepers(facts, [*sizes], number, component, split, number < self.samples.own, keep)
+        by, distance = self._likeness(facts, number, keeper)
         score = np.full(len(number), np.nan, np.float32)
         links = Links.joined(self.links)
         for one, other in ((links.one, links.other), (links.other, links.one)):
@@ -256,66 +264,61 @@ class _Search:
             score[place[direct]] = links.score[direct]
         named = tuple(EMBEDDING if name == CHAIN and self.cosine is not None and value > self.cosine else name
                       for name, value in zip(by, score.tolist(), strict=True))
-        return Groups(number, component, keeper, named, distance, score)
+        return Groups(number, component, keeper, named, distance, score, tuple(facts["id"].to_pylist()), split)
 
-    def _likeness(self, number: np.ndarray, keeper: np.ndarray) -> tuple[list[str], np.ndarray]:
+    def _likeness(self, facts: pa.Table, number: np.ndarray, keeper: np.ndarray) -> tuple[list[str], np.ndarray]:
         """By what each sample is like the one that is kept, and the bits between their hashes."""
         by = np.full(len(number), CHAIN, object)
         distance = np.full(len(number), -1, np.int64)
         kept = np.searchsorted(number, keeper)
-        for level in reversed([name for name in LEVELS if name in self.levels]):
-            column = self.samples.hashes(level)
-            if column is None:
-                continue
-            values = np.array(column[number])
-            sound = (values != FLAT) & (values[kept] != FLAT)
+        if PHASH in self.levels:
+            values = np.array(self.samples.hashes(PHASH))[number]
             apart = np.bitwise_count(values ^ values[kept]).astype(np.int64)
-            if level == PHASH:
-                distance = np.where(sound, apart, -1)
-            by[sound & (apart <= (self.radius if level == PHASH else 0))] = level
+            distance = np.where((values != FLAT) & (values[kept] != FLAT), apart, -1)
+            by[(distance >= 0) & (distance <= self.radius)] = PHASH
+        for level in (PIXELS, BYTES):
+            if level in self.levels:
+                texts = np.array(facts[HASHES[level]].to_pylist(), object)
+                by[[text is not None and text == same for text, same in zip(texts, texts[kept], strict=True)]] = level
         by[number == keeper] = ""
         return by.tolist(), distance
 
 
-def _parts(column: np.ndarray, size: int = 2**20) -> Iterator[np.ndarray]:
-    return (column[at : at + size] for at in range(0, len(column), size))
-
-
-def _keepers(samples: Samples, number: np.ndarray, component: np.ndarray, keep: str) -> np.ndarray:
-    """(k,) the number that is kept of each sample's group."""
-    fields = [f"{store.primary}.size" for store in samples.stores]
-    facts = samples.facts(number, [*_FACTS, *dict.fromkeys(fields)])
+def _keepers(
+    facts: pa.Table, sizes: list[str], number: np.ndarray, component: np.ndarray, split: np.ndarray, own: np.ndarray,
+    keep: str,
+) -> np.ndarray:
+    """(k,) the number that is kept of each sample's group; `own` says which are not of the other store."""
 
     def values(name: str) -> np.ndarray:
         if name not in facts.column_names:
             return np.zeros(len(number))
-        return np.nan_to_num(np.array(facts[name].cast(pa.float64()).to_numpy()))
+        return np.asarray(np.nan_to_num(facts[name].cast(pa.float64()).to_numpy()))
 
     area = values("source_width") * values("source_height")
     area = np.where(area > 0, area, values("width") * values("height"))
-    stored = np.max([values(name) for name in fields], axis=0)
+    stored = np.max([values(name) for name in sizes], axis=0)
     key = np.frombuffer(b"".join(facts["key"].to_pylist()) if len(number) else b"", ">u8").reshape(-1, 2)
-    split = _RANK[[SPLITS.index(name) for name in facts["split"].to_pylist()]] if len(number) else number
     wish = {"largest": -area, "sharpest": -values("sharpness"), "first": number}[keep]
-    order = np.lexsort((number, key[:, 1], key[:, 0], -stored, -area, wish, split, number < samples.own, component))
+    order = np.lexsort((number, key[:, 1], key[:, 0], -stored, -area, wish, _RANK[split], own, component))
     groups, first = np.unique(component[order], return_index=True)
-    return np.asarray(number[order][first][np.searchsorted(groups, component)])
+    kept: np.ndarray = number[order][first][np.searchsorted(groups, component)]
+    return kept
 
 
 def _report(samples: Samples, search: _Search, found: Groups) -> DedupReport:
     store = samples.stores[0]
-    copies = found.number[(found.number != found.keeper) & (found.number < samples.own)]
-    split, of_copies = samples.splits(found.number), samples.splits(copies)
-    splits = {name: int((of_copies == place).sum()) for place, name in enumerate(SPLITS)}
+    mine = found.number < samples.own
+    copies = mine & (found.number != found.keeper)
+    splits = {name: int((found.split[copies] == place).sum()) for place, name in enumerate(SPLITS)}
     groups, place, size = np.unique(found.component, return_inverse=True, return_counts=True)
     several = np.zeros((len(groups), len(SPLITS)), bool)
-    mine = found.number < samples.own
-    several[place[mine], split[mine]] = True
+    several[place[mine], found.split[mine]] = True
     sizes, count = np.unique(size, return_counts=True)
     return DedupReport(
         str(store.path), str(samples.stores[1].path) if len(samples.stores) > 1 else "",
         len(store) - len(store.removed), search.levels, search.candidates, len(search.rejected), search.cosine,
-        len(groups), dict(zip(sizes.tolist(), count.tolist(), strict=True)), len(copies), splits,
+        len(groups), dict(zip(sizes.tolist(), count.tolist(), strict=True)), int(copies.sum()), splits,
         int((several.sum(axis=1) > 1).sum()), search.flat, tuple(search.notes),
     )
 
@@ -328,7 +331,7 @@ def _written(
 
     store = samples.stores[0]
     mine = np.flatnonzero(found.number < samples.own)
-    ids = samples.ids(found.number)
+    ids = found.ids
     place = np.searchsorted(found.number, found.keeper[mine])
     table = pa.table({
         "id": pa.array([ids[i] for i in mine], pa.string()),

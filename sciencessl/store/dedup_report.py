@@ -149,8 +149,9 @@ def _listed(links: Links) -> list[tuple[int, int, float]]:
 
 def _names(samples: Samples, found: Groups, doubted: Links) -> dict[int, str]:
     """Number -> id of all that may be shown."""
-    numbers = np.unique(np.concatenate([found.number, doubted.one, doubted.other]))
-    return dict(zip(numbers.tolist(), samples.ids(numbers), strict=True))
+    numbers = np.unique(np.concatenate([doubted.one, doubted.other]))
+    others = dict(zip(numbers.tolist(), samples.facts(numbers, ["id"])["id"].to_pylist(), strict=True))
+    return others | dict(zip(found.number.tolist(), found.ids, strict=True))
 
 
 def _largest(shown: _Shown, found: Groups) -> Section:

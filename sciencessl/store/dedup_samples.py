@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from sciencessl.errors import StoreError
 from sciencessl.store.display import pictures
-from sciencessl.store.format import SPLITS
 from sciencessl.store.hamming import IN_MEMORY
 from sciencessl.store.near_copies import COLUMN, store_hashes
 from sciencessl.store.reader import Store
+from sciencessl.store.seal import read_columns
 from sciencessl.views.perceptual import FLAT
 
 BYTES, PIXELS, PHASH = "bytes", "pixels", "phash"
@@ -87,32 +87,19 @@ class Samples:
         os.close(handle)
         return Path(name)
 
-    def ids(self, numbers: np.ndarray) -> list[str]:
-        """The ids of ascending samples."""
-        names: list[str] = self.facts(numbers, ["id"])["id"].to_pylist()
-        return names
-
-    def facts(self, numbers: np.ndarray, names: list[str]) -> pa.Table:
-        """Row columns of (k,) ascending samples, those of `names` that are there, row after row."""
+    def facts(self, numbers: np.ndarray, names: Sequence[str]) -> pa.Table:
+        """Row columns of (k,) ascending samples, those of `names` that are there; reads the rows that have one."""
         parts = []
         for first, store in zip((0, self.own), self.stores, strict=False):
             mine = numbers[(numbers >= first) & (numbers < first + len(store))] - first
-            for start, table in _rows(store):
-                lo, hi = np.searchsorted(mine, (start, start + table.num_rows))
-                if lo < hi:
-                    known = table.select([name for name in names if name in table.column_names])
-                    parts.append(known.take(pa.array(mine[lo:hi] - start)))
+            bounds = store.row_first
+            rows, starts = np.unique(np.searchsorted(bounds, mine, side="right") - 1, return_index=True)
+            for row, part in zip(rows.tolist(), np.split(mine, starts[1:]), strict=False):
+                table = read_columns(store.path, row)
+                known = table.select([name for name in names if name in table.column_names])
+                parts.append(known.take(pa.array(part - bounds[row])))
         empty = pa.table({name: pa.array([], pa.string()) for name in names})
         return pa.concat_tables(parts, promote_options="permissive") if parts else empty
-
-    def splits(self, numbers: np.ndarray) -> np.ndarray:
-        """(k,) positions in `SPLITS`."""
-        names = self.facts(numbers, ["split"])["split"].to_pylist()
-        return np.array([SPLITS.index(name) for name in names], np.int64)
-
-    def name(self, number: int) -> str:
-        """The path of the store that a sample is in."""
-        return str(self.stores[int(number >= self.own)].path)
 
 
 def store_columns(store: Store) -> list[str]:

@@ -108,7 +108,8 @@ def _best(
 ) -> NearCopies:
     """Of p pairs, for each of m test samples that with the highest score."""
     if found is None:
-        return NearCopies(np.full(m, -1), np.full(m, -1), Alignment(*np.zeros((3, m)), np.zeros(m, bool)), unknown)
+        zero = np.zeros(m)
+        return NearCopies(np.full(m, -1), np.full(m, -1), Alignment(zero, zero, zero, zero > 0), unknown)
     pair = np.full(m, -1)
     order = np.lexsort((-match, found.score))
     pair[which[order]] = order  # of several, the last one stays
@@ -124,8 +125,8 @@ def has_hashes(store: Store) -> bool:
 
 
 def _too_many(store: Store) -> str:
-    return (f"Near copies were not looked for: {store.path} has {len(store):,} images and no column {COLUMN!r}; "
-            f"crawls are prepared with one, and of {MOST_UNHASHED:,} images or fewer it is made here.")
+    return (f"Near copies were not looked for: {store.path} has {len(store):,} images and no column {COLUMN!r}, with "
+            f"which crawls are prepared; `sciencessl store dedup {store.path} --by phash --dry-run` makes its hashes.")
 
 
 @lru_cache(maxsize=4)

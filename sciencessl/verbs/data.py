@@ -335,8 +335,8 @@ def _curate(args: argparse.Namespace) -> int:
     if args.levels != ["auto"] and not all(word.isdecimal() for word in args.levels):
         raise ConfigError(f"--levels {' '.join(args.levels)}: expected auto, or whole numbers such as 1000 100 10.")
     levels = [int(word) for word in args.levels if word != "auto"]
-    found = curate(args.store, args.embeddings, levels or "auto", args.budget, args.name, args.seed, args.out, args.dry_run,
-                   args.overwrite)
+    found = curate(args.store, args.embeddings, levels or "auto", args.budget, args.name, args.seed, args.out,
+                   args.dry_run, args.overwrite)
     emit(found, args.json, curation_text(found))
     return DONE
 

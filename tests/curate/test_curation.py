@@ -84,7 +84,7 @@ def test_pretraining_draws_what_is_said(store: Store, folder: Path) -> None:
     joined = JoinedStores([Store(store.path)])
     run = RunConfig((str(store.path),), batch=8, sampling=SamplingConfig(weights="weight"))
     sampling = make_sampling(joined, [], run)
-    counts = expected_draws(sampling)
+    counts = expected_draws(sampling.order)
     assert counts.sum() == pytest.approx(found.samples)
     assert (counts.min(), counts.max()) == (pytest.approx(found.rarest, abs=1e-5), pytest.approx(found.most, abs=1e-5))
 

@@ -165,7 +165,7 @@ def test_a_folder_belongs_to_what_was_asked(tmp_path: Path) -> None:
     one.finish(0, np.zeros((1, 2), np.float32), np.zeros(3, np.int32))
     one.claim(overwrite=False)
     assert one.finished(0) is not None
-    with pytest.raises(RunError, match="holds clusters of other embeddings, levels or seed; .*--overwrite"):
+    with pytest.raises(RunError, match=r"holds clusters of other embeddings, levels or seed; .*--overwrite"):
         other.claim(overwrite=False)
     other.claim(overwrite=True)
     assert other.finished(0) is None
@@ -193,13 +193,13 @@ class Drawn:
 
 def test_memory_grows_by_some_bytes_a_point() -> None:
     peaks = []
-    for samples in (10_000, 40_000):
+    for samples in (5_000, 20_000):
         tracemalloc.start()
-        hierarchical_kmeans(Drawn(samples), (50, 5), passes=1, resamplings=1)
+        hierarchical_kmeans(Drawn(samples), (20, 5), passes=1, resamplings=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # The points themselves are 256 bytes each; labels, distances and the order of what is taken again are 40.
-    assert (peaks[1] - peaks[0]) / 30_000 < 48
+    assert (peaks[1] - peaks[0]) / 15_000 < 48
 
 
 @pytest.mark.parametrize("levels", [(), (0,), (10, 10), (10, 20), (5, -1)])

@@ -103,7 +103,7 @@ def test_seeds_are_different_points_while_there_are_any() -> None:
 
 
 def test_seeding_in_rounds_is_as_good_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = directions(3000, 3)
+    rows = directions(1500, 3)
 
     def left(k: int) -> float:
         return float(np.mean([Search(seeds(rows, k, np.random.default_rng(s)))(rows)[0].mean() for s in range(3)]))
@@ -111,6 +111,6 @@ def test_seeding_in_rounds_is_as_good_as_one_by_one(monkeypatch: pytest.MonkeyPa
     rounds = left(256)
     monkeypatch.setattr(lloyd, "ROUNDS", 256)
     assert rounds == pytest.approx(left(256), rel=0.05)
-    at_random = np.mean([Search(rows[np.random.default_rng(s).choice(3000, 256, False)])(rows)[0].mean()
+    at_random = np.mean([Search(rows[np.random.default_rng(s).choice(1500, 256, False)])(rows)[0].mean()
                          for s in range(3)])
     assert rounds < 0.9 * at_random

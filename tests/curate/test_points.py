@@ -25,6 +25,9 @@ def test_directions_are_embeddings_at_length_one() -> None:
     assert found == pytest.approx(expected, abs=1e-6)
     assert (found.dtype, points.samples) == (np.float32, 90)
     assert np.array_equal(points.pick(np.array([71, 3, 20])), found[[71, 3, 20]])
+    moved = values - values.mean(axis=0, dtype=np.float64)
+    expected = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    assert Directions(source, source.centre()).pick(np.arange(90)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_coordinates_on_the_grid_sum_exactly_in_any_order() -> None:

@@ -94,7 +94,7 @@ def test_sides_are_rounded_up_when_divided() -> None:
 
 def test_the_header_tells_size_and_metadata() -> None:
     header = header_of(with_metadata(save(photo())))
-    assert (header.width, header.height, header.components, header.plain, header.several) == (83, 61, 3, True, False)
+    assert (header.width, header.height, header.components, header.plain, header.images) == (83, 61, 3, True, 1)
     assert b"a camera" in header.exif
     assert header.icc == Image.open(io.BytesIO(with_metadata(save(photo())))).info["icc_profile"]
 

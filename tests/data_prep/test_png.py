@@ -68,6 +68,30 @@ def test_endless_chunks_are_refused() -> None:
     assert refusal(bomb) == ("too-slow", "more than 262144 chunks")
 
 
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize(("colour", "depth"), [(0, 1), (0, 8), (0, 16), (2, 8), (2, 16), (3, 4), (4, 8), (6, 16)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (32, 32), (33, 9)])
+def test_data_of_one_byte_too_few_are_truncated(interlace: int, colour: int, depth: int, size: tuple[int, int]) -> None:
+    width, height = size
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    grid = np.array([[1, 6, 4, 6, 2, 6, 4, 6], [7] * 8, [5, 6, 5, 6, 5, 6, 5, 6], [7] * 8,
+                     [3, 6, 4, 6, 3, 6, 4, 6], [7] * 8, [5, 6, 5, 6, 5, 6, 5, 6], [7] * 8])
+    passes = np.tile(grid, (5, 5))[:height, :width] if interlace else np.ones((height, width), int)
+    rows = [(passes == number).sum(axis=1) for number in range(1, 8)]
+    total = sum(int(np.sum(1 + -(-some[some > 0] * bits // 8))) for some in rows)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
+    for missing in (0, 1):
+        packed = zlib.compress(bytes(total - missing))
+        middle = len(packed) // 2
+        data = chunk(b"IDAT", packed[:middle]) + chunk(b"IDAT", packed[middle:])
+        raw = b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
+        if missing:
+            with pytest.raises(Refused, match="truncated: its data end before its pixels do"):
+                png.check_filled(raw)
+        else:
+            png.check_filled(raw)
+
+
 def test_stripping_leaves_pixels_and_nothing_of_who_took_them() -> None:
     raw = with_metadata()
     out = png.stripped(raw)

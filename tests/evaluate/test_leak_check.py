@@ -254,7 +254,7 @@ def test_equal_names_of_different_images_are_no_excuse(tmp_path: Path, labelled:
     """A copy of p000 is refused though another image of the crawl has a test sample's name."""
     entries = [("p003", "train", encoded(photo(500))), ("x", "train", COPIES["grey"](photo(0)))]
     crawl = photo_store(tmp_path / "crawl.zarr", entries, source="crawl")
-    with pytest.raises(LeakError, match=r"1 of 8 test samples .*: 1 by perceptual hash \(such as p000, score 0\.9"):
+    with pytest.raises(LeakError, match=r"1 of 8 .*: 1 by perceptual hash \(such as p000 and x, score 0\.9"):
         _asked(labelled, make_run(tmp_path / "run", crawl))
 
 
@@ -275,8 +275,8 @@ def test_a_near_copy_in_the_label_pool_is_refused(tmp_path: Path) -> None:
         "red"]}))
     data = load_across(store, COLOUR, other)
     with pytest.raises(LeakError, match=r"1 of 5 test samples of .* of the label pool of .*first\.zarr: 1 by "
-                                        r"perceptual hash \(such as copy, score 0\.\d\d, \d bits apart\)\. The test "
-                                        r"would leak\. Prepare one store without them"):
+                                        r"perceptual hash \(such as copy and p001, score 0\.\d\d, \d bits apart\)\. "
+                                        r"The test would leak\. Prepare one store without them"):
         check_leak(store, data, other)
 
 
@@ -285,6 +285,8 @@ def test_a_training_store_that_is_gone_is_unknown(tmp_path: Path, labelled: Stor
     found = _asked(labelled, make_run(tmp_path / "run", crawl, stores=(gone,)))
     (trained,) = found.compared[1:]
     assert trained.record() == LeakCheck("pretraining", gone.path, ("run",), None, 8, 0, 0, {})
+    (line,) = found.lines()
+    assert line == f"note: whether pretraining saw test samples is unknown: {gone.path} is gone or has changed"
 
 
 def test_what_could_not_be_compared_is_said(

@@ -399,7 +399,7 @@ def test_another_store_is_tested_on_whole(tmp_path: Path, survey: Store, run: Pa
         _transfer([run], survey, tmp_path / "leak", test=str(again.path))
     # Nothing but what shows the leak.
     assert [path.name for path in (tmp_path / "leak").iterdir()] == ["leak"]
-    assert len((tmp_path / "leak/leak/remove.txt").read_text().split()) == 20
+    assert len((tmp_path / "leak/leak/remove.txt").read_text().split()) == 21
 
 
 def test_what_a_reader_must_know_is_noted(tmp_path: Path, make_store: Any, make_run: Any) -> None:

@@ -44,22 +44,31 @@ def test_commands_of_a_study_are_understood(
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     commands = list(study._commands(written, Path("DATA")))
     for _, words, _ in commands:
-        assert cli.run(words) == 0, capsys.readouterr().err
+        if words[0].endswith(".py"):
+            assert (RESULTS / words[0]).is_file()
+        else:
+            assert cli.run(words) == 0, capsys.readouterr().err
     verbs = [args.verb for args in found]
     stores, methods = written["stores"], written["methods"]
     pretrained = [args for args in found if args.verb == "pretrain"]
-    assert verbs == [*["prepare"] * len(stores), *["pretrain"] * len(pretrained),
-                     *["transfer"] * len(written["transfers"]), *["compare", "report"] * len(stores)]
+    after = [line.split()[0] for lines in written.get("after", {}).values() for line in lines]
+    own = [verb for verb in verbs if verb not in after]
+    assert own[: len(stores)] == ["prepare"] * len(stores)
+    assert own[len(stores) :][: len(pretrained)] == ["pretrain"] * len(pretrained)
+    assert verbs.count("transfer") == len(written["transfers"])
     for args in pretrained:
         settings = {name: value for name, value in given(args, RunConfig).items() if name not in ("data", "method")}
         assert explain(domain=written["domain"], method=args.method, config=args.config,
                        settings=settings | args.settings)
-    names = {store: [f"runs/{method}-{seed}" for method, options in methods.items()
-                     if options.get("store", next(iter(stores))) == store
-                     for seed in options.get("seeds", written["seeds"])] for store in stores}
-    assert sorted(args.out for args in pretrained) == sorted(name for runs in names.values() for name in runs)
-    for args in found[len(stores) + len(pretrained) :][: len(written["transfers"])]:
-        assert args.runs == [*written.get("beside", []), *names[Path(args.data).stem]]
+    first = next(iter(stores))
+    names = {f"runs/{method}-{seed}": (method, options.get("store", first)) for method, options in methods.items()
+             for seed in options.get("seeds", written["seeds"])}
+    assert sorted(args.out for args in pretrained) == sorted(names)
+    for args, options in zip([args for args in found if args.verb == "transfer"], written["transfers"].values(),
+                             strict=True):
+        expected = [run for run, (method, store) in names.items()
+                    if (method in options["runs"] if "runs" in options else store == Path(args.data).stem)]
+        assert args.runs == [*written.get("beside", []), *expected]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, study: ModuleType, capsys: pytest.CaptureFixture[str],
@@ -96,6 +105,26 @@ def test_runs_and_transfers_keep_to_their_store(study: ModuleType) -> None:
     assert said["compare-leaky"] == "compare transfers/warning --out compare-leaky"
 
 
+def test_further_commands_follow_what_they_are_after_and_are_done_once(
+    tmp_path: Path, study: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {"domain": "web", "source": "set", "stores": {"a": {}, "b": {}}, "seeds": [1], "pretrain": {},
+               "methods": {"byol": {}, "other": {}}, "transfers": {"few": {"store": "b", "runs": ["other"]}},
+               "after": {"b": ["skew.py a.zarr", "store remove a.zarr --reason 'made rare'"], "byol-1": ["embed x"]}}
+    commands = {name: (words, finished) for name, words, finished in study._commands(written, Path("DATA"))}
+    assert list(commands) == ["prepare", "prepare-b", "b-1", "b-2", "byol-1", "byol-1-1", "other-1", "few", "compare-b"]
+    assert commands["b-2"] == (["store", "remove", "a.zarr", "--reason", "made rare"], "done/b-2")
+    assert " ".join(commands["few"][0]) == "transfer runs/other-1 --data b.zarr --out transfers/few"
+    called: list[list[str]] = []
+    ended = argparse.Namespace(returncode=0)
+    monkeypatch.setattr(study.subprocess, "run", lambda words, **_: called.append(words) or ended)
+    study._run(tmp_path, "b-1", *commands["b-1"])
+    study._run(tmp_path, "b-2", *commands["b-2"])
+    assert called == [[sys.executable, str(RESULTS / "skew.py"), "a.zarr"],
+                      [sys.executable, "-m", "sciencessl", *commands["b-2"][0]]]
+    assert (tmp_path / "done" / "b-1").is_file()
+
+
 def _row(encoder: str, arm: str, score: float, **changes: Any) -> Row:
     row = Row(encoder, arm, "100", 100, 3, 3, "balanced_accuracy", score, score - 0.02, score + 0.02, None, None, None,
               2.0, "none", seeds=3, each=(score, score, score))
@@ -121,6 +150,12 @@ def test_aims_are_judged_by_the_table(study: ModuleType, result: TransferResult)
     best = study._verdict({"transfer": "few", "best_of": 100}, results)
     assert best == "Met: hybrid finetune 0.800 [0.780, 0.820], scratch 0.600 [0.580, 0.620]."
     over = study._verdict({"transfer": "few", "of": "hybrid", "over": "byol"}, results)
+    kept = replace(result, rows=(_row("byol", "knn", 0.5), _row("blank", "knn", 0.3), _row("bare", "knn", 0.4)))
+    apart = {"transfer": "few", "of": "byol", "above": ["blank", "bare"], "arm": "knn", "at": 100, "least": 0.09}
+    assert study._verdict(apart, {"few": kept}) == (
+        "Met: byol 0.500 [0.480, 0.520], bare 0.400 [0.380, 0.420], the stronger of 2: +0.100 (+0.100, +0.100, +0.100 "
+        "by seed).")
+    assert study._verdict({**apart, "least": 0.12}, {"few": kept}).startswith("Not met: byol")
     assert over == ("Met: +0.050, +0.020, +0.050 by pretraining seed, +0.040 [-0.010, +0.090] together, not resolved.")
 
 

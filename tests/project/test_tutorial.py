@@ -181,6 +181,10 @@ def test_a_crawl_becomes_what_its_truth_says(crawl: Shown) -> None:
     (said,) = {said for line, said in expected if line.startswith("as expected")}
     right, images = re.findall(r"\d+", said)
     assert int(right) == int(images) > 80
+    (said,) = {said for line, said in expected if line.endswith("0 twice")}
+    different, kept, twice = (int(number) for number in re.findall(r"\d+", said))
+    assert different == kept > 50
+    assert twice == 0
     # Who took a photo and where stands in a file of the crawl, and nowhere else.
     secret = GPS_EXIF["Image Make"].encode()
     holding = {path.relative_to(folder).parts[0] for path in folder.rglob("*")

@@ -25,6 +25,8 @@ from sciencessl.store.format import StoreHeader, shard_file
 from sciencessl.store.reader import Store
 from sciencessl.store.seal import seal
 from sciencessl.store.writer import PreparedSample, create_store, write_row
+from tests.photos import COPIES, encoded, photo_store
+from tests.photos import photo as smooth
 
 IMAGE = FieldSpec("bytes", ("r", "g", "b"))
 PHOTOS = 30
@@ -126,6 +128,18 @@ def test_without_groups_it_is_never_clean(tmp_path: Path) -> None:
     assert "clean:" not in audit_text(found)
     ids = [(name, split, raw, {"group": name}) for name, split, raw, _ in entries(photo)]
     assert audit(build(tmp_path / "ids.zarr", ids), pixels=False).groups == ()
+
+
+def test_near_copies_are_found_by_recorded_hashes_too(tmp_path: Path) -> None:
+    train = [(f"a{i}", "train", encoded(smooth(i))) for i in range(8)]
+    made = {f"b{kind}": make(smooth(n)) for n, (kind, make) in enumerate(COPIES.items())}
+    test = [(name, "test", raw) for name, raw in made.items()]
+    found = audit(photo_store(tmp_path / "s.zarr", [*train, *test]).path, pixels=False)
+    (evidence,) = found.evidence
+    assert (found.verdict, evidence.kind, evidence.by, {*evidence.ids}) == (LEAK, COPY, "perceptual hash", {*made})
+    assert "4 samples of split=test are copies of samples of split=train by their perceptual hash" in audit_text(found)
+    plain = audit(photo_store(tmp_path / "plain.zarr", [*train, *test], hashed=False).path, pixels=False)
+    assert plain.evidence == ()
 
 
 def test_straddling_groups_are_a_leak_however_they_are_declared(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from sciencessl.data_prep.decode import Canonical, Refused, canonicalise
+from sciencessl.domains.web import SPEC
 from sciencessl.domains.web.synthetic import draw_photo
 from sciencessl.domains.web.synthetic_copies import COPIES, FORMS, jpeg_bytes, rotated, with_segment
 
@@ -70,6 +73,23 @@ def test_what_filters_refuse_has_what_they_look_for() -> None:
     assert np.ptp(np.asarray(formed("one-colour")).reshape(-1, 3), axis=0).max() == 0
     assert formed("banner").size == (400, 20)
     assert formed("thumbnail").size == (24, 18)
+
+
+@pytest.mark.parametrize(("asked", "value", "reason"), [
+    ("max_aspect", 10.0, "too-long"), ("min_px", 32, "too-small"), ("max_one_colour", 0.9, "filtered:one-colour"),
+    ("min_sharpness", 2.0, "filtered:blur"),
+])  # fmt: skip
+def test_filters_refuse_what_was_said_and_no_photo(asked: str, value: float, reason: str) -> None:
+    field = SPEC.fields[SPEC.primary]
+    options: Any = {asked: value}
+    kind = next(kind for kind, (_, filtered) in FORMS.items() if filtered == reason)
+    raw = FORMS[kind][0](PHOTO)
+    with pytest.raises(Refused) as refused:
+        canonicalise(raw, field, Canonical(256, **options))
+    assert refused.value.reason == reason
+    assert canonicalise(raw, field, Canonical(256)).width
+    for other in ("cmyk", "16-bit", "palette", "alpha", "animation"):
+        assert canonicalise(FORMS[other][0](PHOTO), field, Canonical(256, **options)).width == PHOTO.width
 
 
 def test_each_orientation_is_set_right_by_another_turn() -> None:

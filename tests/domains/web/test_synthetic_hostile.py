@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from sciencessl.data_prep.decode import Canonical, Refused, canonicalise
+from sciencessl.domains.web import SPEC
 from sciencessl.domains.web.synthetic_hostile import GPS_EXIF, SCANS, hostile_files, many_scans_jpeg, zero_png
 
 FILES = {name: raw for name, (raw, _) in hostile_files().items()}
@@ -36,6 +38,20 @@ def test_files_are_the_same_each_time_and_follow_a_generator() -> None:
     assert again == FILES
     other = hostile_files(np.random.default_rng(1))
     assert other["truncated.jpg"][0] != FILES["truncated.jpg"]
+
+
+def test_hostile_files_become_what_was_said() -> None:
+    became: dict[str, str | None] = {}
+    for name, (raw, _) in hostile_files().items():
+        try:
+            payload = canonicalise(raw, SPEC.fields[SPEC.primary], Canonical(strip=True)).payload
+            became[name] = None
+            assert len(payload) < 200_000, name
+            assert GPS_EXIF["GPS GPSLatitude"].encode() not in payload
+            assert GPS_EXIF["Image Make"].encode() not in payload
+        except Refused as refused:
+            became[name] = refused.reason
+    assert became == {name: reason for name, (_, reason) in hostile_files().items()}
 
 
 @pytest.mark.parametrize("name", ["truncated.jpg", "truncated-late.jpg", "truncated.png"])
