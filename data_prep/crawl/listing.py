@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ NOT_READ = {
     "img2dataset",
 }
 """Suffix of what people have -> what to do with it."""
+_OURS = re.compile(r"(?:^|/)[^/]+(?:\.zarr/|\.crawl/lists/)")
+"""Stores and lists of crawls, which may be written into the folder that is read."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class _File(NamedTuple):
 def list_places(sources: Sequence[str | Path]) -> Places:
     """List every place that holds images, by names alone.
 
-    Folders are searched with their sub-folders; hidden names are skipped, links followed once. A Parquet file beside
-    a tar or folder of the same name is its metadata, as img2dataset writes it.
+    Folders are searched with their sub-folders; hidden names and stores are skipped, links followed once. A Parquet
+    file beside a tar or folder of the same name is its metadata, as img2dataset writes it.
 
     Args:
         sources: Folders, files and globs, or URLs of an object store (`s3://BUCKET/PREFIX`, globs too).
@@ -139,7 +142,9 @@ def _on_disk(sources: Sequence[str]) -> tuple[str, dict[str, _File]]:
     found: dict[str, _File] = {}
     for path in (path for _, picked in expanded for path in picked):
         for file in files_below(path) if path.is_dir() else [str(path)]:
-            found[file[len(root.rstrip(os.sep)) + 1 :].replace(os.sep, "/")] = _on_this_disk(file)
+            name = file[len(root.rstrip(os.sep)) + 1 :].replace(os.sep, "/")
+            if not _OURS.search(name):
+                found[name] = _on_this_disk(file)
     return root, found
 
 

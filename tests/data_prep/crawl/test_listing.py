@@ -53,6 +53,12 @@ def test_sources_may_be_files_globs_and_several_folders(tmp_path: Path) -> None:
     assert names(f"file://{tmp_path}/a") == ["1.tar", "2.tar"]
 
 
+def test_a_store_that_was_written_into_the_folder_is_no_part_of_it(tmp_path: Path) -> None:
+    fill(tmp_path, "a.tar", "out.zarr/meta/0.parquet", "b/s.zarr/x.jpg", "out.crawl/lists/00ff.parquet",
+         "mine.crawl/1.tar")
+    assert names(tmp_path) == ["a.tar", "mine.crawl/1.tar"]
+
+
 def test_what_lies_behind_links_is_listed_once(tmp_path: Path) -> None:
     fill(tmp_path, "data/1.tar")
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
