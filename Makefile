@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/sciencessl demo galaxy --out demo
 
 test: install lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"

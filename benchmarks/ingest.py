@@ -15,6 +15,9 @@ over ours. Above 1 we are faster. Photos are those of the real data ($SCIENCESSL
   that --img2dataset names.
 - `--wall`: `two_processes` is the time by the clock of `prepare` with one worker over that with two, each less that of
   a `prepare` of 16 photos: start-up is taken out. Needs two idle cores.
+- `tarfile`: time of `tarfile` over ours to list a tar, three members a sample. The rates of the page on a billion
+  images: `listed` samples a second of one core, and `loaded` images a second, read from the store with the two views of
+  BYOL at 224 px.
 - `--memory`: the most memory of the preparing process and its decoder after a fifth of 100,000 small images, and after
   all: `memory_flat` is the one over the other.
 """
@@ -43,7 +46,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from sciencessl.data.loader import Decoder, ViewRandomness, apply_view
 from sciencessl.data_prep.begin import begin
+from sciencessl.data_prep.crawl.containers import contents
+from sciencessl.data_prep.crawl.listing import list_places
 from sciencessl.data_prep.crawl.source import crawl
 from sciencessl.data_prep.isolated import close, isolated_map
 from sciencessl.data_prep.limits import Limits
@@ -52,6 +58,9 @@ from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Task
 from sciencessl.data_prep.task import prepare_row
 from sciencessl.domains.web import SPEC
+from sciencessl.domains.web.views import WebViews, web_views
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import seal
 
 SHORT_PX, QUALITY = 256, 90
 SMALL_PX = 64
@@ -158,6 +167,7 @@ def ours(tar: Path, work: Path) -> Way:
         began = time.process_time() + children_seconds()
         receipt = prepare_row(out, header, plan.tasks[0], source.for_tasks())
         spent = time.process_time() + children_seconds() - began
+        seal(out, header)
         if receipt.refused:
             raise AssertionError(f"photos were refused: {receipt.refused}")
         return spent
@@ -233,6 +243,41 @@ def measure(photos: Sequence[bytes], work: Path, rounds: int, python: Path | Non
             "milliseconds": {name: 1e3 * float(np.median(values)) / len(photos) for name, values in spent.items()}}
 
 
+def measure_rates(photos: Sequence[bytes], work: Path, samples: int) -> dict[str, float]:
+    """What one core lists and loads a second, and how `tarfile` lists."""
+    path = work / "listed.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(samples):
+            for suffix, raw in (("jpg", photos[number % len(photos)][:4096]), ("json", b"{}"), ("txt", b"a photo")):
+                member = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                member.size = len(raw)
+                tar.addfile(member, io.BytesIO(raw))
+    place = list_places([path]).places[0]
+    listed = min(_seconds(lambda: contents(place)) for _ in range(3))
+    theirs = min(_seconds(lambda: _members(path)) for _ in range(3))
+    store = Store(work / "ours.zarr")
+    train, decoder = web_views(WebViews(size=224))[0], Decoder(store, SPEC.decode)
+    some = np.arange(min(len(store), 300))
+
+    def load() -> None:
+        for sample in decoder(some, train):
+            apply_view(train, sample, ViewRandomness(0, 0, sample.index))
+
+    load()
+    return {"tarfile": theirs / listed, "listed": samples / listed, "loaded": len(some) / _seconds(load)}
+
+
+def _members(path: Path) -> int:
+    with tarfile.open(path) as tar:
+        return len(tar.getmembers())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
 def prepare_seconds(tar: Path, out: Path, workers: int) -> float:
     """By the clock, of the command line."""
     began = time.perf_counter()
@@ -263,6 +308,9 @@ from pathlib import Path
 from sciencessl.data_prep.engine import prepare
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.domains.web import SPEC
+from sciencessl.domains.web.views import WebViews, web_views
+from sciencessl.store.reader import Store
+from sciencessl.store.seal import seal
 
 def peak(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -301,7 +349,9 @@ def show(found: dict[str, Any]) -> None:
     for name, value in found["milliseconds"].items():
         ratio = f"{found['ratios'][name]:6.2f} times ours" if name in found["ratios"] else ""
         print(f"{name:14} {value:8.2f} ms a photo {ratio}")
-    for part in ("wall", "memory"):
+    if "tarfile" in found["ratios"]:
+        print(f"tarfile lists in {found['ratios']['tarfile']:.1f} times our time")
+    for part in ("rates", "wall", "memory"):
         for name, value in found.get(part, {}).items():
             print(f"{part}: {name} {value:,.2f}")
     if found["absent"]:
@@ -327,6 +377,8 @@ def main() -> None:
     try:
         named, photos = read_photos(options.photos, 60 if options.quick else 1000)
         found = measure(photos, work, rounds, options.img2dataset)
+        found["rates"] = measure_rates(photos, work, 5_000 if options.quick else 50_000)
+        found["ratios"]["tarfile"] = found["rates"].pop("tarfile")
         if options.wall:
             found["wall"] = measure_wall(photos, work, 3 if options.quick else 4, max(rounds // 2, 1))
             found["ratios"]["two_processes"] = found["wall"]["two_processes"]

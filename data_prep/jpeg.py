@@ -86,7 +86,8 @@ def read_header(raw: bytes) -> JpegHeader | None:
             # With all components in its first scan a sequential image ends there, whatever follows.
             if frame in _PROGRESSIVE or raw[start + 4] < size[2]:
                 _count_scans(raw)
-            return JpegHeader(*size, plain, *_metadata(found))
+            exif, xmp, icc, images = _metadata(found)
+            return JpegHeader(*size, plain, exif, xmp, icc, images)
     return None
 
 

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from sciencessl.data.decode import decode
+from sciencessl.data_prep.crawl.kept import OWN
 from sciencessl.data_prep.decode import Canonical, Encoded, Refused, encode, hash_pixels
 from sciencessl.errors import ConfigError, RegistryError
 from sciencessl.registry import local_attribute, method_source_digest, resolve
@@ -114,7 +115,8 @@ def _load(name: str) -> Any:
     try:
         return local_attribute(name, "--hooks") if ".py:" in name else resolve(name)
     except RegistryError as error:
-        raise ConfigError(f"--hooks {name}: {error} Give MODULE:FUNCTION or FILE.py:FUNCTION.") from error
+        told = str(error).removeprefix(f"--hooks {name}: ")
+        raise ConfigError(f"--hooks {name}: {told} Give MODULE:FUNCTION or FILE.py:FUNCTION.") from error
 
 
 def _rgb(pixels: np.ndarray) -> np.ndarray:
@@ -138,13 +140,19 @@ def _told(name: str, said: Any, count: int) -> list[dict[str, Any] | Refused]:
         raise ConfigError(f"--hooks {name}: of {count} images it returned {type(said).__name__} "
                           f"{said if len(repr(said)) < 80 else ''}; expected a mapping from names to one value an "
                           "image.")
+    if taken := sorted(OWN & {*map(str, said)}):
+        raise ConfigError(f"--hooks {name}: every image has a column {taken[0]!r} already; return the values under "
+                          "another name.")
     return [{column: _plain(values[place], column) for column, values in said.items()} for place in range(count)]
 
 
 def _plain(value: Any, column: str) -> Any:
-    """Numbers as float64, so that every row has one type; boxes as they are."""
+    """Numbers as float64, so that every row has one type; boxes, checked."""
     if column == BOXES:
-        return value
+        boxes = [tuple(map(float, box)) for box in value]
+        if any(len(box) != 4 or not np.isfinite(box).all() for box in boxes):
+            raise ValueError(f"boxes are four finite numbers each, x0, y0, x1, y1, not {value!r}")
+        return boxes
     return str(value) if isinstance(value, str) else float(value)
 
 

@@ -7,6 +7,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sciencessl.data_prep.decode import DESCRIPTION
+from sciencessl.data_prep.manifest import ROW_COLUMNS
+
+OWN = frozenset({"shard", "blurred", *ROW_COLUMNS, *DESCRIPTION})
+"""Columns that are made when images are read: nothing else is stored under their names."""
 TYPES = ("bool", "int", "float", "text")
 """From the narrowest to the one that holds all."""
 INT_LIMIT = 2**63

@@ -16,6 +16,7 @@ from sciencessl.data_prep.decode import Canonical, Encoded, Refused, canonicalis
 from sciencessl.data_prep.isolated import Limits, isolated_map
 from sciencessl.data_prep.source import Input, Item, Task
 from sciencessl.data_prep.split import SPLIT_NAMES, assign_split
+from sciencessl.errors import ConfigError
 from sciencessl.spec import FieldSpec
 from sciencessl.store.conditions import Condition
 from sciencessl.store.in_place import Reference
@@ -127,11 +128,14 @@ class CrawlReader:
         record = each.record
         group, split = self.split.of(each.id, record.meta)
         kept = {name: fit(record.meta.get(name), kind) for name, kind in self.columns.items()}
+        if clash := kept.keys() & found.columns.keys():
+            raise ConfigError(f"--hooks: one gives a column {min(clash)!r}, and so does --keep or --label; rename the "
+                              "hook's.")
         columns = {
             **kept, **found.columns, "group": group, "shard": part.place.name, "width": found.width,
             "height": found.height, "content_hash": hash_bytes(record.raw), "pixel_hash": found.pixel_hash,
         }
-        check_drops(columns, self.drops)
+        check_drops({"id": each.id, "split": split, **columns}, self.drops)
         return PreparedSample(each.id, split, {self.name: self._payload(each, found)}, columns)
 
     def _payload(self, each: _Numbered, found: Encoded) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sciencessl.data_prep.crawl.indexing import CrawlIds, Listed, all_parts, crawl_folder, list_contents
-from sciencessl.data_prep.crawl.kept import column_types
+from sciencessl.data_prep.crawl.kept import OWN, column_types
 from sciencessl.data_prep.crawl.listing import kinds_in, list_places
 from sciencessl.data_prep.crawl.reader import CrawlReader, SplitRule, sample_of
 from sciencessl.data_prep.crawl.record import FILES, Part
@@ -19,7 +19,6 @@ from sciencessl.data_prep.decode import Canonical
 from sciencessl.data_prep.ingest import images
 from sciencessl.data_prep.isolated import Limits
 from sciencessl.data_prep.listing import absolute
-from sciencessl.data_prep.manifest import ROW_COLUMNS
 from sciencessl.data_prep.settings import PrepareSettings
 from sciencessl.data_prep.source import Input, Source, refused_inputs
 from sciencessl.errors import ConfigError, DataError
@@ -129,8 +128,7 @@ def _types(parts: Sequence[Part], settings: PrepareSettings) -> dict[str, str]:
     """The kept columns and their types, from some records of the first places."""
     seen = [meta for part in parts[: max(TYPED_BY // 32, 1)] for meta in islice(sample_of(part, 32), 32)]
     found = column_types(seen, _asked(settings))
-    taken = {"id", "key", "split", "group", "shard", *ROW_COLUMNS}
-    clash = sorted(taken & {*settings.keep, *settings.label})
+    clash = sorted(OWN & {*settings.keep, *settings.label})
     if clash:
         raise ConfigError(f"--keep {clash[0]}: every store has a column of that name, made when images are read; what "
                           "comes with them under it cannot be kept.")
@@ -142,7 +140,7 @@ def _types(parts: Sequence[Part], settings: PrepareSettings) -> dict[str, str]:
         there = ", ".join(sorted({name for meta in seen for name in meta})) or "nothing"
         raise ConfigError(f"nothing called {absent[0]!r} comes with the first {len(seen)} images; with them come: "
                           f"{there}.")
-    return {name: kind for name, kind in found.items() if name not in taken}
+    return {name: kind for name, kind in found.items() if name not in OWN}
 
 
 def _inputs(parts: Sequence[tuple[Part, int]], reader: CrawlReader) -> Iterator[Input]:

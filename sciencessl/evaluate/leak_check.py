@@ -119,10 +119,12 @@ class Leaks:
         alike = [entry for each in self.compared for entry in each.shown if entry.kind == LOOK_ALIKE]
         lines += [f"warning: {sentence(entry)}" for entry in alike]
         lines += [f"note: {words}" for words in dict.fromkeys(each.seen.unknown for each in self.compared) if words]
+        lines += [f"note: whether pretraining saw test samples is unknown: {each.seen.path} is gone or has changed"
+                  for each in self.compared if each.seen.train is None]
         return lines or [f"leak check: no test sample is in the label pool{self._beyond()} ({MEANS})"]
 
     def _beyond(self) -> str:
-        trained = [each for each in self.compared if each.what == PRETRAINING and each.seen.train is not None]
+        trained = any(each.what == PRETRAINING and each.seen.train is not None for each in self.compared)
         return ", nor under another name in what pretraining saw" if trained else ""
 
     def marked(self, run: str, mark: Mark) -> Mark:

@@ -32,12 +32,14 @@ class Condition:
         column: Name of the column.
         operator: `<`, `<=`, `>`, `>=`, `=` or `!=`.
         value: As text: what it is depends on the column.
+        flag: What gave it.
     """
 
     text: str
     column: str
     operator: str
     value: str
+    flag: str = "--where"
 
 
 def parse_condition(text: str, flag: str = "--where") -> Condition:
@@ -49,7 +51,7 @@ def parse_condition(text: str, flag: str = "--where") -> Condition:
     found = _FORM.fullmatch(text)
     if found is None or not found[3].strip():
         raise ConfigError(f"{flag} {text!r} is no condition; expected {FORM}.")
-    return Condition(text.strip(), found[1], "=" if found[2] == "==" else found[2], found[3].strip())
+    return Condition(text.strip(), found[1], "=" if found[2] == "==" else found[2], found[3].strip(), flag)
 
 
 def meets(store: Store, condition: Condition) -> Bool:
@@ -119,4 +121,5 @@ def _real(text: str) -> float:
 
 
 def _mismatch(condition: Condition, holds: str, expected: str) -> ConfigError:
-    return ConfigError(f"--where {condition.text!r}: column {condition.column!r} holds {holds}; expected {expected}.")
+    return ConfigError(f"{condition.flag} {condition.text!r}: column {condition.column!r} holds {holds}; expected "
+                       f"{expected}.")

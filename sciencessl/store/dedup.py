@@ -293,7 +293,7 @@ def _keepers(
     def values(name: str) -> np.ndarray:
         if name not in facts.column_names:
             return np.zeros(len(number))
-        return np.nan_to_num(np.array(facts[name].cast(pa.float64()).to_numpy()))
+        return np.asarray(np.nan_to_num(facts[name].cast(pa.float64()).to_numpy()))
 
     area = values("source_width") * values("source_height")
     area = np.where(area > 0, area, values("width") * values("height"))

@@ -7,11 +7,11 @@ these are compared with each other. A pair is taken from the first band in which
 once.
 
 Equal hashes are one word: a million equal images cost no more than their links. What does not fit into memory is dealt
-to files by its leading bits, digit by digit.
+to files by its leading bits, a digit at a time.
 
-Time for hashes drawn at random, on one core: 1 to 3 microseconds a hash for radius 3, the most where a band is shared by
-`GROUP` (60 million hashes); twice as long for each bit more of the radius. Memory: 60 bytes a hash up to `IN_MEMORY`,
-and no more beyond. `benchmarks/dedup.py` measures both.
+Time for hashes drawn at random, on one core: 1 to 3 microseconds a hash for radius 3, the most where a band is shared
+by `GROUP` (60 million hashes); twice as long for each bit more of the radius. Memory: 60 bytes a hash up to
+`IN_MEMORY`, and no more beyond. `benchmarks/dedup.py` measures both.
 """
 
 from __future__ import annotations

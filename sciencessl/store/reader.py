@@ -218,7 +218,7 @@ class Store:
         return is_there(self.path / zpack.shard_file(name, self.header.fields[name], row))
 
     @cached_property
-    def _in_place(self) -> InPlace | None:
+    def in_place(self) -> InPlace | None:
         """Reads what stayed where it lies; None where all payloads are in the store."""
         return InPlace(self.path) if self.header.settings.get(SETTING) else None
 
@@ -230,7 +230,7 @@ class Store:
                 refers to and that is gone or changed.
         """
         found = self._stored(name, index)
-        return found if self._in_place is None else self._in_place.read(found)
+        return found if self.in_place is None else self.in_place.read(found)
 
     def _stored(self, name: str, index: np.ndarray | Sequence[int]) -> list[bytes | np.ndarray]:
         self._check_field(name)
@@ -271,7 +271,7 @@ class Store:
             if first < end:
                 found += self._run(name, row, first, end)
             first, row = end, row + 1
-        return found if as_stored or self._in_place is None else self._in_place.read(found)
+        return found if as_stored or self.in_place is None else self.in_place.read(found)
 
     def _run(self, name: str, row: int, first: int, stop: int) -> Sequence[bytes | np.ndarray]:
         """Payloads of consecutive samples of one row, in one read."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,8 @@ class Damage:
 
 
 def verify(path: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
-    """Check a sealed store: metadata, receipts, sidecars, every chunk's CRC, every payload's digest, index, tables.
+    """Check a sealed store: metadata, receipts, sidecars, every chunk's CRC, every payload's digest, index, tables,
+    and the files that it refers to.
 
     Args:
         path: The store's folder, or its URL.
@@ -119,7 +121,17 @@ def _check_row(store: Store, row: int) -> tuple[str, list[Damage]]:
             return found, [Damage(shard, "holds payloads, but the row has none of this field")]
     if found != receipt.row_digest:
         return found, [Damage(where, "its samples do not match its receipt")]
-    return found, []
+    return found, [Damage(where, fault) for fault in _faults_in_place(store, payloads)]
+
+
+def _faults_in_place(store: Store, payloads: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """What is wrong with the first file that payloads of a row lie in, where they stay outside of the store."""
+    try:
+        if (outside := store.in_place) is not None:
+            outside.read([bytes(payload) for name, spec in store.header.fields.items() if spec.kind == "bytes"
+                          for payload in payloads[name]])
+    except StoreError as error:
+        yield str(error)
 
 
 def row_payloads(store: Store, name: str, row: int, table: pa.Table) -> Sequence[bytes | np.ndarray]:

@@ -25,6 +25,8 @@ from sciencessl.errors import DataError
 
 THUMBNAIL_PX = 32
 """Side of the square that an image is shrunk to, whatever its aspect."""
+ENOUGH_PX = 128
+"""Images of twice this, or more, are shrunk in two steps."""
 FLAT = 0
 """Hash of an image without contrast. It says nothing: such images are near nothing, not even each other."""
 LEAST_CONTRAST = 1.0
@@ -79,6 +81,11 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     if not pixels.size:
         raise DataError(f"an image of shape {pixels.shape} has no pixels; leave it out.")
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2:] == (3,) else pixels.reshape(pixels.shape[:2])
+    # By a whole number first, which takes a quarter of the time; a rest of a few rows and columns is left out.
+    times = min(grey.shape) // ENOUGH_PX
+    if times > 1:
+        height, width = (side // times for side in grey.shape)
+        grey = cv2.resize(grey[: height * times, : width * times], (width, height), interpolation=cv2.INTER_AREA)
     method = cv2.INTER_AREA if min(grey.shape) >= THUMBNAIL_PX else cv2.INTER_LINEAR
     small: np.ndarray = cv2.resize(grey.astype(np.float32), (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=method)
     return small

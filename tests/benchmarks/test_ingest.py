@@ -25,6 +25,8 @@ def test_it_measures_every_way_and_names_what_is_absent(script: ModuleType, tmp_
     assert found["ratios"].keys() == {"bare", "bare_pillow"}
     assert all(value > 0 for value in found["ratios"].values())
     assert found["absent"] == ["img2dataset: no --img2dataset was given"]
+    found["rates"] = script.measure_rates(script.synthetic_photos(3), tmp_path, 200)
+    assert all(found["rates"][name] > 0 for name in ("tarfile", "listed", "loaded"))
     script.show(found)
     assert isolated._kept.get(os.getpid()) is None
 

@@ -285,6 +285,8 @@ def test_a_training_store_that_is_gone_is_unknown(tmp_path: Path, labelled: Stor
     found = _asked(labelled, make_run(tmp_path / "run", crawl, stores=(gone,)))
     (trained,) = found.compared[1:]
     assert trained.record() == LeakCheck("pretraining", gone.path, ("run",), None, 8, 0, 0, {})
+    (line,) = found.lines()
+    assert line == f"note: whether pretraining saw test samples is unknown: {gone.path} is gone or has changed"
 
 
 def test_what_could_not_be_compared_is_said(

@@ -126,4 +126,18 @@ def test_such_a_store_is_sound_and_its_copies_refer_to_the_same_bytes(
         held = copy.consecutive("image", 0, len(copy), as_stored=True)
         assert sum(Reference.unpack(payload) is not None for payload in held) >= 17
     (store.path / "in_place.json").unlink()
-    assert verify(store.path) == []  # it is no part of what was sealed
+    assert all("in_place.json does not say where" in damage.what for damage in verify(store.path))
+
+
+def test_verify_reads_what_lies_outside_too(laid: tuple[Store, dict[str, bytes]]) -> None:
+    store, _ = laid
+    path = store.path.parent / "crawl" / "deep" / "a.tar"
+    raw = bytearray(path.read_bytes())
+    at = raw.index(next(part for name, part in laid[1].items() if name == "a.tar/1"))
+    raw[at] ^= 1
+    path.write_bytes(raw)
+    damage = verify(store.path)
+    assert [entry.where for entry in damage] == ["row 1"]
+    assert "deep/a.tar does not hold at byte" in damage[0].what
+    path.unlink()
+    assert [entry.where for entry in verify(store.path)] == ["row 0", "row 1"]

@@ -177,3 +177,21 @@ def test_no_photo_of_clothes_is_taken_for_another(tmp_path: Path, shared_data: P
     crawl = photo_store(tmp_path / "c.zarr", [*train, *again])
     found = near_copies(whole(crawl), whole(tested))
     assert shared(found, crawl, tested) == {name: f"again/{name}" for name, *_ in test}
+
+
+def test_every_resized_grey_and_converted_copy_of_real_photos_is_found(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "web/near_duplicates"
+
+    def entries(files: list[Path], split: str) -> list[tuple[str, str, bytes]]:
+        images = (cv2.imread(str(file), cv2.IMREAD_COLOR) for file in files)
+        return [(str(file.relative_to(folder)), split, encoded(image[..., ::-1]))
+                for file, image in zip(files, images, strict=True)]
+
+    base = sorted((folder / "base_images").iterdir())
+    copied = [folder / "ukbench00120_gray.jpg", folder / "mixed_images/ukbench00120_resize.jpg",
+              folder / "mixed_images/ukbench09268.jpg", *sorted((folder / "formats_images").glob("ukbench09380.*"))]
+    turned = [folder / "mixed_images/ukbench00120_hflip.jpg", folder / "mixed_images/ukbench00120_rotation.jpg"]
+    pool = photo_store(tmp_path / "base.zarr", entries(base, "train"))
+    test = photo_store(tmp_path / "copies.zarr", entries([*copied, *turned], "test"))
+    expected = {str(file.relative_to(folder)): f"base_images/{file.stem[:12]}.jpg" for file in copied}
+    assert shared(near_copies(whole(pool), whole(test)), pool, test) == expected

@@ -39,6 +39,18 @@ def fails_on_dark(images):
 def crooked(images):
     return [1, 2]
 
+def torn(images):
+    return {"boxes": [[(2, 3)] if image.mean() < 40 else [] for image in images]}
+
+def nowhere(images):
+    return {"boxes": [[(0, 0, float("nan"), 9)] if image.mean() < 40 else [] for image in images]}
+
+def none(images):
+    return {"boxes": [None if image.mean() < 40 else [] for image in images]}
+
+def hashes(images):
+    return {"phash": [1] * len(images)}
+
 NUMBER = 3
 '''
 
@@ -105,9 +117,17 @@ def test_an_image_that_a_hook_cannot_take_is_refused_alone(mine: Path) -> None:
     assert (found[1].reason, found[1].detail) == ("hook-failed", "fails_on_dark: ValueError: too dark to see")
 
 
+@pytest.mark.parametrize("name", ["torn", "nowhere", "none"])
+def test_boxes_that_are_none_cost_the_image_and_no_other(mine: Path, name: str) -> None:
+    found = run([f"{mine}:{name}"], [encoded(200), encoded(20), encoded(150)])
+    assert [type(item) for item in found] == [Encoded, Refused, Encoded]
+    assert found[1].reason == "hook-failed"
+
+
 @pytest.mark.parametrize(("name", "words"), [
     ("{file}:crooked", r"of 1 images it returned list \[1, 2\]; expected a mapping from names to one value an image"),
-    ("{file}:absent", r"--hooks .*mine.py:absent: .* defines no 'absent'.*Give MODULE:FUNCTION or FILE.py:FUNCTION"),
+    ("{file}:hashes", r"mine.py:hashes: every image has a column 'phash' already; return the values under another"),
+    ("{file}:absent", r"^--hooks \S*mine.py:absent: \S*mine.py defines no 'absent'.*Give MODULE:FUNCTION or FILE"),
     ("{file}:NUMBER", r"mine.py:NUMBER is a int, expected a function"),
     ("no_such_module:f", r"--hooks no_such_module:f: cannot load 'no_such_module:f'"),
 ])
@@ -124,6 +144,8 @@ def test_conditions_drop_images_by_any_column() -> None:
     assert (told.value.reason, told.value.detail) == ("filtered:nsfw", "meets 'nsfw>=0.7'")
     with pytest.raises(ConfigError, match=r"--drop 'nfsw>1': images have no column 'nfsw'; they have caption, nsfw"):
         check_drops(columns, [parse_condition("nfsw>1")])
+    with pytest.raises(ConfigError, match=r"^--drop 'caption<3': column 'caption' holds text"):
+        check_drops(columns, [parse_condition("caption<3", "--drop")])
 
 
 def test_a_run_scores_blurs_and_drops_and_other_code_is_another_run(mine: Path, tmp_path: Path) -> None:
