@@ -63,7 +63,8 @@ SLIDES = Tutorial(
 
 CRAWL = Tutorial(
     "web_crawl",
-    {"rng, 160)": "rng, 40)", "rng, 300, ": "rng, 40, per_shard=50, ", "--steps 30": "--steps 2"},
+    {"rng, 160)": "rng, 40)", "rng, 300, ": "rng, 40, per_shard=50, ", "--steps 30": "--steps 2",
+     "--random-encoders 2": "--random-encoders 1"},
     {"pretrain": f"{TINY} 32", "prepare": "--workers 0"}, {"prepare": 3, "transfer runs/curated --data": 4},
 )
 
