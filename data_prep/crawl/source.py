@@ -24,7 +24,8 @@ from sciencessl.data_prep.source import Input, Source, refused_inputs
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.spec import DomainSpec
 from sciencessl.store.conditions import parse_condition
-from sciencessl.store.remote import is_remote
+from sciencessl.store.reader import Store
+from sciencessl.store.remote import is_remote, local_path
 
 NAME = "crawl"
 QUALITY = 90
@@ -140,7 +141,16 @@ def _types(parts: Sequence[Part], settings: PrepareSettings) -> dict[str, str]:
         there = ", ".join(sorted({name for meta in seen for name in meta})) or "nothing"
         raise ConfigError(f"nothing called {absent[0]!r} comes with the first {len(seen)} images; with them come: "
                           f"{there}.")
-    return {name: kind for name, kind in found.items() if name not in OWN}
+    return _as_before({name: kind for name, kind in found.items() if name not in OWN}, settings)
+
+
+def _as_before(types: dict[str, str], settings: PrepareSettings) -> dict[str, str]:
+    """The columns of the store that is appended to, where the same ones are kept: other images say other types."""
+    if not settings.append_to:
+        return types
+    before: dict[str, str] = Store(local_path(settings.append_to, "--append-to")).header.settings.get("keep", {})
+    same = "all" in settings.keep or {*before, CLASS} == {*_asked(settings)}
+    return dict(before) if same else types
 
 
 def _inputs(parts: Sequence[tuple[Part, int]], reader: CrawlReader) -> Iterator[Input]:

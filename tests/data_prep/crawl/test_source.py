@@ -294,3 +294,21 @@ def test_loose_photos_alone_stay_with_the_source_images(tmp_path: Path) -> None:
     assert "labels" in store.tables
     prepare("web", [tmp_path / "c"], tmp_path / "t.zarr", {**HERE, "source": "crawl"})
     assert {*Store(tmp_path / "t.zarr").ids} == {"train/dog/0", "train/cat/1", "train/dog/2", "train/cat/3"}
+
+
+def test_what_is_appended_keeps_the_columns_of_the_store(tmp_path: Path) -> None:
+    stores = []
+    for name, number in (("a", "0.5"), ("b", "7")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            pixels = np.random.default_rng(len(stores)).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+            raw = io.BytesIO()
+            Image.fromarray(pixels).save(raw, "PNG")
+            for member, content in (("1.png", raw.getvalue()), ("1.json", f'{{"n": {number}}}'.encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        stores.append(tmp_path / f"{name}.zarr")
+        prepare("web", [tmp_path / f"{name}.tar"], stores[-1], {
+            "workers": 0, "decode_seconds": 0, "test_fraction": 0.0, "keep": ("n",),
+            "append_to": str(stores[0]) if name == "b" else ""})
+    assert sorted(Store(stores[1]).column("n").tolist()) == [0.5, 7.0]
