@@ -136,7 +136,7 @@ def _call(name: str, function: Any, pixels: Sequence[np.ndarray]) -> list[dict[s
 
 
 def _told(name: str, said: Any, count: int) -> list[dict[str, Any] | Refused]:
-    if not isinstance(said, Mapping) or any(len(values) != count for values in said.values()):
+    if not isinstance(said, Mapping) or any(_length(values) != count for values in said.values()):
         raise ConfigError(f"--hooks {name}: of {count} images it returned {type(said).__name__} "
                           f"{said if len(repr(said)) < 80 else ''}; expected a mapping from names to one value an "
                           "image.")
@@ -146,6 +146,10 @@ def _told(name: str, said: Any, count: int) -> list[dict[str, Any] | Refused]:
     return [{column: _plain(values[place], column) for column, values in said.items()} for place in range(count)]
 
 
+def _length(values: Any) -> int:
+    return len(values) if hasattr(values, "__len__") else -1
+
+
 def _plain(value: Any, column: str) -> Any:
     """Numbers as float64, so that every row has one type; boxes, checked."""
     if column == BOXES:
@@ -153,7 +157,12 @@ def _plain(value: Any, column: str) -> Any:
         if any(len(box) != 4 or not np.isfinite(box).all() for box in boxes):
             raise ValueError(f"boxes are four finite numbers each, x0, y0, x1, y1, not {value!r}")
         return boxes
-    return str(value) if isinstance(value, str) else float(value)
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if np.isnan(number):  # it would meet no condition of --drop, and pass a filter that is there for safety
+        raise ValueError(f"{column} is no number")
+    return number
 
 
 def blur_boxes(pixels: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -36,6 +36,12 @@ def fails_on_dark(images):
         raise ValueError("too dark to see")
     return {"seen": [1] * len(images)}
 
+def unsure(images):
+    return {"nsfw": [float("nan") if image.mean() < 40 else 0.1 for image in images]}
+
+def lone(images):
+    return {"nsfw": 0.1}
+
 def crooked(images):
     return [1, 2]
 
@@ -124,7 +130,14 @@ def test_boxes_that_are_none_cost_the_image_and_no_other(mine: Path, name: str) 
     assert found[1].reason == "hook-failed"
 
 
+def test_a_score_that_is_no_number_passes_no_filter(mine: Path) -> None:
+    found = run([f"{mine}:unsure"], [encoded(200), encoded(20)])
+    assert found[0].columns["nsfw"] == 0.1
+    assert (found[1].reason, found[1].detail) == ("hook-failed", "unsure: ValueError: nsfw is no number")
+
+
 @pytest.mark.parametrize(("name", "words"), [
+    ("{file}:lone", r"of 1 images it returned dict .*; expected a mapping from names to one value an image"),
     ("{file}:crooked", r"of 1 images it returned list \[1, 2\]; expected a mapping from names to one value an image"),
     ("{file}:hashes", r"mine.py:hashes: every image has a column 'phash' already; return the values under another"),
     ("{file}:absent", r"^--hooks \S*mine.py:absent: \S*mine.py defines no 'absent'.*Give MODULE:FUNCTION or FILE"),
