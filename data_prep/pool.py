@@ -9,7 +9,8 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from sciencessl.data_prep.task import Tell, silent
@@ -66,6 +67,26 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of processes and connections, when nothing is waited for any more."""
+
+
+def run_all(engine: Engine, jobs: Iterable[Callable[[], object]], done: Callable[[int], None]) -> None:
+    """Run jobs that call an engine, as many at a time as it has workers; the first failure stops it and is raised.
+
+    Args:
+        engine: What the jobs call.
+        jobs: Each makes one call, or more.
+        done: Told how many have ended.
+    """
+    with ThreadPoolExecutor(engine.workers) as threads:
+        futures = [threads.submit(job) for job in jobs]
+        try:
+            for count, future in enumerate(as_completed(futures), 1):
+                future.result()
+                done(count)
+        except BaseException:
+            engine.stop()
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 class InProcess:

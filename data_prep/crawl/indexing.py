@@ -6,10 +6,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from sciencessl.data_prep.crawl.containers import contents
 from sciencessl.data_prep.crawl.record import Contents, Part, Place, sample_id
 from sciencessl.data_prep.decode import Refused
-from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied
+from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied, run_all
 from sciencessl.data_prep.task import Tell, silent
 from sciencessl.errors import StoreError
 from sciencessl.machine import cores
@@ -107,16 +106,8 @@ def _list_all(missing: Sequence[tuple[Place, Path]], workers: int | None) -> Non
     bar = Progress(len(missing), unit="place", title="list")
     engine: Engine = Processes(count) if count else InProcess()
     try:
-        with closing(engine), ThreadPoolExecutor(engine.workers) as threads:
-            futures = [threads.submit(_one, engine, place, path) for place, path in missing]
-            try:
-                for done, future in enumerate(as_completed(futures), 1):
-                    future.result()
-                    bar.update(done)
-            except BaseException:
-                engine.stop()
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        with closing(engine):
+            run_all(engine, [partial(_one, engine, place, path) for place, path in missing], bar.update)
     finally:
         bar.close()
 

@@ -6,11 +6,11 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied
+from sciencessl.data_prep.pool import Engine, InProcess, Processes, WorkerDied, run_all
 from sciencessl.data_prep.slides.scan import (
     READY,
     SlideFile,
@@ -78,16 +78,8 @@ def _scan(files: Sequence[SlideFile], settings: SlideSettings, folder: Path, wor
     bar = Progress(len(files), unit="slide", title="look at")
     engine: Engine = InProcess() if count == 0 else Processes(count)
     try:
-        with closing(engine), ThreadPoolExecutor(engine.workers) as threads:
-            futures = [threads.submit(_one, engine, file, settings, folder) for file in files]
-            try:
-                for done, future in enumerate(as_completed(futures), 1):
-                    future.result()
-                    bar.update(done)
-            except BaseException:
-                engine.stop()
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        with closing(engine):
+            run_all(engine, [partial(_one, engine, file, settings, folder) for file in files], bar.update)
     finally:
         bar.close()
 
