@@ -21,14 +21,14 @@ from sciencessl.curate.lloyd import SAMPLE, Search
 from sciencessl.curate.points import Directions
 from sciencessl.curate.sheets import write_sheets
 from sciencessl.errors import ConfigError, DataError
-from sciencessl.evaluate.embedded import EMBEDDING, Embedded, read_folder
+from sciencessl.evaluate.embedded import EMBEDDING, Embedded, read_folder, read_ids
 from sciencessl.evaluate.feature_table import SHARDS
 from sciencessl.evaluate.knn import unit_rows
 from sciencessl.store.format import digest
 from sciencessl.store.lock import only_writer
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import beside, local_path
-from sciencessl.store.tables import REMOVALS, write_table
+from sciencessl.store.tables import REMOVALS, check_name, write_table
 
 NAME = "curated"
 BUDGET = 0.2
@@ -132,14 +132,16 @@ def curate(
         overwrite: Replace clusters of other embeddings, levels or seed in `out`, and another table of that name.
 
     Raises:
-        ConfigError: For levels, a budget or a name that cannot be.
-        DataError: When embeddings are not those of the store, not finite, or none belongs to split=train.
+        ConfigError: For levels or a budget that cannot be, or the name of the withdrawn samples' table.
+        DataError: When embeddings are not those of the store, damaged, not finite, or none belongs to split=train; for
+            a name that no table can have.
         RunError: When `out` holds something else.
         StoreError: When the store is missing or unsealed, or has another table of that name.
     """
     started = time.perf_counter()
     if name == REMOVALS:
         raise ConfigError(f"table {name!r} is written by `sciencessl store remove`; choose another --name.")
+    check_name(name)
     opened = Store(store)
     data = TrainEmbeddings(opened, local_path(embeddings, "--embeddings"))
     asked = auto_levels(len(data.index)) if levels == "auto" else tuple(levels)
@@ -220,8 +222,9 @@ class TrainEmbeddings:
         self.train = store.split("train").all()
         card = embeddings_card(folder, store)
         self.ids = pa.array([store.ids[i] for i in self.train], pa.string())
-        known = pa.concat_tables([pq.read_table(part, columns=["id"]) for part in sorted(folder.glob(SHARDS))])["id"]
-        self.place = np.flatnonzero(pc.is_in(self.ids, value_set=known.cast(pa.string())).to_numpy(False))
+        parts = [read_ids(file).cast(pa.string()) for file in sorted(folder.glob(SHARDS))]
+        known = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
+        self.place = np.flatnonzero(pc.is_in(self.ids, value_set=known).to_numpy(False))
         self.index = self.train[self.place]
         if not len(self.index):
             raise DataError(f"{folder} has no embedding of any of the {len(self.train):,} samples of split=train of "
@@ -270,7 +273,9 @@ def embeddings_card(folder: Path, store: Store) -> dict[str, Any]:
         whose = f"the store with digest {own}" if own else "files that were read under a plan"
         raise DataError(f"{folder} holds embeddings of {whose}, and {store.path} has digest {store.digest}; embed this "
                         "store.")
-    names = pq.read_schema(next(folder.glob(SHARDS))).names
+    shard = min(folder.glob(SHARDS))
+    read_ids(shard)  # tells of a damaged one
+    names = pq.read_schema(shard).names
     if EMBEDDING not in names:
         raise DataError(f"{folder} has columns {', '.join(names)} and no {EMBEDDING!r}; give what `sciencessl embed` "
                         "wrote for one run.")
@@ -310,12 +315,14 @@ def curation_text(found: Curation) -> str:
         lines.append(f"would cluster them into {levels}: about {found.seconds:,.0f} s and "
                      f"{found.memory_bytes / 2**20:,.0f} MiB; nothing was written")
         return "\n".join(lines)
-    for level, own in enumerate(found.levels):
+    for level, (own, asked) in enumerate(zip(found.levels, found.asked, strict=True)):
         lines.append(
             f"level {level + 1}: {own.clusters:,} clusters of {own.smallest:,} to {own.largest:,} samples, half of "
             f"them to {own.median:,.0f}; as diverse as {own.effective_before:,.1f} equal ones before, "
             f"{own.effective_after:,.1f} after (Gini {own.gini_before:.2f}, {own.gini_after:.2f})"
         )
+        if own.clusters < asked:
+            lines[-1] += f"; {asked:,} were asked for"
     if found.budget >= found.samples:
         lines.append("the budget covers every sample, so all weigh the same: nothing is balanced; give a smaller one")
     lines.append(f"in an epoch the most frequent sample comes {found.most:.2f} times, the least frequent "

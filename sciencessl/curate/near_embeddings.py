@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sciencessl.curate.curation import embeddings_card
-from sciencessl.errors import ConfigError, MissingExtraError
+from sciencessl.errors import ConfigError, DataError, MissingExtraError
 from sciencessl.evaluate.embedded import Embedded, read_folder
 from sciencessl.evaluate.knn import unit_rows
 from sciencessl.store.copies import FALSE_CONFIRMED, NULL_IMAGES, fit_null
@@ -99,7 +99,12 @@ def _measured(points: _Centred, found: Any) -> float:
     cosines, nearest = found.search(points.pick(drawn), 2)
     own = nearest[:, 0] == drawn
     cosine = np.where(own, cosines[:, 1], cosines[:, 0]).astype(np.float64)
-    null = fit_null(-np.log(np.maximum(1 - cosine, LEAST_APART)), drawn, np.where(own, nearest[:, 1], nearest[:, 0]))
+    neighbour = np.where(own, nearest[:, 1], nearest[:, 0])
+    try:
+        null = fit_null(-np.log(np.maximum(1 - cosine, LEAST_APART)), drawn, neighbour)
+    except DataError as error:
+        raise DataError(f"how near embeddings of no copies are cannot be measured on {n:,} samples ({error}) Give "
+                        "--cosine, or leave embeddings out.") from error
     return float(1 - np.exp(-null.threshold(FALSE_CONFIRMED, n)))
 
 

@@ -32,6 +32,8 @@ def write_sheets(
         drawn: (n,) draws of each in an epoch.
         seed: Other members for another seed.
     """
+    for stale in folder.glob("level-*.png"):  # of more levels than there are now
+        stale.unlink()
     paths = []
     for level in range(len(found.labels)):
         members = members_of(found.of_points(level), len(found.centroids[level]))

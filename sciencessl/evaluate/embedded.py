@@ -81,12 +81,7 @@ def read_folder(folder: Path, store: Store, index: np.ndarray, column: str = EMB
     wanted = {store.ids[i]: position for position, i in enumerate(index.tolist())}
     parts = []
     for file in sorted(folder.glob(SHARDS)):
-        try:
-            ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            what = f"{type(error).__name__}: {first_line(error)}"
-            raise DataError(f"{file} cannot be read ({what}). Embed again.") from error
-        place = np.array([wanted.pop(name, -1) for name in ids], dtype=np.int64)
+        place = np.array([wanted.pop(name, -1) for name in read_ids(file).to_pylist()], dtype=np.int64)
         parts.append((_reader(file, column), place))
     if wanted:
         raise DataError(
@@ -94,6 +89,19 @@ def read_folder(folder: Path, store: Store, index: np.ndarray, column: str = EMB
             f"being {next(iter(wanted))!r}. Embed all of {store.path} (`sciencessl embed`, --split all)."
         )
     return Embedded(tuple(parts), len(index))
+
+
+def read_ids(file: Path) -> pa.ChunkedArray:
+    """The ids of one file of embeddings.
+
+    Raises:
+        DataError: When it is damaged or has none.
+    """
+    try:
+        return pq.read_table(file, columns=["id"])["id"]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{file} cannot be read ({what}). Embed again.") from error
 
 
 def _reader(file: Path, column: str) -> Callable[[], np.ndarray]:

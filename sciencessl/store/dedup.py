@@ -140,13 +140,17 @@ def dedup(
         dry_run: Count, and write nothing.
 
     Raises:
-        ConfigError: For an unknown level or rule, or a radius that is not searched.
+        ConfigError: For an unknown level or rule, a radius that is not searched, a cosine without embeddings, or a
+            store against itself.
         StoreError: When a store is missing, unsealed or damaged, or another process writes it.
         DataError: When embeddings are of another store, or too few to measure what is near.
     """
     began = time.perf_counter()
-    _check(by, radius, keep, embeddings, against)
+    _check(by, radius, keep, embeddings, cosine, against)
     stores = (Store(store), *([Store(against)] if str(against) else []))
+    if len({each.path.resolve() for each in stores}) < len(stores):
+        raise ConfigError(f"{store} would be deduplicated against itself, and all of its samples would go; without "
+                          "--against, copies within it are found.")
     with tempfile.TemporaryDirectory(prefix="dedup-", ignore_cleanup_errors=True) as scratch:
         samples = Samples(stores, Path(scratch))
         _check_sharpness(samples, keep)
@@ -163,7 +167,9 @@ def dedup(
     return replace(report, seconds=time.perf_counter() - began, dry_run=dry_run)
 
 
-def _check(by: Sequence[str], radius: int, keep: str, embeddings: str | Path, against: str | Path) -> None:
+def _check(
+    by: Sequence[str], radius: int, keep: str, embeddings: str | Path, cosine: float | None, against: str | Path
+) -> None:
     for level in by:
         if level not in LEVELS:
             raise ConfigError(unknown_name("level of copies", level, LEVELS))
@@ -174,6 +180,8 @@ def _check(by: Sequence[str], radius: int, keep: str, embeddings: str | Path, ag
     if not 0 <= radius <= MOST_RADIUS:
         raise ConfigError(f"radius {radius}; perceptual hashes of copies differ in 0 to {MOST_RADIUS} of 64 bits, most "
                           "in 3 or fewer.")
+    if cosine is not None and not str(embeddings):
+        raise ConfigError(f"cosine {cosine:g} without embeddings; give the folder that `sciencessl embed` wrote.")
     if str(embeddings) and str(against):
         raise ConfigError("embeddings are of one store; deduplicate it by these alone, and then against another.")
 

@@ -74,7 +74,6 @@ class NearCopies:
         rows = np.flatnonzero((self.match >= 0) & (score > low) & (score <= high))
         return rows[np.argsort(-score[rows], kind="stable")]
 
-
     def details(self, row: int) -> dict[str, Any]:
         """What `sciencessl.store.audit_record.Pair` tells of the pair of one test sample."""
         like = self.likeness
@@ -99,7 +98,10 @@ def near_copies(pool: Side, test: Side) -> NearCopies:
     if not len(pool.index) or not len(test.index):
         return _best(len(test.index))
     which, match, bits = _candidates(*(store_hashes(side.store)[side.index] for side in (pool, test)))
-    return _best(len(test.index), which, match, bits, _scores(pool, test, match, which) if len(which) else None)
+    if not len(which):
+        return _best(len(test.index))
+    likeness, unknown = _scores(pool, test, match, which)
+    return _best(len(test.index), which, match, bits, likeness, unknown)
 
 
 def _best(
@@ -116,7 +118,7 @@ def _best(
     known = pair >= 0
     best = found.take(pair)
     best.score[~known] = 0
-    return NearCopies(np.where(known, match[pair], -1), np.where(known, bits[pair], -1), best)
+    return NearCopies(np.where(known, match[pair], -1), np.where(known, bits[pair], -1), best, unknown)
 
 
 def has_hashes(store: Store) -> bool:
@@ -224,17 +226,23 @@ def _numbered(values: np.ndarray) -> np.ndarray:
     return np.arange(len(values)) - np.repeat(new, np.diff(new, append=len(values)))
 
 
-def _scores(pool: Side, test: Side, match: np.ndarray, which: np.ndarray) -> Alignment:
-    """How alike the pixels of p pairs are: (p,) positions in the pool and in the test."""
+def _scores(pool: Side, test: Side, match: np.ndarray, which: np.ndarray) -> tuple[Alignment, str]:
+    """How alike the pixels of p pairs are, (p,) positions in the pool and in the test, and what could not be read."""
     (left, first), (right, second) = (np.unique(rows, return_inverse=True) for rows in (match, which))
-    return score_pairs(_maps(pool, left), _maps(test, right), first, second)
+    (own, lost), (asked, missed) = _maps(pool, left), _maps(test, right)
+    return score_pairs(own, asked, first, second), " ".join(filter(None, (lost, missed)))
 
 
-def _maps(side: Side, rows: np.ndarray) -> np.ndarray:
-    """(n, RINGS, ANGLES) float16 maps; zeros, which resemble nothing, for images that cannot be read."""
+def _maps(side: Side, rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """(n, RINGS, ANGLES) float16 maps; zeros, which resemble nothing, for images that cannot be read, and how many."""
     picture = pictures(side.store)
-    maps = np.zeros((len(rows), RINGS, ANGLES), np.float16)
+    maps, unread = np.zeros((len(rows), RINGS, ANGLES), np.float16), 0
     for number, index in enumerate(side.index[rows].tolist()):
-        with suppress(StoreError):
+        try:
             maps[number] = polar_map(picture(index))
-    return maps
+        except StoreError:
+            unread += 1
+    path = side.store.path
+    which = f"{unread:,} image{'s' * (unread != 1)} of {path}"
+    return maps, (f"Near hashes of {which} could not be confirmed, because pixels cannot be read; `sciencessl store "
+                  f"verify {path}` tells why." if unread else "")

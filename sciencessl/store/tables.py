@@ -227,9 +227,18 @@ def _remedy(name: str) -> str:
     return "write the table again"
 
 
-def _check_table(name: str, data: pa.Table, schema: LabelSchema | None) -> None:
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a table.
+
+    Raises:
+        DataError: As it says.
+    """
     if not name.replace("-", "").replace("_", "").isalnum():
         raise DataError(f"table name {name!r}: use letters, digits, '-' and '_'.")
+
+
+def _check_table(name: str, data: pa.Table, schema: LabelSchema | None) -> None:
+    check_name(name)
     if "id" not in data.column_names:
         raise DataError(f"table {name!r} has columns {data.column_names} but no 'id' to join on.")
     if len(set(data.column_names)) < len(data.column_names):

@@ -169,6 +169,17 @@ def test_sheets_show_rows_of_the_largest_and_smallest_clusters(store: Store, fol
     assert heights[0] - 6 == pytest.approx((heights[1] - 6) / 3 * 10)
 
 
+def test_what_is_shown_and_said_is_of_the_clusters_that_there_are(store: Store, folder: Path) -> None:
+    found = curate(store.path, folder, (1000, 500))
+    assert found.levels[0].clusters <= found.samples
+    said = curation_text(found).splitlines()
+    assert said[1].endswith("; 1,000 were asked for")
+    assert said[2].endswith("; 500 were asked for")
+    found = curate(store.path, folder, (3,), overwrite=True)
+    assert "asked for" not in curation_text(found)
+    assert [path.name for path in found.out.glob("*.png")] == ["level-1.png"]
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, store: Store, folder: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     found = curate(store.path, folder, dry_run=True)
@@ -211,6 +222,26 @@ def test_embeddings_that_are_not_the_stores_are_refused(
     (folder / "embeddings.json").unlink()
     with pytest.raises(DataError, match="nothing says whose embeddings these are"):
         curate(store.path, folder)
+
+
+def test_damaged_embeddings_are_refused_in_words(store: Store, folder: Path) -> None:
+    last = folder / "part-00002.parquet"
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"part-00002.parquet cannot be read \(ArrowInvalid: .* Embed again"):
+        curate(store.path, folder)
+    pq.write_table(pa.table({"name": ["a"]}), folder / "part-00000.parquet")
+    with pytest.raises(DataError, match=r"part-00000.parquet cannot be read \(KeyError: .* Embed again"):
+        curate(store.path, folder)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b"])
+def test_a_name_that_no_table_can_have_is_refused_before_anything_is_written(
+    tmp_path: Path, store: Store, folder: Path, name: str
+) -> None:
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(DataError, match="use letters, digits"):
+        curate(store.path, folder, name=name)
+    assert {*tmp_path.rglob("*")} == before
 
 
 def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path, store: Store, values: np.ndarray) -> None:

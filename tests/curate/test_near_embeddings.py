@@ -48,6 +48,15 @@ def test_near_embeddings_connect_what_hashes_do_not(tmp_path: Path) -> None:
         dedup(path, embeddings=tmp_path / "e", cosine=1.0)
 
 
+def test_too_few_embeddings_to_measure_on_ask_for_a_threshold(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    path = store_of(tmp_path / "s.zarr", [sample(f"s{i}", png(photo(i, 16, 16))) for i in range(5)])
+    folder = embedded(tmp_path / "e", Store(path), np.eye(5))
+    with pytest.raises(DataError, match=r"on 5 samples \(.* 100 are needed.* Give --cosine"):
+        dedup(path, embeddings=folder, dry_run=True)
+    assert dedup(path, embeddings=folder, cosine=0.9, dry_run=True).copies == 0
+
+
 def test_many_embeddings_are_searched_in_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
     monkeypatch.setattr(module, "EXACT", 100)

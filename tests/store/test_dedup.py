@@ -266,6 +266,7 @@ def test_the_verb_prints_what_to_do_and_ends_well(tmp_path: Path, capsys: pytest
     ({"keep": "sharpest"}, "has no column 'sharpness'"),
     ({"radius": 9}, "radius 9; perceptual hashes of copies differ in 0 to 7"),
     ({"embeddings": "E", "against": "S"}, "embeddings are of one store"),
+    ({"cosine": 0.9}, "cosine 0.9 without embeddings"),
 ])
 def test_options_that_make_no_sense_are_refused_in_words(
     tmp_path: Path, options: dict[str, Any], words: str
@@ -273,6 +274,17 @@ def test_options_that_make_no_sense_are_refused_in_words(
     path = store_of(tmp_path / "s.zarr", copies()[:2])
     with pytest.raises(ConfigError, match=words):
         dedup(path, **options)
+
+
+def test_a_store_is_not_deduplicated_against_itself(tmp_path: Path) -> None:
+    path = store_of(tmp_path / "s.zarr", copies()[:2])
+    link = tmp_path / "link.zarr"
+    link.symlink_to(path)
+    for same in (path, tmp_path / "x" / ".." / "s.zarr", link):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="against itself, and all of its samples would go"):
+            dedup(path, same, remove=True)
+    assert len(Store(path).present) == 2
 
 
 def test_a_column_that_is_no_digest_is_refused_in_words(tmp_path: Path) -> None:

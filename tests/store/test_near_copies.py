@@ -130,7 +130,7 @@ def test_images_without_contrast_resemble_nothing(tmp_path: Path) -> None:
     assert (near_copies(whole(store), whole(store)).match == -1).all()
 
 
-def test_an_image_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     good = [(f"t{i}", "train", encoded(photo(i))) for i in range(3)]
     pool = photo_store(tmp_path / "p.zarr", good)
     same = {"broken": {"phash": int(np.uint64(store_hashes(pool)[0]).view(np.int64))}}
@@ -138,6 +138,9 @@ def test_an_image_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     found = near_copies(whole(pool), whole(test))
     assert found.likeness.score.tolist() == [0]
     assert list(by_likeness(whole(pool), whole(test), found)) == []
+    # Of a crawl that is indexed in place and has moved since, silence would read as that nothing was found.
+    assert found.unknown == (f"Near hashes of 1 image of {test.path} could not be confirmed, because pixels cannot be "
+                             f"read; `sciencessl store verify {test.path}` tells why.")
     unhashed = photo_store(tmp_path / "u.zarr", [("broken", "test", b"no image"), *good], hashed=False)
     assert by_id(unhashed) == {"broken": 0, **by_id(pool)}
 
