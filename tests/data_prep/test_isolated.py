@@ -33,6 +33,7 @@ import ctypes, os, re, signal, sys, threading, time
 from pathlib import Path
 import numpy as np
 from sciencessl.data_prep.decode import Canonical, canonicalise
+from sciencessl.data_prep.refused import Refused
 
 def do(word):
     if isinstance(word, bytes):
