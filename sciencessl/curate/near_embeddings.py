@@ -13,16 +13,15 @@ alike too: look at the pairs before anything is withdrawn.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciencessl.curate.curation import embeddings_card
+from sciencessl.curate.points import Directions
 from sciencessl.errors import ConfigError, DataError, MissingExtraError
-from sciencessl.evaluate.embedded import Embedded, read_folder
-from sciencessl.evaluate.knn import unit_rows
+from sciencessl.evaluate.embedded import read_folder
 from sciencessl.store.copies import FALSE_CONFIRMED, NULL_IMAGES, fit_null
 from sciencessl.store.reader import Store
 
@@ -37,27 +36,6 @@ BLOCK = 4096
 LEAST_APART = 1e-6
 """Distance 1 - cos below which embeddings are equal."""
 SEED = 0
-
-
-@dataclass(frozen=True)
-class _Centred:
-    """Embeddings minus their mean, at length 1: what all of them share makes nothing near."""
-
-    embedded: Embedded
-    centre: np.ndarray
-
-    @property
-    def samples(self) -> int:
-        return self.embedded.samples
-
-    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(m,) positions and (m, F) float32."""
-        for place, values in self.embedded.blocks():
-            yield place, unit_rows(values - self.centre)
-
-    def pick(self, places: np.ndarray) -> np.ndarray:
-        """(p, F) float32 at different positions."""
-        return unit_rows(self.embedded.pick(places) - self.centre)
 
 
 def near_embeddings(
@@ -86,13 +64,13 @@ def near_embeddings(
         raise ConfigError(f"cosine {cosine:g}; expected 0 to below 1, above which two embeddings count as copies.")
     embeddings_card(folder, store)
     embedded = read_folder(folder, store, index)
-    points = _Centred(embedded, embedded.centre().astype(np.float32))
+    points = Directions(embedded, embedded.centre())  # what all of them share makes nothing near
     found = _index(points)
     threshold = _measured(points, found) if cosine is None else cosine
     return threshold, _pairs(points, found, index, threshold)
 
 
-def _measured(points: _Centred, found: Any) -> float:
+def _measured(points: Directions, found: Any) -> float:
     """The cosine that `FALSE_CONFIRMED` of all samples are expected to reach without having a copy."""
     n = points.samples
     drawn = np.sort(np.random.default_rng(SEED).choice(n, min(n, NULL_IMAGES), replace=False))
@@ -109,7 +87,7 @@ def _measured(points: _Centred, found: Any) -> float:
 
 
 def _pairs(
-    points: _Centred, found: Any, index: np.ndarray, threshold: float
+    points: Directions, found: Any, index: np.ndarray, threshold: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     for places, values in points.blocks():
         for at in range(0, len(places), BLOCK):
@@ -120,7 +98,7 @@ def _pairs(
             yield index[one[once]], index[other[once]], score[once].astype(np.float32)
 
 
-def _index(points: _Centred) -> Any:
+def _index(points: Directions) -> Any:
     """A faiss index of all points by their positions."""
     try:
         import faiss

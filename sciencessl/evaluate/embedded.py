@@ -61,9 +61,9 @@ class Embedded:
         return picked
 
     def centre(self) -> np.ndarray:
-        """(F,) float64 mean of all embeddings."""
+        """(F,) float64 mean of all embeddings; zeros without any."""
         total = sum(values.sum(axis=0, dtype=np.float64) for _, values in self.blocks())
-        return np.asarray(total / self.samples)
+        return np.asarray(total / max(self.samples, 1))
 
 
 def read_folder(folder: Path, store: Store, index: np.ndarray, column: str = EMBEDDING) -> Embedded:

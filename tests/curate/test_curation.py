@@ -230,7 +230,7 @@ def test_damaged_embeddings_are_refused_in_words(store: Store, folder: Path) -> 
     with pytest.raises(DataError, match=r"part-00002.parquet cannot be read \(ArrowInvalid: .* Embed again"):
         curate(store.path, folder)
     pq.write_table(pa.table({"name": ["a"]}), folder / "part-00000.parquet")
-    with pytest.raises(DataError, match=r"part-00000.parquet cannot be read \(KeyError: .* Embed again"):
+    with pytest.raises(DataError, match=r"part-00000.parquet cannot be read .* Embed again"):
         curate(store.path, folder)
 
 
