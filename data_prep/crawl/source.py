@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,10 @@ def crawl(
         spec.fields[spec.primary], spec.primary, _canonical(settings, chosen),
         Limits(chosen.decode_seconds, chosen.decode_mb),
         SplitRule(settings.group, settings.split, settings.split_seed, settings.test_fraction, settings.val_fraction),
-        dict.fromkeys(_asked(settings), "text"), chosen.index_only, _absolute(chosen.hooks),
+        _types([part for part, _ in parts], settings), chosen.index_only, _absolute(chosen.hooks),
         tuple(parse_condition(text, "--drop") for text in chosen.drop),
     )
     reader.scores.check()
-    types = _types([part for part, _ in parts], settings)
-    reader = replace(reader, columns=types)
     refused = [entry for each in listed for entry in each.refused]
     return Source(
         name=NAME, fields={spec.primary: reader.field},
