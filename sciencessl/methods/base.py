@@ -2,19 +2,23 @@
 
 A method is one file. It owns an online encoder and whatever else it needs (heads, a target, a queue), says what its
 views are compared with, and updates what is not learned by gradient in `after_step`, once an optimiser step.
+
+Draws (noise, masks) come from torch's global generator: the step sets it by seed, step and rank, so that a run that
+goes on draws what it would have drawn. Shapes do not hang on values of tensors: memory is estimated without values.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from sciencessl.backbones.norms import replace_norms
+from sciencessl.errors import ConfigError
 from sciencessl.losses.linear import uniform_linear
 from sciencessl.setting_groups import Norm
 from sciencessl.train.ranks import ALONE
@@ -40,15 +44,18 @@ class PairLoss:
     """The pair loss of one micro-batch, as sums so that micro-batches and ranks add up.
 
     Attributes:
-        total: Scalar, sum over rows of the loss that is minimised.
-        scale: Scalar without gradient, sum over rows of what the label term is scaled by. For cosine losses it is
-            the mean negative cosine over view pairs, in [-1, 1] a row, whatever the scale of the loss.
+        total: Scalar, sum over rows of the loss that is minimised. A loss of the whole batch that belongs to no row
+            (of a covariance, say) counts once a row of this process.
+        scale: Scalar without gradient, sum over rows of what the label term is scaled by: the mean negative cosine of
+            what is compared, over view pairs, in [-1, 1] a row, whatever the loss and its scale.
         rows: Number of rows B.
+        logged: Further scalars without gradient for the log, sums over rows as well: their means are logged.
     """
 
     total: Tensor
     scale: Tensor
     rows: int
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method(nn.Module):
@@ -58,7 +65,11 @@ class Method(nn.Module):
         title: One line: name, and what it changes.
         paper: Where it was published.
         status: `verified` (read in official code), `reconstructed` (from the paper) or `ours`.
-        n_views: Views it wants of each sample.
+        cost: Operations of a step over those of BYOL with the same large encoder and two views: an online pass counts
+            three, a target pass one, so BYOL's four come to 2 * 3 + 2 * 1.
+        n_views: Large views of each sample that it needs, all of one size; the first views that it is given.
+        multi_crop: Whether it learns from more views than these, small ones among them.
+        exports: Name of the encoder that a run without label terms exports; with them it is `encoder`.
         own_buffers: Names of buffers that differ between the processes of a run, such as a queue of their own rows.
         Options: Frozen dataclass of its settings.
 
@@ -66,7 +77,8 @@ class Method(nn.Module):
         ranks: The processes that share a batch, where losses look at all of it; `parallel.wrap` sets it.
 
     Args:
-        encoder: Maps (B, C, H, W) to (B, F) and has the attribute `num_features`; it may have `norm_kind`.
+        encoder: Maps (B, C, H, W) to (B, F) and has the attribute `num_features`; it may have `norm_kind`. It is built
+            with the stochastic depth that `options.drop_path` asks for, where there is such an option.
         options: An `Options`.
         generator: Draws every initial weight that the encoder does not bring.
     """
@@ -74,7 +86,10 @@ class Method(nn.Module):
     title: ClassVar[str]
     paper: ClassVar[str]
     status: ClassVar[str]
+    cost: ClassVar[float]
     n_views: ClassVar[int] = 2
+    multi_crop: ClassVar[bool] = True
+    exports: ClassVar[str] = "encoder"
     own_buffers: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type]
 
@@ -122,6 +137,37 @@ class Method(nn.Module):
         In the loss they must have a gradient all the same, since processes wait for that of each parameter.
         """
         return ()
+
+    def check_views(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Refuse views that it cannot learn from, before the run.
+
+        Args:
+            shapes: (C, H, W) of each view of a sample.
+
+        Raises:
+            ConfigError: With the setting that helps.
+        """
+        large = [shape for shape in shapes if tuple(shape) == tuple(shapes[0])]
+        if len(large) < self.n_views:
+            raise ConfigError(
+                f"method {type(self).__name__} compares {self.n_views} large views of each sample, and gets "
+                f"{len(large)} of {len(shapes)}. Set --views.large-views {self.n_views}."
+            )
+        if len(shapes) > self.n_views and not self.multi_crop:
+            raise ConfigError(
+                f"method {type(self).__name__} has no use for more than {self.n_views} view(s) of a sample, and gets "
+                f"{len(shapes)}. Set --views.large-views {self.n_views} --views.small-views 0."
+            )
+
+    def at_step(self, step: int, total: int) -> None:
+        """Told which step is to be taken, before its forward pass: what hangs on that is set here, not remembered.
+
+        Not every caller tells; until then it is the first of many. Changes no parameter and no buffer.
+
+        Args:
+            step: As in `after_step`.
+            total: As in `after_step`.
+        """
 
     def at_batch(self, batch: int) -> None:
         """Told how many samples a step has: what belongs to another batch is scaled here.

@@ -60,6 +60,7 @@ class Byol(Method):
     title: ClassVar[str] = "BYOL: predict the target's projection of the other view"
     paper: ClassVar[str] = "arXiv 2006.07733"
     status: ClassVar[str] = "verified"
+    cost: ClassVar[float] = 1.0
     Options: ClassVar[type] = ByolOptions
 
     def __init__(self, encoder: nn.Module, options: ByolOptions, generator: torch.Generator) -> None:

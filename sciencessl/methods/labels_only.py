@@ -26,6 +26,7 @@ class LabelsOnly(Method):
     title: ClassVar[str] = "labels only: the label loss of the hybrid without a pair loss"
     paper: ClassVar[str] = "arXiv 2206.11927"
     status: ClassVar[str] = "ours"
+    cost: ClassVar[float] = 0.375
     n_views: ClassVar[int] = 1
     Options: ClassVar[type] = LabelsOnlyOptions
 

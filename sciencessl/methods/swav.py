@@ -77,6 +77,7 @@ class Swav(Method):
     title: ClassVar[str] = "SwAV: predict the balanced cluster codes of the large crops from all other crops"
     paper: ClassVar[str] = "arXiv 2006.09882, as run by SEER (arXiv 2103.01988)"
     status: ClassVar[str] = "verified"
+    cost: ClassVar[float] = 0.75
     own_buffers: ClassVar[tuple[str, ...]] = ("queue",)
     Options: ClassVar[type] = SwavOptions
     queue: Tensor

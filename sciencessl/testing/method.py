@@ -109,7 +109,7 @@ class _Training:
 def _check_class(kind: Any) -> None:
     require(isinstance(kind, type) and issubclass(kind, Method), f"{kind!r} is not made from methods.base.Method.")
     name = kind.__name__
-    for attribute in ("title", "paper", "status", "Options"):
+    for attribute in ("title", "paper", "status", "cost", "Options"):
         require(hasattr(kind, attribute), f"{name} has no class attribute {attribute!r}.")
     require(kind.status in STATUSES, f"{name}.status is {kind.status!r}, expected one of {', '.join(STATUSES)}.")
     require(isinstance(kind.n_views, int) and kind.n_views >= 1, f"{name}.n_views is {kind.n_views!r}, expected 1 up.")

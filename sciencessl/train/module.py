@@ -279,6 +279,7 @@ def fit(module: Pretraining, plan: Plan) -> None:
         try:
             trainer.fit(module, loader)
         except SystemExit:  # what Lightning makes of a second Ctrl-C
+            module.written()
             raise KeyboardInterrupt from None
         except Exception as error:
             cause = loader_error(error)

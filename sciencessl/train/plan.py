@@ -144,8 +144,10 @@ def make_plan(
     plan = Plan(dataclasses.replace(full, run=run), domain, store, tables, labels, stats, method, terms, sampling,
                 device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes),
                 initial=initial)
-    if run.norm == "none" and not continued:
-        _start_from_data(plan)
+    if not continued:
+        method.check_views([view[store.primary].shape[1:] for view in sample_batch(plan, 1).views])
+        if run.norm == "none":
+            _start_from_data(plan)
     return plan
 
 

@@ -61,6 +61,17 @@ class Ranks:
         dist.all_gather(everyone, rows.detach().contiguous(), group=self.group)
         return torch.cat(everyone)
 
+    def gather_learning(self, rows: Tensor) -> Tensor:
+        """As `gather`, with gradient: what any rank's loss says of this rank's rows flows back to them, summed.
+
+        So the sum of the ranks' losses has the gradient of the loss that one process would compute on all rows. Every
+        rank must call this, and run backward through it, equally often and in one order.
+        """
+        if self.world == 1:
+            return rows
+        everyone: Tensor = _GatherLearning.apply(rows, self)  # type: ignore[no-untyped-call]
+        return everyone
+
     def from_first(self, function: Callable[[], T]) -> T:
         """What a function returns on the first rank, on all; the others do not call it. Every rank must call this.
 
@@ -94,6 +105,20 @@ class Ranks:
         if self.first:
             return error
         return FirstRankError(f"the first process of the run failed with {type(error).__name__}: {error}")
+
+
+class _GatherLearning(torch.autograd.Function):
+    """Gather forwards; backwards the sum over ranks of the gradient of all rows, of which each keeps its own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks, ctx.count = ranks, len(rows)
+        return ranks.gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        start = ctx.ranks.rank * ctx.count
+        return ctx.ranks.sum(gradients[0].contiguous().clone())[start : start + ctx.count], None
 
 
 LOST = re.compile("gloo|nccl|pair closure|(closed|reset) by peer", re.IGNORECASE)

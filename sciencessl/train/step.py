@@ -192,33 +192,39 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a step adds up, without gradient: shares of pair loss and scale, sum and rows of each label loss."""
+    """What a step adds up, without gradient: shares of pair loss, scale and what is logged beside them, sum and rows of
+    each label loss."""
 
     pair: Tensor | None
     scale: Tensor
     labels: list[tuple[Tensor, Tensor]]
+    logged: dict[str, Tensor]
 
     @classmethod
     def of(cls, done: Forward, batch: int) -> _Sums:
         labels = [(total.detach(), rows) for total, rows in done.labels]
         if done.pair is None:
-            return cls(None, torch.zeros((), device=done.online.representations[0].device), labels)
-        return cls(done.pair.total.detach() / batch, done.pair.scale / batch, labels)
+            return cls(None, torch.zeros((), device=done.online.representations[0].device), labels, {})
+        logged = {name: value / batch for name, value in done.pair.logged.items()}
+        return cls(done.pair.total.detach() / batch, done.pair.scale / batch, labels, logged)
 
     def __add__(self, other: _Sums) -> _Sums:
         labels = [(a + c, b + d) for (a, b), (c, d) in zip(self.labels, other.labels, strict=True)]
         pair = None if self.pair is None or other.pair is None else self.pair + other.pair
-        return _Sums(pair, self.scale + other.scale, labels)
+        logged = {name: value + other.logged[name] for name, value in self.logged.items()}
+        return _Sums(pair, self.scale + other.scale, labels, logged)
 
     def over(self, ranks: Ranks, device: torch.device) -> _Sums:
         """Summed over the ranks, in one message."""
-        own = [self.scale, *itertools.chain(*self.labels), *([] if self.pair is None else [self.pair])]
-        if ranks.world == 1 or not own:
+        pair = [] if self.pair is None else [self.pair]
+        own = [self.scale, *pair, *self.logged.values(), *itertools.chain(*self.labels)]
+        if ranks.world == 1:
             return self
         packed = ranks.sum(torch.stack([value.to(device, torch.float64) for value in own]))
-        scale, *rest = (value.to(mine.dtype) for value, mine in zip(packed.unbind(), own, strict=True))
-        pair = None if self.pair is None else rest.pop()
-        return _Sums(pair, scale, list(zip(rest[::2], rest[1::2], strict=True)))
+        values = iter([value.to(mine.dtype) for value, mine in zip(packed.unbind(), own, strict=True)])
+        scale, summed = next(values), next(values) if pair else None
+        logged = {name: next(values) for name in self.logged}
+        return _Sums(summed, scale, [(total, next(values)) for total in values], logged)
 
 
 def train_step(wrapped: Wrapped, optimizer: Any, batches: Iterable[Batch], step: int) -> StepResult:
@@ -244,12 +250,13 @@ def train_step(wrapped: Wrapped, optimizer: Any, batches: Iterable[Batch], step:
         parameter.grad = None
     optimizer.step()
     metrics = _metrics(_total(sums.pair, [total for total, _ in sums.labels], sums, recipe), sums)
-    told = network.method.after_step(recipe.phases.before(step), recipe.phases.before(recipe.total_steps))
+    told = network.method.after_step(*_place(recipe, step))
     return StepResult({**metrics, "lr": rate, **told}, done.online, done.targets)
 
 
 def _begin(method: Method, optimizer: Any, recipe: Recipe, step: int) -> float:
     """Set what belongs to a step and to its batch; the learning rate. No weight and no moment changes."""
+    method.at_step(*_place(recipe, step))
     rate = recipe.learning_rate(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -258,6 +265,11 @@ def _begin(method: Method, optimizer: Any, recipe: Recipe, step: int) -> float:
         if recipe.at_batch is not None:
             set_hyperparameters(optimizer, recipe.at_batch(recipe.batch))
     return rate
+
+
+def _place(recipe: Recipe, step: int) -> tuple[int, int]:
+    """Index of a step and their number, counted in batches of the first size."""
+    return recipe.phases.before(step), recipe.phases.before(recipe.total_steps)
 
 
 @contextlib.contextmanager
@@ -323,7 +335,7 @@ def _total(pair: Tensor | None, labels: Sequence[Tensor], sums: _Sums, recipe: R
 def _metrics(loss: Tensor, sums: _Sums) -> dict[str, Tensor | float]:
     metrics: dict[str, Tensor | float] = {"loss": loss}
     if sums.pair is not None:
-        metrics |= {"pair_loss": sums.pair, "cosine": -sums.scale}
+        metrics |= {"pair_loss": sums.pair, "cosine": -sums.scale, **sums.logged}
     if sums.labels:
         label_loss, rows = _label_mean(sums.labels)
         metrics |= {"label_loss": label_loss, "labelled": rows}
