@@ -18,7 +18,10 @@ from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12)}
+NARROW = {
+    "byol": SMALL,
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+}
 """Options of methods whose default heads have tens of millions of weights."""
 
 
@@ -26,7 +29,8 @@ NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, qu
 def test_registered_methods_conform(name: str) -> None:
     checked = check_method(name, NARROW.get(name))
     assert checked == (
-        "class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels", "monitors",
+        "class", "construction", "outputs", "gradients", "after_step", "copies", "views", "accumulation", "resume",
+        "labels", "draws", "precision", "ranks", "without_values", "monitors",
     )
 
 
