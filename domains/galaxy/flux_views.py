@@ -262,8 +262,9 @@ class FluxPipeline:
     """
 
     def __init__(self, settings: GalaxyViews, size: int, area: tuple[float, float]) -> None:
-        off = {"contrast": 0.0, "blur": 0.0, "noise": (0.0, 0.0), "noise_to": {}, "reddening": 0.0, "band_drop": 0.0}
-        self.settings: GalaxyViews = replace(settings, **off) if settings.plain else settings
+        self.settings = settings if not settings.plain else replace(
+            settings, contrast=0.0, blur=0.0, noise=(0.0, 0.0), noise_to={}, reddening=0.0, band_drop=0.0
+        )
         self.crop = RotatedCrop(size, area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift)
 
     def __call__(self, flux: Flux, rng: np.random.Generator) -> np.ndarray:
