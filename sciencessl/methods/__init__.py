@@ -3,5 +3,7 @@
 BUILTIN = {
     "byol": "sciencessl.methods.byol:Byol",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
+    "simclr": "sciencessl.methods.simclr:Simclr",
+    "simsiam": "sciencessl.methods.simsiam:Simsiam",
     "swav": "sciencessl.methods.swav:Swav",
 }

@@ -14,11 +14,17 @@ from sciencessl import registry
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
+from sciencessl.methods.simclr import SimclrOptions
+from sciencessl.methods.simsiam import SimsiamOptions
 from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12)}
+NARROW = {
+    "simclr": SimclrOptions(hidden=12, out=5),
+    "simsiam": SimsiamOptions(hidden=12, out=6, bottleneck=4),
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+}
 """Options of methods whose default heads have tens of millions of weights."""
 
 
