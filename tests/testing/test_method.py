@@ -18,7 +18,11 @@ from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12)}
+CLOSED_FORM = ("directcopy", "directpred", "directset", "lrp", "ne", "ns", "ns2", "stiefel", "visser")
+NARROW = {
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+    **{name: registry.load_method(name).Options(hidden=12, out=5) for name in CLOSED_FORM},
+}
 """Options of methods whose default heads have tens of millions of weights."""
 
 
