@@ -2,8 +2,17 @@
 
 BUILTIN = {
     "byol": "sciencessl.methods.byol:Byol",
+    "directcopy": "sciencessl.methods.closed_form:DirectCopy",
+    "directpred": "sciencessl.methods.closed_form:DirectPred",
+    "directset": "sciencessl.methods.closed_form:DirectSet",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "simclr": "sciencessl.methods.simclr:Simclr",
     "simsiam": "sciencessl.methods.simsiam:Simsiam",
+    "lrp": "sciencessl.methods.closed_form:Lrp",
+    "ne": "sciencessl.methods.closed_form:Ne",
+    "ns": "sciencessl.methods.closed_form:Ns",
+    "ns2": "sciencessl.methods.closed_form:Ns2",
+    "stiefel": "sciencessl.methods.closed_form:Stiefel",
     "swav": "sciencessl.methods.swav:Swav",
+    "visser": "sciencessl.methods.closed_form:Visser",
 }

@@ -24,6 +24,10 @@ NARROW = {
     "simclr": SimclrOptions(hidden=12, out=5),
     "simsiam": SimsiamOptions(hidden=12, out=6, bottleneck=4),
     "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+CLOSED_FORM = ("directcopy", "directpred", "directset", "lrp", "ne", "ns", "ns2", "stiefel", "visser")
+NARROW = {
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+    **{name: registry.load_method(name).Options(hidden=12, out=5) for name in CLOSED_FORM},
 }
 """Options of methods whose default heads have tens of millions of weights."""
 
