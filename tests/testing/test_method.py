@@ -13,12 +13,20 @@ from torch import Tensor, nn
 from sciencessl import registry
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
+from sciencessl.methods.dino import DinoOptions
+from sciencessl.methods.er import ErByolOptions, ErDinoOptions, ErSimclrOptions
 from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12)}
+NARROW = {
+    "dino": DinoOptions(hidden=12, out=5, prototypes=7, drop_path=0.0),
+    "er_byol": ErByolOptions(hidden=12, out=5),
+    "er_dino": ErDinoOptions(hidden=12, out=5, prototypes=7, drop_path=0.0),
+    "er_simclr": ErSimclrOptions(hidden=12, out=5),
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+}
 """Options of methods whose default heads have tens of millions of weights."""
 
 
