@@ -143,7 +143,8 @@ def vmf_constant(dimensions: int, kappa: float) -> float:
     Source: the density's definition; the series is `log_bessel`'s.
     """
     half = dimensions / 2
-    return -(half - 1) * math.log(kappa) + half * math.log(2 * math.pi) + log_bessel(half - 1, kappa)
+    bessel = log_bessel(half - 1, kappa)
+    return -(half - 1) * math.log(kappa) + half * math.log(2 * math.pi) + bessel
 
 
 def log_bessel(order: float, x: float) -> float:
