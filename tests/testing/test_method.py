@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from sciencessl import registry
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
+from sciencessl.methods.dino import DinoOptions
+from sciencessl.methods.er import ErByolOptions, ErDinoOptions, ErSimclrOptions
 from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.methods.simclr import SimclrOptions
 from sciencessl.methods.simsiam import SimsiamOptions
@@ -28,6 +30,11 @@ CLOSED_FORM = ("directcopy", "directpred", "directset", "lrp", "ne", "ns", "ns2"
 NARROW = {
     "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
     **{name: registry.load_method(name).Options(hidden=12, out=5) for name in CLOSED_FORM},
+    "dino": DinoOptions(hidden=12, out=5, prototypes=7, drop_path=0.0),
+    "er_byol": ErByolOptions(hidden=12, out=5),
+    "er_dino": ErDinoOptions(hidden=12, out=5, prototypes=7, drop_path=0.0),
+    "er_simclr": ErSimclrOptions(hidden=12, out=5),
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
 }
 """Options of methods whose default heads have tens of millions of weights."""
 
