@@ -4,4 +4,5 @@ BUILTIN = {
     "byol": "sciencessl.methods.byol:Byol",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "swav": "sciencessl.methods.swav:Swav",
+    "tribyol": "sciencessl.methods.tribyol:Tribyol",
 }

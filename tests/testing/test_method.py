@@ -15,10 +15,14 @@ from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.methods.swav import SwavOptions
+from sciencessl.methods.tribyol import TribyolOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12)}
+NARROW = {
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+    "tribyol": TribyolOptions(hidden=12, out=5),
+}
 """Options of methods whose default heads have tens of millions of weights."""
 
 
