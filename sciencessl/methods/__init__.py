@@ -19,4 +19,5 @@ BUILTIN = {
     "stiefel": "sciencessl.methods.closed_form:Stiefel",
     "swav": "sciencessl.methods.swav:Swav",
     "visser": "sciencessl.methods.closed_form:Visser",
+    "tribyol": "sciencessl.methods.tribyol:Tribyol",
 }

@@ -19,6 +19,7 @@ from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.methods.simclr import SimclrOptions
 from sciencessl.methods.simsiam import SimsiamOptions
 from sciencessl.methods.swav import SwavOptions
+from sciencessl.methods.tribyol import TribyolOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
@@ -35,6 +36,8 @@ NARROW = {
     "er_dino": ErDinoOptions(hidden=12, out=5, prototypes=7, drop_path=0.0),
     "er_simclr": ErSimclrOptions(hidden=12, out=5),
     "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
+    "tribyol": TribyolOptions(hidden=12, out=5),
 }
 """Options of methods whose default heads have tens of millions of weights."""
 
