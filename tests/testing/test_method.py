@@ -38,6 +38,8 @@ NARROW = {
     "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
     "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
     "tribyol": TribyolOptions(hidden=12, out=5),
+    "byol": SMALL,
+    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
 }
 """Options of methods whose default heads have tens of millions of weights."""
 
@@ -46,7 +48,8 @@ NARROW = {
 def test_registered_methods_conform(name: str) -> None:
     checked = check_method(name, NARROW.get(name))
     assert checked == (
-        "class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels", "monitors",
+        "class", "construction", "outputs", "gradients", "after_step", "copies", "views", "accumulation", "resume",
+        "labels", "draws", "precision", "ranks", "without_values", "monitors",
     )
 
 
