@@ -304,7 +304,8 @@ def _commands_section(study: Mapping[str, Any], args: argparse.Namespace, comman
     yield "```"
     yield ""
     measures = study.get("measures", [])
-    yield f"| run | steps | images | minutes | device-hours | device | peak memory |{''.join(f' {m} |' for m in measures)}"
+    more = "".join(f" {measure} |" for measure in measures)
+    yield f"| run | steps | images | minutes | device-hours | device | peak memory |{more}"
     yield f"|---|---|---|---|---|---|---|{'---|' * len(measures)}"
     for path in sorted((args.work / "runs").glob("*/cost.json")):
         cost, last = json.loads(path.read_text()), read_metrics(path.parent)[-1]

@@ -41,9 +41,9 @@ def build_backbone(
     EVA and Swin then take other multiples of their patch as well. Of all others `input_px` is 0.
 
     The initial weights are a pure function of (name, channels, rng_seed, size): no global generator is read or moved.
-    They are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the released
-    BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks (deepmind-research,
-    byol/README.md).
+    They are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the
+    released BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks
+    (deepmind-research, byol/README.md).
 
     Args:
         name: Architecture as in `list_backbones`, without a weight tag.
