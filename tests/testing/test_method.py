@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -16,29 +16,30 @@ from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
-from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW: dict[str, Any] = {
-    "byol": SMALL,
-    "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
-}
-"""Options of methods whose default heads have tens of millions of weights."""
+WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
+"""Values of settings that make heads of tens of millions of weights small, for every method that has them."""
+
+
+def narrow(name: str) -> Any:
+    """Small options of a registered method."""
+    options = registry.load_method(name).Options
+    return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
 ENCODERS: dict[str, tuple[str, int]] = {}
 """timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
 
 
 def case_of(name: str) -> Case:
     """A registered method as the kit checks it."""
-    kind = registry.load_method(name)
     encoder: Callable[[], nn.Module] = tiny_encoder
     side = SIDE
     if name in ENCODERS:
         backbone, side = ENCODERS[name]
         encoder = functools.partial(build_backbone, backbone, 3, 0)
-    return Case(kind, NARROW[name] if name in NARROW else kind.Options(), encoder, side)
+    return Case(registry.load_method(name), narrow(name), encoder, side)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])

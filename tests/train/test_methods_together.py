@@ -44,19 +44,19 @@ def learnt(ranks: Ranks, name: str, strategy: Strategy, accumulate: int, terms: 
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and key not in apart}
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("ddp", 2), ("fsdp", 2)])
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_take_the_step_of_one(both: TwoProcesses, name: str, strategy: Strategy) -> None:
+def test_two_processes_take_the_step_of_one(both: TwoProcesses, name: str, strategy: Strategy, accumulate: int) -> None:
     """Whatever is drawn differs between processes; the weights that come of it do not."""
-    labels_alone = case_of(name).forward(case_of(name).make())[2] is None
-    for accumulate, terms in ((1, labels_alone), (2, True)):
-        parts = both(learnt, name, strategy, accumulate, terms)
-        for key, value in parts[0].items():
-            assert torch.equal(value, parts[1][key]), key
-            assert value.isfinite().all(), key
-        whole = {} if draws(case_of(name)) else learnt(ALONE, name, strategy, accumulate, terms)
-        for key, value in whole.items():
-            torch.testing.assert_close(parts[0][key], value, rtol=1e-6, atol=1e-6, msg=f"{key}, {accumulate} parts")
+    case = case_of(name)
+    terms = accumulate > 1 or case.forward(case.make())[2] is None
+    parts = both(learnt, name, strategy, accumulate, terms)
+    for key, value in parts[0].items():
+        assert torch.equal(value, parts[1][key]), key
+        assert value.isfinite().all(), key
+    whole = {} if draws(case) else learnt(ALONE, name, "ddp", accumulate, terms)
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[0][key], value, rtol=1e-6, atol=1e-6, msg=key)
 
 
 def test_shards_are_of_heads_and_buffers_are_whole(both: TwoProcesses) -> None:
