@@ -1,6 +1,7 @@
 """One file a method; names only, so that listing imports nothing."""
 
 BUILTIN = {
+    "barlow_twins": "sciencessl.methods.barlow_twins:BarlowTwins",
     "byol": "sciencessl.methods.byol:Byol",
     "dino": "sciencessl.methods.dino:Dino",
     "directcopy": "sciencessl.methods.closed_form:DirectCopy",
@@ -11,6 +12,8 @@ BUILTIN = {
     "er_simclr": "sciencessl.methods.er:ErSimclr",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "lrp": "sciencessl.methods.closed_form:Lrp",
+    "moco_v2": "sciencessl.methods.moco_v2:MocoV2",
+    "moco_v3": "sciencessl.methods.moco_v3:MocoV3",
     "ne": "sciencessl.methods.closed_form:Ne",
     "ns": "sciencessl.methods.closed_form:Ns",
     "ns2": "sciencessl.methods.closed_form:Ns2",
@@ -19,5 +22,6 @@ BUILTIN = {
     "stiefel": "sciencessl.methods.closed_form:Stiefel",
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
+    "vicreg": "sciencessl.methods.vicreg:Vicreg",
     "visser": "sciencessl.methods.closed_form:Visser",
 }
