@@ -17,6 +17,7 @@ from sciencessl.methods.base import Method, Online
 from sciencessl.methods.byol import Byol
 from sciencessl.methods.dino import Dino
 from sciencessl.methods.er import ErByol, ErByolOptions, ErDino, ErDinoOptions, ErSimclr, ErSimclrOptions
+from sciencessl.methods.simclr import Simclr
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.samples import Batch
@@ -200,7 +201,7 @@ def test_a_loss_is_less_the_more_a_batch_is_spread() -> None:
 
 
 def test_hosts_keep_what_is_theirs() -> None:
-    assert (issubclass(ErByol, Byol), issubclass(ErDino, Dino)) == (True, True)
+    assert [issubclass(*pair) for pair in ((ErByol, Byol), (ErSimclr, Simclr), (ErDino, Dino))] == [True] * 3
     assert (ErByol.exports, ErSimclr.exports, ErDino.exports) == ("encoder", "encoder", "target_encoder")
     assert (ErByol.cost, ErSimclr.cost, ErDino.cost) == (1.0, 0.75, 1.0)
     assert {kind.status for kind in (ErByol, ErSimclr, ErDino)} == {"ours"}
@@ -208,6 +209,7 @@ def test_hosts_keep_what_is_theirs() -> None:
     assert (defaults.hidden, defaults.out, defaults.tau_base) == (4096, 256, 0.996)
     assert (defaults.kappa, defaults.estimator) == (10.0, "expectation")
     assert (ErSimclrOptions().out, ErDinoOptions().centre_momentum) == (128, 1.0)
+    assert not hasattr(ErSimclrOptions(), "temperature")
 
 
 def test_without_centring_the_teacher_is_only_sharpened_and_with_it_the_centre_moves() -> None:
@@ -240,7 +242,7 @@ def test_training_raises_the_bound(host: Callable[..., Any], gain: float) -> Non
         (ErByolOptions, {"hidden": 0}, r"options\.hidden is 0"),
         (ErByolOptions, {"estimator": "joe"}, r"no options\.estimator named 'joe'.*average, expectation"),
         (ErSimclrOptions, {"kappa": math.nan}, r"options\.kappa is nan"),
-        (ErSimclrOptions, {"out": 1}, r"options\.out is 1; they must be"),
+        (ErSimclrOptions, {"out": 0}, r"options\.out is 0; it must be 1"),
         (ErSimclrOptions, {"estimator": ""}, r"no options\.estimator named ''"),
         (ErDinoOptions, {"centre_momentum": 2.0}, r"options\.centre_momentum is 2\.0"),
     ],
