@@ -2,6 +2,8 @@
 
 BUILTIN = {
     "byol": "sciencessl.methods.byol:Byol",
+    "ccsl": "sciencessl.methods.self_labelling:Ccsl",
+    "cssl": "sciencessl.methods.self_labelling:Cssl",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
