@@ -5,6 +5,8 @@ BUILTIN = {
     "ccsl": "sciencessl.methods.self_labelling:Ccsl",
     "cssl": "sciencessl.methods.self_labelling:Cssl",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
+    "msbreg": "sciencessl.methods.msbreg:Msbreg",
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
+    "vssl": "sciencessl.methods.vssl:Vssl",
 }

@@ -14,17 +14,21 @@ from sciencessl import registry
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
+from sciencessl.methods.msbreg import MsbregOptions
 from sciencessl.methods.self_labelling import CcslOptions, CsslOptions
 from sciencessl.methods.swav import SwavOptions
 from sciencessl.methods.tribyol import TribyolOptions
+from sciencessl.methods.vssl import VsslOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
 NARROW = {
     "ccsl": CcslOptions(hidden=12, out=5, warmup=0.0, gather=True),
     "cssl": CsslOptions(hidden=12, out=5, warmup=0.0, gather=True),
+    "msbreg": MsbregOptions(hidden=12, out=5),
     "swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12),
     "tribyol": TribyolOptions(hidden=12, out=5),
+    "vssl": VsslOptions(hidden=12, out=5),
 }
 """Options of methods whose default heads have tens of millions of weights."""
 
