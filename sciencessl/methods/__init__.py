@@ -24,4 +24,11 @@ BUILTIN = {
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
     "vicreg": "sciencessl.methods.vicreg:Vicreg",
     "visser": "sciencessl.methods.closed_form:Visser",
+    "ccsl": "sciencessl.methods.self_labelling:Ccsl",
+    "cssl": "sciencessl.methods.self_labelling:Cssl",
+    "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
+    "msbreg": "sciencessl.methods.msbreg:Msbreg",
+    "swav": "sciencessl.methods.swav:Swav",
+    "tribyol": "sciencessl.methods.tribyol:Tribyol",
+    "vssl": "sciencessl.methods.vssl:Vssl",
 }
