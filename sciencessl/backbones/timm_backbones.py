@@ -41,9 +41,9 @@ def build_backbone(
     EVA and Swin then take other multiples of their patch as well. Of all others `input_px` is 0.
 
     The initial weights are a pure function of (name, channels, rng_seed, size): no global generator is read or moved.
-    They are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the released
-    BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks (deepmind-research,
-    byol/README.md).
+    They are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the
+    released BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks
+    (deepmind-research, byol/README.md).
 
     Args:
         name: Architecture as in `list_backbones`, without a weight tag.
@@ -77,8 +77,8 @@ def build_backbone(
         check_multiple(model, name, size, "--views.size")
     if drop_path and "drop_path_rate" not in taken:
         raise ConfigError(
-            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch is "
-            "left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
+            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch "
+            "is left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
         )
     # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
     model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
