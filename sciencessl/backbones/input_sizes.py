@@ -72,10 +72,10 @@ def check_shapes(encoder: nn.Module, name: str, shapes: Sequence[Sequence[int]])
             encoder.eval()(torch.zeros(1, *shape))
         except Exception as error:  # architectures refuse in many ways; any of them means the same
             advice = "Set --views.small-views 0, or choose a ViT or a Swin" if small else "Choose another --views.size"
-            said = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
             raise ConfigError(
                 f"backbone {name!r} is built for images of {encoder.input_px} pixels and cannot take views of "
-                f"{' x '.join(map(str, shape[1:]))} ({said}). {advice}."
+                f"{' x '.join(map(str, shape[1:]))} ({type(error).__name__}: {first_line(error).rstrip('.')}). "
+                f"{advice}."
             ) from error
         finally:
             encoder.train(training)
