@@ -11,6 +11,7 @@ BUILTIN = {
     "er_simclr": "sciencessl.methods.er:ErSimclr",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "lrp": "sciencessl.methods.closed_form:Lrp",
+    "moby": "sciencessl.methods.moby:Moby",
     "ne": "sciencessl.methods.closed_form:Ne",
     "ns": "sciencessl.methods.closed_form:Ns",
     "ns2": "sciencessl.methods.closed_form:Ns2",
