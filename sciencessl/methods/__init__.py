@@ -2,6 +2,7 @@
 
 BUILTIN = {
     "byol": "sciencessl.methods.byol:Byol",
+    "cnn_jepa": "sciencessl.methods.cnn_jepa:CnnJepa",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "swav": "sciencessl.methods.swav:Swav",
 }
