@@ -3,6 +3,7 @@
 BUILTIN = {
     "barlow_twins": "sciencessl.methods.barlow_twins:BarlowTwins",
     "byol": "sciencessl.methods.byol:Byol",
+    "cnn_jepa": "sciencessl.methods.cnn_jepa:CnnJepa",
     "dino": "sciencessl.methods.dino:Dino",
     "directcopy": "sciencessl.methods.closed_form:DirectCopy",
     "directpred": "sciencessl.methods.closed_form:DirectPred",
