@@ -104,9 +104,13 @@ class Byol(Method):
         scaled_momentum(self.options.tau_base, kappa)
         self._first_batch, self._kappa = first, kappa
 
-    def after_step(self, step: int, total: int) -> dict[str, float]:
-        """Move the target with the momentum of this step's index, scaled to the batch (arXiv 2307.13813)."""
+    def momentum(self, step: int, total: int) -> float:
+        """tau of a step's index, scaled to the batch (arXiv 2307.13813)."""
         tau = target_momentum(step, total, self.options.tau_base, self.options.tau_schedule)
-        tau = scaled_momentum(tau, self._kappa)
+        return scaled_momentum(tau, self._kappa)
+
+    def after_step(self, step: int, total: int) -> dict[str, float]:
+        """Move the target with the momentum of this step's index."""
+        tau = self.momentum(step, total)
         self._updater.update(tau)
         return {"tau": tau}

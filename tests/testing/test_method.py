@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -14,19 +14,25 @@ from sciencessl import registry
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
-from sciencessl.methods.swav import SwavOptions
 from sciencessl.testing import ConformanceError, check_method
 
 SMALL = ByolOptions(hidden=12, out=5)
-NARROW = {"swav": SwavOptions(hidden=12, out=5, prototypes=7, frozen_steps=1, queue=12)}
-"""Options of methods whose default heads have tens of millions of weights."""
+WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
+"""Values of settings that make heads of tens of millions of weights small, for every method that has them."""
+
+
+def narrow(name: str) -> Any:
+    """Small options of a registered method."""
+    options = registry.load_method(name).Options
+    return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])
 def test_registered_methods_conform(name: str) -> None:
-    checked = check_method(name, NARROW.get(name))
+    checked = check_method(name, narrow(name))
     assert checked == (
-        "class", "construction", "outputs", "gradients", "after_step", "copies", "resume", "labels", "monitors",
+        "class", "construction", "outputs", "gradients", "after_step", "copies", "views", "accumulation", "resume",
+        "labels", "draws", "precision", "ranks", "without_values", "monitors",
     )
 
 
