@@ -28,7 +28,9 @@ def narrow(name: str) -> Any:
     """Small options of a registered method."""
     options = registry.load_method(name).Options
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
-ENCODERS: dict[str, tuple[str, int]] = {}
+
+
+ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("test_resnet", 64)}
 """timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
 
 

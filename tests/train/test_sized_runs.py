@@ -1,4 +1,4 @@
-"""Runs of encoders that are built for one image size: trained, told of in the card, rebuilt alike by all that follow."""
+"""Runs of encoders that are built for one image size: trained, told of in the card, rebuilt alike afterwards."""
 
 from __future__ import annotations
 
