@@ -25,6 +25,7 @@ import yaml
 
 from sciencessl.evaluate.results import Row, TransferResult, read_result
 from sciencessl.evaluate.tables import difference_text, endpoint_text, resolution_text
+from sciencessl.train.folder import read_metrics
 
 HERE = Path(__file__).resolve().parent
 
@@ -302,12 +303,15 @@ def _commands_section(study: Mapping[str, Any], args: argparse.Namespace, comman
         yield _shown(shown)
     yield "```"
     yield ""
-    yield "| run | steps | images | minutes | device | peak memory |"
-    yield "|---|---|---|---|---|---|"
+    measures = study.get("measures", [])
+    more = "".join(f" {measure} |" for measure in measures)
+    yield f"| run | steps | images | minutes | device-hours | device | peak memory |{more}"
+    yield f"|---|---|---|---|---|---|---|{'---|' * len(measures)}"
     for path in sorted((args.work / "runs").glob("*/cost.json")):
-        cost = json.loads(path.read_text())
+        cost, last = json.loads(path.read_text()), read_metrics(path.parent)[-1]
         yield (f"| {path.parent.name} | {cost['steps']:,} | {cost['images_seen']:,} | {cost['wall_seconds'] / 60:.1f} "
-               f"| {cost['device']} | {cost['peak_memory_bytes'] / 2**30:.2f} GiB |")
+               f"| {cost['device_hours']:.3f} | {cost['device']} | {cost['peak_memory_bytes'] / 2**30:.2f} GiB |"
+               + "".join(f" {last[m]:.3g} |" if m in last else " |" for m in measures))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -262,7 +262,9 @@ class FluxPipeline:
     """
 
     def __init__(self, settings: GalaxyViews, size: int, area: tuple[float, float]) -> None:
-        self.settings = settings
+        self.settings = settings if not settings.plain else replace(
+            settings, contrast=0.0, blur=0.0, noise=(0.0, 0.0), noise_to={}, reddening=0.0, band_drop=0.0
+        )
         self.crop = RotatedCrop(size, area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift)
 
     def __call__(self, flux: Flux, rng: np.random.Generator) -> np.ndarray:

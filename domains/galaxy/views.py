@@ -17,7 +17,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError
 from sciencessl.spec import View
-from sciencessl.views.settings import check_views
+from sciencessl.views.settings import CropViews
 
 if TYPE_CHECKING:
     from sciencessl.domains.galaxy.flux_views import Flux
@@ -26,7 +26,7 @@ FIELD = "image"
 
 
 @dataclass(frozen=True)
-class GalaxyViews:
+class GalaxyViews(CropViews):
     """Settings of the views of galaxies.
 
     Crop, flips, jitter of 8-bit colour and greyscale are those of the hybrid paper's code (arXiv 2206.11927), except
@@ -36,7 +36,6 @@ class GalaxyViews:
     not depend on it.
 
     Attributes:
-        size: Side of a view in pixels.
         area: Smallest and largest window area, as a fraction of the stamp, which sets how large the galaxy is seen:
             areas of 0.46 to 0.69 make its size vary by 0.9 to 1.1. Surface brightness is kept, total flux is not.
         aspect: Smallest and largest width over height of the window.
@@ -58,14 +57,11 @@ class GalaxyViews:
         extinction: A / E(B-V) of bands, {hsc_g: 3.24}, where those of DECam for u g r i z y do not do.
         band_drop: Flux: probability that one of several bands goes missing.
         evaluation_window: Side of the centred window that is evaluated, as a fraction of the stamp.
-        small_views: Small views beside the two large ones, for multi-crop methods.
-        small_size: Side of a small view in pixels.
-        small_area: Smallest and largest window area of small views, as a fraction of the stamp.
         stretch: Of flux on the way to the model, per band, fitted once and saved with the run.
     """
 
-    size: int = 64
     area: tuple[float, float] = (0.3, 0.85)
+    small_area: tuple[float, float] = (0.08, 0.3)
     aspect: tuple[float, float] = (0.95, 1.05)
     shift: float = 0.2
     parity_safe: bool = False
@@ -83,13 +79,10 @@ class GalaxyViews:
     extinction: Mapping[str, float] = field(default_factory=dict)
     band_drop: float = 0.0
     evaluation_window: float = 0.75
-    small_views: int = 0
-    small_size: int = 32
-    small_area: tuple[float, float] = (0.08, 0.3)
     stretch: Literal["asinh", "linear", "log"] = "asinh"
 
     def __post_init__(self) -> None:
-        check_views(self)
+        super().__post_init__()
         if not 0 <= self.shift <= 0.5:
             raise ConfigError(f"views.shift is {self.shift}; it must be in [0, 0.5], so that the galaxy stays in view.")
         _check_flux(self)
@@ -119,8 +112,7 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 
 
 def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
-    """Training views from the same distribution, two large ones and the small ones, and the centred window for
-    evaluation."""
+    """Training views from the same distribution, large ones and small ones, and the centred window for evaluation."""
     from sciencessl.domains.galaxy.flux_views import GalaxyEvaluationView, GalaxyTrainViews, evaluation_window
     from sciencessl.views.pair import multi_crop_views
 
@@ -143,8 +135,9 @@ class _Pipeline:
         from sciencessl.views.pipeline import Pipeline
 
         def build(colour: bool) -> Pipeline:
-            return Pipeline([
-                RotatedCrop(size, area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift),
+            crop = RotatedCrop(size, area, settings.aspect, flips=not settings.parity_safe, shift=settings.shift)
+            return Pipeline([crop]) if settings.plain else Pipeline([
+                crop,
                 op.ByolColourJitter(
                     settings.brightness, settings.contrast, settings.saturation * colour, settings.hue * colour, p=0.8
                 ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sciencessl.spec import View
-from sciencessl.views.settings import check_views
+from sciencessl.views.settings import CropViews
 
 FIELD = "tile"
 
 
 @dataclass(frozen=True)
-class PathologyViews:
+class PathologyViews(CropViews):
     """Settings of the views of tissue tiles.
 
     Crop aside, the values are those of the PTCGA200 pretraining (pathology card, arXiv 2303.15693: jitter 0.4, 0.4,
@@ -20,8 +20,6 @@ class PathologyViews:
     al. (arXiv 1902.06543), 0.2 the stronger.
 
     Attributes:
-        size: Side of a view in pixels.
-        area: Smallest and largest window area, as a fraction of the tile.
         stain: How much haematoxylin, eosin and DAB change, as a fraction; 0 turns it off, as tissue that is not stained
             in colour needs.
         stain_p: Probability of that.
@@ -32,13 +30,10 @@ class PathologyViews:
         greyscale: Probability of dropping colour.
         blur: Probability of a blur, sigma 0.1 to 2 pixels.
         evaluation_window: Side of the centred window that is evaluated, as a fraction of the tile.
-        small_views: Small views beside the two large ones, for multi-crop methods.
-        small_size: Side of a small view in pixels.
-        small_area: Smallest and largest window area of small views, as a fraction of the tile.
     """
 
-    size: int = 64
     area: tuple[float, float] = (0.2, 1.0)
+    small_area: tuple[float, float] = (0.05, 0.2)
     stain: float = 0.05
     stain_p: float = 0.5
     brightness: float = 0.4
@@ -48,17 +43,10 @@ class PathologyViews:
     greyscale: float = 0.2
     blur: float = 0.5
     evaluation_window: float = 1.0
-    small_views: int = 0
-    small_size: int = 32
-    small_area: tuple[float, float] = (0.05, 0.2)
-
-    def __post_init__(self) -> None:
-        check_views(self)
 
 
 def pathology_views(settings: PathologyViews) -> tuple[View, View]:
-    """Training views from the same distribution, two large ones and the small ones, and the centred window for
-    evaluation."""
+    """Training views from the same distribution, large ones and small ones, and the centred window for evaluation."""
     from sciencessl.views import operations as op
     from sciencessl.views.affine import RotatedCrop, centre_window
     from sciencessl.views.pair import evaluation_views, multi_crop_views
@@ -66,8 +54,9 @@ def pathology_views(settings: PathologyViews) -> tuple[View, View]:
     from sciencessl.views.stain import StainJitter
 
     def pipeline(size: int, area: tuple[float, float], number: int) -> Pipeline:
-        return Pipeline([
-            RotatedCrop(size, area),
+        crop = RotatedCrop(size, area)
+        return Pipeline([crop]) if settings.plain else Pipeline([
+            crop,
             *([StainJitter(settings.stain, p=settings.stain_p)] if settings.stain > 0 else []),
             op.ByolColourJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue, p=0.8),
             op.Greyscale(p=settings.greyscale),

@@ -16,43 +16,30 @@ from sciencessl.views.byol import (
     evaluation_view,
     swav_photometric,
 )
-from sciencessl.views.settings import check_views
+from sciencessl.views.settings import CropViews
 
 FIELD = "image"
 
 
 @dataclass(frozen=True)
-class WebViews:
+class WebViews(CropViews):
     """Settings of the views of photos; all else is BYOL's (arXiv 2006.07733, appendix B).
 
     Attributes:
-        size: Side of a view in pixels.
-        area: Smallest and largest crop area, as a fraction of the photo.
-        colour: How pixels change: `byol`, where the two large views differ in blur and solarisation and small ones
+        colour: How pixels change: `byol`, where the first two views differ in blur and solarisation and further ones
             take turns, or `swav`, the same for all views (arXiv 2006.09882, as run by SEER, arXiv 2103.01988).
         strength: Factor of all of that but blur: of the changes of colour and of the probabilities of greyscale and
             solarisation.
         blur: Factor of the probabilities of blur; 0, for photos of few pixels, turns it off.
-        small_views: Small views beside the two large ones, for multi-crop methods.
-        small_size: Side of a small view in pixels.
-        small_area: Smallest and largest crop area of small views, as a fraction of the photo.
     """
 
-    size: int = 64
-    area: tuple[float, float] = (0.08, 1.0)
     colour: Literal["byol", "swav"] = "byol"
     strength: float = 1.0
     blur: float = 1.0
-    small_views: int = 0
-    small_size: int = 32
-    small_area: tuple[float, float] = (0.05, 0.14)
-
-    def __post_init__(self) -> None:
-        check_views(self)
 
 
 def web_views(settings: WebViews) -> tuple[View, View]:
-    """Training views, two large ones and the small ones, and the resized centre crop for evaluation."""
+    """Training views, large ones and small ones, and the resized centre crop for evaluation."""
     from sciencessl.views.pair import evaluation_views, multi_crop_views
     from sciencessl.views.pipeline import Pipeline
 
@@ -61,7 +48,8 @@ def web_views(settings: WebViews) -> tuple[View, View]:
     photometric = _weaker(swav_photometric() if settings.colour == "swav" else PhotometricSettings(), settings)
 
     def pipeline(size: int, area: tuple[float, float], number: int) -> Pipeline:
-        return byol_views(size, photometric, CropSettings(area))[number % 2]
+        full = byol_views(size, photometric, CropSettings(area))[number % 2]
+        return Pipeline(full.transforms[:2]) if settings.plain else full  # crop and mirror
 
     evaluate = evaluation_views(FIELD, lambda image: centre(image, unused), evaluated_side(settings.size))
     return multi_crop_views(FIELD, settings, pipeline, CropSettings().aspect), evaluate

@@ -12,9 +12,11 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from sciencessl.backbones import small_maps
+from sciencessl.backbones.input_sizes import check_multiple, resample_positions, size_arguments
 from sciencessl.backbones.norms import find_gates, replace_norms
 from sciencessl.errors import ConfigError, DataError, RegistryError, did_you_mean
 from sciencessl.setting_groups import Norm
+from sciencessl.store.remote import first_line
 
 SWITCHED_OFF = 0.01
 """A scale whose values are all the same and no larger is one that an initialiser sets so that a branch starts off."""
@@ -30,17 +32,18 @@ def list_backbones(pattern: str = "*") -> list[str]:
 
 def build_backbone(
     name: str, channels: int, rng_seed: int, pretrained_file: Path | None = None, norm: Norm = "batch",
-    output_stride: int = 0,
+    output_stride: int = 0, size: int = 0, drop_path: float = 0.0,
 ) -> nn.Module:
     """A timm encoder without its classifier, on the CPU, in float32, in training mode.
 
     The module maps (B, channels, H, W) to pooled features (B, F), and F is its attribute `num_features`; `norm_kind` is
-    `norm`. Some architectures (most ViTs) accept only the image size that timm declares for them.
+    `norm`. An architecture for images of one size (ViT, Swin) is built for `size`, and `input_px` tells it; ViT, DeiT,
+    EVA and Swin then take other multiples of their patch as well. Of all others `input_px` is 0.
 
-    The initial weights are a pure function of (name, channels, rng_seed): no global generator is read or moved. They
-    are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the released
-    BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks (deepmind-research,
-    byol/README.md).
+    The initial weights are a pure function of (name, channels, rng_seed, size): no global generator is read or moved.
+    They are timm's own: for residual networks the last batch-norm gamma of each block starts at zero, as in the
+    released BYOL code, while the numbers of the BYOL paper used one, which matters for very wide networks
+    (deepmind-research, byol/README.md).
 
     Args:
         name: Architecture as in `list_backbones`, without a weight tag.
@@ -53,31 +56,68 @@ def build_backbone(
             weights (`norms.replace_norms`). With `none` and no file, `norms.start_from_data` should follow.
         output_stride: Pixels of the input to one place of the last map: strides beyond it become dilations of the same
             weights. 0 leaves the architecture as it is; what cannot be dilated raises as timm does.
+        size: Side of the images in pixels, for an architecture that is built for one size; position embeddings of
+            `pretrained_file` are resampled to it as timm does. 0 is the size that timm declares; architectures that
+            take any size ignore it.
+        drop_path: Probability, in [0, 1), that the last residual branch is left out for a sample in training; earlier
+            ones less (timm's `drop_path_rate`). 0 is never, also where timm would by default.
 
     Raises:
         RegistryError: When timm has no such architecture, or the name asks for weights.
-        ConfigError: When `channels` is below 1, or the architecture does not take that norm.
+        ConfigError: When `channels` is below 1, or the architecture does not take that norm, size or drop path.
         DataError: When the weight file is missing, unreadable, or of another architecture or channel count.
     """
     check_backbone(name)
     if channels < 1:
         raise ConfigError(f"backbone {name!r}: channels is {channels}; it must be 1 or more, one for each band.")
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not torch.manual_seed: it would reseed the accelerators as well, which the fork leaves alone.
-        torch.default_generator.manual_seed(rng_seed)
-        more = {"output_stride": output_stride} if output_stride else {}
-        model: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **more)
+    more = {"output_stride": output_stride} if output_stride else {}
+    sized = size_arguments(name, size)
+    model, taken = _create(name, rng_seed, {**sized, "drop_path_rate": drop_path}, in_chans=channels, **more)
+    if sized:
+        check_multiple(model, name, size, "--views.size")
+    if drop_path and "drop_path_rate" not in taken:
+        raise ConfigError(
+            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch is "
+            "left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
+        )
     # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
     model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
     if norm != "batch":
         _check_norm(model, name, norm)
         model = replace_norms(model, norm, find_gates(model, channels) if norm == "group_ws" else ())
-    model.norm_kind = norm
+    model.norm_kind, model.input_px = norm, size if sized else 0
     if pretrained_file is not None:
         label = repr(name) if norm == "batch" else f"{name!r} with norm {norm!r}"
         _load_weights(model, label, channels, Path(pretrained_file))
     encoder: nn.Module = model
     return small_maps.convert(encoder)
+
+
+def _create(name: str, rng_seed: int, wanted: dict[str, Any], **more: Any) -> tuple[Any, set[str]]:
+    """A model of timm's, and which of the arguments that are wanted its architecture knows; it is built without others.
+
+    Raises:
+        ConfigError: When it cannot be built for the size that is wanted.
+    """
+    wanted = dict(wanted)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        while True:
+            # Not torch.manual_seed: it would reseed the accelerators as well, which the fork leaves alone.
+            torch.default_generator.manual_seed(rng_seed)
+            try:
+                return timm.create_model(name, pretrained=False, num_classes=0, **wanted, **more), set(wanted)
+            except TypeError as error:
+                unknown = [key for key in wanted if f"unexpected keyword argument '{key}'" in str(error)]
+                if not unknown:
+                    raise
+                del wanted[unknown[0]]
+            except (AssertionError, RuntimeError, ValueError) as error:
+                if "img_size" not in wanted:
+                    raise
+                raise ConfigError(
+                    f"backbone {name!r} cannot be built for images of {wanted['img_size']} pixels "
+                    f"({type(error).__name__}: {first_line(error)}). Choose another --views.size or another backbone."
+                ) from error
 
 
 def check_backbone(name: str) -> None:
@@ -126,6 +166,7 @@ def _load_weights(model: Any, name: str, channels: int, path: Path) -> None:
     for key in (f"{layer}.weight" for layer in _as_names(cfg.get("first_conv"))):
         if _is_rgb_kernel(state.get(key), own.get(key)):
             state[key] = adapt_channels(state[key], channels)
+    state = resample_positions(model, state)
     _check_state(state, own, name, channels, path)
     model.load_state_dict(state)
 

@@ -112,7 +112,7 @@ def average(inputs: Sequence[str | Path], out: str | Path, last: int = 0, networ
     sources = [source for path in inputs for source in _sources(local_path(path, "RUN"), last, network)]
     _check_sources(sources, network)
     card, state = _joint_card(sources), _mean(sources)
-    module: Any = build_backbone(card.backbone, len(card.channels), 0, norm=card.norm)
+    module: Any = build_backbone(card.backbone, len(card.channels), 0, norm=card.norm, size=card.size)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

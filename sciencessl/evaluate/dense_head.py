@@ -73,7 +73,7 @@ class Segmenter(Tuned):
 def dilated(encoder: nn.Module, card: ModelCard) -> nn.Module:
     """A copy with a map of stride `STRIDE`; of the architecture's own where that cannot be dilated."""
     try:
-        wide = build_backbone(card.backbone, len(card.channels), 0, norm=card.norm, output_stride=STRIDE)
+        wide = build_backbone(card.backbone, len(card.channels), 0, None, card.norm, STRIDE, card.size)
     except (TypeError, AssertionError, NotImplementedError):  # how timm's architectures refuse
         return copy.deepcopy(encoder)
     wide.load_state_dict(encoder.state_dict())

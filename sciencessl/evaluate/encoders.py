@@ -83,7 +83,7 @@ def run_encoder(run: str | Path) -> Encoder:
     path = local_path(run, "RUN")
     card = read_card(path)
     weights = path / WEIGHTS
-    module = frozen(build_backbone(card.backbone, len(card.channels), 0, weights, card.norm))
+    module = frozen(build_backbone(card.backbone, len(card.channels), 0, weights, card.norm, size=card.size))
     encoder = Encoder(path.resolve().name, card, module, "", source=str(path.resolve()))
     return replace(encoder, digest=digest(weights.read_bytes(), encoder.input.encode()))
 
@@ -137,7 +137,7 @@ def random_encoder(card: ModelCard, number: int, variant: str = "statistics") ->
     if variant not in VARIANTS:
         raise ConfigError(unknown_name("variant of random encoders", variant, VARIANTS))
     card, seed = _blank(card, "random"), derive_key("random encoder", number) % 2**63
-    module = frozen(build_backbone(card.backbone, len(card.channels), seed, norm=card.norm))
+    module = frozen(build_backbone(card.backbone, len(card.channels), seed, norm=card.norm, size=card.size))
     if variant == "branches":
         switch_on(module)
     encoder = Encoder(f"random {number}", card, module, "", statistics=variant == "statistics")
@@ -156,7 +156,7 @@ def scratch_encoder(card: ModelCard, name: str) -> Encoder:
 def fresh_module(card: ModelCard, seed: int) -> nn.Module:
     """A card's architecture as its initialiser leaves it; a pure function of it and the seed."""
     key = derive_key("scratch", seed) % 2**63
-    return frozen(build_backbone(card.backbone, len(card.channels), key, norm=card.norm))
+    return frozen(build_backbone(card.backbone, len(card.channels), key, norm=card.norm, size=card.size))
 
 
 def _architecture(card: ModelCard) -> str:

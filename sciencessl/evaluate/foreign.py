@@ -63,12 +63,12 @@ def is_path(run: str | Path) -> bool:
 def _named_encoder(weights: NamedWeights, store: Store) -> Encoder:
     """Views at the size that the weights were trained at; input statistics of the weights where stamps are RGB."""
     spec = store.header.fields[store.primary]
-    module: Any = build_backbone(weights.backbone, len(spec.channels), 0, weights.file)
+    module: Any = build_backbone(weights.backbone, len(spec.channels), 0, weights.file, size=weights.size)
     domain, settings = load_domain(store.header.domain), _view_settings(store, weights.size)
     card = replace(
         _card(store, "timm", int(module.num_features)), backbone=weights.backbone, views=asdict(settings),
         stats=weights.stats(spec) or input_stats(store, domain, settings), init_from=weights.source,
-        license=weights.license,
+        license=weights.license, size=module.input_px,
     )
     encoder = Encoder(weights.name, card, frozen(module), "", foreign=True, source=weights.source)
     return replace(encoder, digest=digest(weights.file.read_bytes(), encoder.input.encode()))

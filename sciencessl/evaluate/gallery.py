@@ -25,6 +25,8 @@ from sciencessl.views.pictures import Picture, pixel_picture, save_pixels, tile_
 from sciencessl.views.sheet import contact_sheet
 
 VIEW_SAMPLES = 12
+SHEET_COLUMNS = 9
+"""Of the contact sheet of views; more only where one sample has more."""
 QUERIES = 8
 NEIGHBOURS = 7
 TILE, NEAR_TILE = 88, 104
@@ -114,7 +116,8 @@ def view_strips(
         strips.append(ViewStrip(name, tile_picture(images, TILE, f"{name}: original, {what}")))
         sheet += images
         captions += [name, *(f"view {number}" for number in range(1, len(images)))]
-    columns = 3 * len(sheet) // max(len(strips), 1)
+    each = len(sheet) // max(len(strips), 1)
+    columns = each * max(1, SHEET_COLUMNS // max(each, 1))
     save_pixels(contact_sheet(sheet, captions, columns=columns, tile_px=128), folder / "views.png")
     return tuple(strips)
 

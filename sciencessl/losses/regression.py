@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from sciencessl.errors import ConfigError
@@ -39,6 +42,25 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
         )
     prediction, target = full_precision(prediction, target)
     return -(_normalise(prediction) * _normalise(target)).sum(dim=-1).clamp(min=-1.0, max=1.0)
+
+
+def cross_view_cosine(queries: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Mean negative cosine of each target and its queries: those of all views but its own.
+
+    Args:
+        queries: V entries, one a view, (B, D).
+        targets: The first of the views, 1 to V, (B, D).
+
+    Returns:
+        (B,) in [-1, 1], mean over pairs; gradient reaches both sides.
+
+    Raises:
+        ConfigError: When shapes differ.
+
+    Source: ours; for two views BYOL's two directions.
+    """
+    pairs = [(query, target) for own, target in enumerate(targets) for v, query in enumerate(queries) if v != own]
+    return torch.stack([negative_cosine(query, target) for query, target in pairs]).mean(dim=0)
 
 
 def byol_regression(prediction: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -203,10 +204,35 @@ def mlp(
     Another `norm` replaces the batch norm as `replace_norms` says; `group_ws` standardises the last layer too, which no
     norm follows: the literal reading of arXiv 2010.10241, section 3.3.
     """
-    first = _linear(in_features, hidden, True, generator)
-    last = _linear(hidden, out_features, False, generator)
-    head = nn.Sequential(first, nn.BatchNorm1d(hidden, eps=1e-5, momentum=0.1), nn.ReLU(inplace=True), last)
-    return cast("nn.Sequential", replace_norms(head, norm))
+    return deep_mlp((in_features, hidden, out_features), generator, norm)
+
+
+def deep_mlp(
+    widths: Sequence[int], generator: torch.Generator, norm: Norm | None = "batch", bias: bool = True,
+    end: Literal["linear", "biased", "scaled", "standardised"] = "linear",
+) -> nn.Sequential:
+    """A head of any depth: Linear - BatchNorm - ReLU for each hidden layer, and a last Linear; drawn as in `mlp`.
+
+    Args:
+        widths: Of the input, the hidden layers and the output; two or more.
+        generator: Draws the weights, from the first layer to the last.
+        norm: As in `mlp`; None for a head without any norm.
+        bias: Whether hidden layers have a bias.
+        end: The last layer: `linear` has no bias, `biased` has one, and a batch norm follows the `linear` one where it
+            is `scaled` (a scale for each feature, the shift stays 0) or `standardised` (neither).
+    """
+    layers: list[nn.Module] = []
+    for width, following in pairwise(widths[:-1]):
+        layers.append(_linear(width, following, bias, generator))
+        layers += [] if norm is None else [nn.BatchNorm1d(following, eps=1e-5, momentum=0.1)]
+        layers.append(nn.ReLU(inplace=True))
+    layers.append(_linear(widths[-2], widths[-1], end == "biased", generator))
+    if end in ("scaled", "standardised"):
+        last = nn.BatchNorm1d(widths[-1], eps=1e-5, momentum=0.1, affine=end == "scaled")
+        if end == "scaled":
+            last.bias.requires_grad_(False)
+        layers.append(last)
+    return cast("nn.Sequential", replace_norms(nn.Sequential(*layers), norm or "batch"))
 
 
 def _linear(in_features: int, out_features: int, bias: bool, generator: torch.Generator) -> nn.Linear:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import ClassVar
 
 import torch
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from sciencessl.errors import ConfigError
-from sciencessl.losses.linear import uniform_linear
 from sciencessl.losses.regression import negative_cosine
 from sciencessl.losses.swav import sinkhorn_codes, swapped_prediction
-from sciencessl.methods.base import Method, Online, PairLoss
+from sciencessl.methods.base import Method, Online, PairLoss, deep_mlp
 
 ASSIGNING = 2
 """Crops that codes are made of: the first two, which are the large ones."""
@@ -64,7 +63,7 @@ class SwavOptions:
 
 
 class Swav(Method):
-    """Encoder, projector, and prototypes of length 1.
+    """Encoder, projector (SEER's; SwAV's with `norm`), and prototypes of length 1.
 
     Scores are cosines of projections and prototypes. Codes of the two large crops, balanced over the batch, the queue
     and all processes, are predicted from each other crop of the same sample. The balance is that of a micro-batch
@@ -85,7 +84,7 @@ class Swav(Method):
     def __init__(self, encoder: nn.Module, options: SwavOptions, generator: torch.Generator) -> None:
         super().__init__(encoder, options, generator)
         widths = (self.features, options.hidden, options.hidden, options.out)
-        self.projector = _projector(widths, options.norm, generator)
+        self.projector = deep_mlp(widths, generator, "batch" if options.norm else None, end="biased")
         drawn = torch.empty(options.prototypes, options.out).uniform_(-1.0, 1.0, generator=generator)
         self.prototypes = nn.Parameter(normalize(drawn, dim=1))
         self.register_buffer("queue", torch.zeros(ASSIGNING, options.queue, options.out))
@@ -153,14 +152,3 @@ class Swav(Method):
         """What `get_extra_state` gave."""
         self._taken, self._queued = state.tolist()
         self._waiting = self.queue[:, :0]
-
-
-def _projector(widths: Sequence[int], norm: bool, generator: torch.Generator) -> nn.Sequential:
-    """Linear layers with ReLU between them, drawn by torch's rule. Source: SEER's head; with norms SwAV's."""
-    layers: list[nn.Module] = []
-    for width, following in pairwise(widths):
-        bound = width**-0.5
-        if layers:
-            layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
-        layers.append(uniform_linear(width, following, bound, (-bound, bound), generator))
-    return nn.Sequential(*layers)

@@ -4,106 +4,64 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sciencessl.losses.labels import ClassLoss
-from sciencessl.methods.base import Method, Online, PairLoss
+from sciencessl.errors import ConfigError
+from sciencessl.methods.base import Method
 from sciencessl.monitor.watch import Monitor
-from sciencessl.optim.groups import parameter_groups
-from sciencessl.optim.lars import LARS
 from sciencessl.registry import load_method
-from sciencessl.samples import Batch
+from sciencessl.testing.method_case import BATCH, SIDE, STEPS, Case, Training, different, tiny_encoder
+from sciencessl.testing.method_ranks import check_ranks
+from sciencessl.testing.method_steps import (
+    check_accumulation,
+    check_draws,
+    check_labels,
+    check_precision,
+    check_resume,
+    check_views,
+    check_without_values,
+)
 from sciencessl.testing.requirement import is_frozen_dataclass, require
-from sciencessl.train.step import LabelTerm, Network, Recipe, Wrapped, train_step
 
-BATCH, SIDE, FEATURES, CLASSES, STEPS = 8, 8, 6, 3, 6
 STATUSES = ("verified", "reconstructed", "ours")
 
 
-def check_method(method: str | type[Method], options: Any = None) -> tuple[str, ...]:
+def check_method(
+    method: str | type[Method], options: Any = None, encoder: Callable[[], nn.Module] = tiny_encoder, side: int = SIDE
+) -> tuple[str, ...]:
     """Check that a method does what the step, the run and the checkpoint ask of it. Takes seconds, on the CPU.
 
     Args:
         method: Name, FILE.py:NAME, or the class.
-        options: Settings to check it with; its defaults when None.
+        options: Settings to check it with, small ones for speed; its defaults when None.
+        encoder: Builds an encoder of three channels, with the same weights each time, for a method that needs a kind
+            of its own.
+        side: Pixels of a large view.
 
     Returns:
         What was checked, in order.
 
     Raises:
         ConformanceError: At the first thing that does not hold.
+        ConfigError: When the method does not take the encoder.
         RegistryError: When there is no such method.
     """
     kind = load_method(method) if isinstance(method, str) else method
     _check_class(kind)
-    chosen = kind.Options() if options is None else options
-
-    def make(seed: int = 0) -> Method:
-        return kind(_encoder(), chosen, torch.Generator().manual_seed(seed))
-
-    checks: tuple[Callable[[Callable[..., Method]], None], ...] = (
-        _construction, _outputs, _gradients, _after_step, _copies, _resume, _labels, _monitors,
+    case = Case(kind, kind.Options() if options is None else options, encoder, side)
+    checks: tuple[Callable[[Case], None], ...] = (
+        _check_construction, _check_outputs, _check_gradients, _check_after_step, _check_copies, check_views,
+        check_accumulation, check_resume, check_labels, check_draws, check_precision, check_ranks,
+        check_without_values, _check_monitors,
     )
     for check in checks:
-        check(make)
-    return ("class", *(check.__name__.removeprefix("_") for check in checks))
-
-
-def _encoder() -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        encoder: Any = nn.Sequential(
-            nn.Conv2d(3, FEATURES, 3), nn.BatchNorm2d(FEATURES), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )
-    encoder.num_features = FEATURES
-    module: nn.Module = encoder
-    return module
-
-
-def _batch(step: int, views: int, labelled: bool = True) -> Batch:
-    rng = np.random.default_rng(step)
-    pixels = [{"image": torch.from_numpy(rng.normal(size=(BATCH, 3, SIDE, SIDE)).astype("f4"))} for _ in range(views)]
-    classes = np.where(rng.uniform(size=BATCH) < 0.6, rng.integers(0, CLASSES, BATCH), -1)
-    classes[0] = 1  # never without a label by chance
-    labels = {"class": torch.from_numpy(classes if labelled else np.full(BATCH, -1))}
-    return Batch(pixels, labels, [str(i) for i in range(BATCH)], np.arange(BATCH))
-
-
-class _Training:
-    """A method with a label term, an optimiser and a count of steps: what a run consists of."""
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.term = LabelTerm("class", ClassLoss(CLASSES), FEATURES, torch.Generator().manual_seed(1))
-        self.modules = nn.ModuleDict({"method": method, "term": self.term})
-        self.optimizer = LARS(parameter_groups(self.modules, 1e-4), lr=0.0, eta=0.1)
-        self.taken = 0
-
-    def step(self, labelled: bool = True, accumulate: int = 1) -> dict[str, Any]:
-        batch = _batch(self.taken, self.method.n_views, labelled)
-        size = BATCH // accumulate
-        parts = [batch.slice(start, start + size) for start in range(0, BATCH, size)]
-        recipe = Recipe(
-            total_steps=STEPS, batch=BATCH, accumulate=accumulate, learning_rate=lambda step: 0.1,
-            to_input=lambda x: x, field="image",
-        )
-        wrapped = Wrapped(Network(self.method, [self.term], recipe))
-        result = train_step(wrapped, self.optimizer, parts, self.taken)
-        self.taken += 1
-        return result.metrics
-
-    def state(self) -> dict[str, Any]:
-        return copy.deepcopy({"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()})
-
-    def load(self, state: dict[str, Any], taken: int) -> None:
-        self.modules.load_state_dict(state["modules"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.taken = taken
+        check(case)
+    return ("class", *(check.__name__.removeprefix("_").removeprefix("check_") for check in checks))
 
 
 def _check_class(kind: Any) -> None:
@@ -112,6 +70,8 @@ def _check_class(kind: Any) -> None:
     for attribute in ("title", "paper", "status", "cost", "Options"):
         require(hasattr(kind, attribute), f"{name} has no class attribute {attribute!r}.")
     require(kind.status in STATUSES, f"{name}.status is {kind.status!r}, expected one of {', '.join(STATUSES)}.")
+    require(isinstance(kind.cost, float) and 0.0 < kind.cost < math.inf,
+            f"{name}.cost is {kind.cost!r}, expected the operations of a step over BYOL's, such as 0.75.")
     require(isinstance(kind.n_views, int) and kind.n_views >= 1, f"{name}.n_views is {kind.n_views!r}, expected 1 up.")
     options = kind.Options
     require(is_frozen_dataclass(options), f"{name}.Options is no frozen dataclass: settings do not change in a run.")
@@ -120,33 +80,52 @@ def _check_class(kind: Any) -> None:
     require(not bare, f"{name}.Options has no default for {', '.join(bare)}: a method must run without being tuned.")
 
 
-def _construction(make: Callable[..., Method]) -> None:
+def _check_construction(case: Case) -> None:
     before = torch.get_rng_state()
-    first, second, other = make(0), make(0), make(1)
+    first, second, other = case.make(0), case.make(0), case.make(1)
     require(torch.equal(before, torch.get_rng_state()),
             "construction draws from torch's global generator; draw from the one that is given.")
-    require(_same(first.state_dict(), second.state_dict()),
+    require(not different(first.state_dict(), second.state_dict()),
             "two constructions from equal generators differ; every initial weight comes from the encoder or generator.")
-    require(first.features == FEATURES, f"features is {first.features}; the encoder's num_features is {FEATURES}.")
+    width = case.encoder().num_features
+    require(first.features == width, f"features is {first.features}; the encoder's num_features is {width}.")
     drawn = set(first.state_dict()) - {f"encoder.{name}" for name in first.encoder.state_dict()}
     trained = {n for n, p in first.named_parameters() if p.requires_grad and p.ndim > 1 and n in drawn}
-    require(not trained or not _same(first.state_dict(), other.state_dict()),
+    require(not trained or bool(different(first.state_dict(), other.state_dict())),
             "the seed of the generator changes nothing, though there are weights beside the encoder's.")
+    _check_names(first)
+    if case.encoder is not tiny_encoder:
+        _check_refusal(case)
 
 
-def _forward(method: Method, step: int = 0) -> tuple[Online, list[Tensor], PairLoss | None]:
-    views = [view["image"] for view in _batch(step, method.n_views).views]
-    online = method.online(views)
-    with torch.no_grad():
-        targets = method.target(views)
-    return online, targets, method.pair_loss(online, targets)
+def _check_names(method: Method) -> None:
+    """What the class says of modules and buffers is there."""
+    modules, buffers = dict(method.named_modules()), dict(method.named_buffers())
+    exported = modules.get(method.exports)
+    require(exported is not None and exported.state_dict().keys() == method.encoder.state_dict().keys(),
+            f"exports is {method.exports!r}, expected the name of a child that has the weights of the encoder.")
+    absent = [name for name in method.own_buffers if name not in buffers]
+    require(not absent, f"own_buffers names {', '.join(absent)}, expected some of {', '.join(buffers) or 'no buffer'}.")
 
 
-def _outputs(make: Callable[..., Method]) -> None:
-    online, targets, pair = _forward(make())
+def _check_refusal(case: Case) -> None:
+    """A method that needs a kind of encoder takes another one, or says that it does not."""
+    try:
+        dataclasses.replace(case, encoder=tiny_encoder).make()
+    except ConfigError:
+        return
+    except Exception as error:
+        require(False, f"an encoder of another kind raises {type(error).__name__}: {error}. Expected a "
+                       "ConfigError that says which encoders the method is for.")
+
+
+def _check_outputs(case: Case) -> None:
+    method = case.make()
+    online, targets, pair = case.forward(method)
+    expected = (BATCH, method.features)
     require(len(online.representations) >= 1, "online() gives no representation; label heads and evaluation need one.")
     for y in online.representations:
-        require(y.shape == (BATCH, FEATURES), f"a representation is {tuple(y.shape)}, expected {(BATCH, FEATURES)}.")
+        require(y.shape == expected, f"a representation is {tuple(y.shape)}, expected {expected}.")
     for what, found in (("projection", online.projections), ("prediction", online.predictions), ("target", targets)):
         for z in found:
             require(z.ndim == 2 and len(z) == BATCH, f"a {what} is {tuple(z.shape)}, expected ({BATCH}, D).")
@@ -155,21 +134,26 @@ def _outputs(make: Callable[..., Method]) -> None:
     require(pair.total.ndim == 0 and bool(pair.total.isfinite()), "pair_loss().total is no finite scalar.")
     require(pair.scale.ndim == 0 and not pair.scale.requires_grad, "pair_loss().scale is no scalar without gradient.")
     require(pair.rows == BATCH, f"pair_loss().rows is {pair.rows}, expected {BATCH}: the loss is a sum over rows.")
+    require(abs(float(pair.scale)) <= 1.001 * BATCH,
+            f"pair_loss().scale is {float(pair.scale):.3g} for {BATCH} rows, expected a mean negative cosine a row.")
+    for name, value in pair.logged.items():
+        require(value.ndim == 0 and not value.requires_grad, f"pair_loss() logs {name}, no scalar without gradient.")
 
 
-def _gradients(make: Callable[..., Method]) -> None:
-    method = make()
-    _, targets, pair = _forward(method)
+def _check_gradients(case: Case) -> None:
+    method = case.make()
+    _, targets, pair = case.forward(method)
     require(all(not z.requires_grad for z in targets), "target() carries gradient.")
     frozen = {n: p.clone() for n, p in method.named_parameters() if not p.requires_grad}
     if pair is not None:
         pair.total.backward()  # type: ignore[no-untyped-call]
         silent = [n for n, p in method.encoder.named_parameters() if p.grad is None or not bool(p.grad.any())]
-        # A bias before batch norm has none by construction.
-        require(len(silent) <= 1, f"no gradient of the pair loss reaches the encoder's {', '.join(silent)}.")
+        # A bias before batch norm has none by construction, nor have branches that start off.
+        most = 1 if case.encoder is tiny_encoder else len(list(method.encoder.parameters())) // 2
+        require(len(silent) <= most, f"no gradient of the pair loss reaches the encoder's {', '.join(silent)}.")
         wrong = [n for n, p in method.named_parameters() if n in frozen and p.grad is not None]
         require(not wrong, f"the target's {', '.join(wrong)} received a gradient.")
-    training = _Training(make())
+    training = Training(case, case.make())
     before = {n: p.clone() for n, p in training.method.encoder.named_parameters()}
     metrics = training.step()
     require(bool(torch.as_tensor(metrics["loss"]).isfinite()), "the loss of the first step is not finite.")
@@ -177,8 +161,8 @@ def _gradients(make: Callable[..., Method]) -> None:
     require(bool(moved), "a step does not move the encoder.")
 
 
-def _after_step(make: Callable[..., Method]) -> None:
-    training = _Training(make())
+def _check_after_step(case: Case) -> None:
+    training = Training(case, case.make())
     calls: list[tuple[int, int]] = []
     inner = training.method.after_step
 
@@ -192,59 +176,27 @@ def _after_step(make: Callable[..., Method]) -> None:
     for accumulate in (1, 2):
         training.step(accumulate=accumulate)
     require(calls == [(0, STEPS), (1, STEPS)], f"after_step was called with {calls} in two steps, one in two parts.")
-    method = make()
+    method = case.make()
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
-    _forward(method)
-    require(_same(before, dict(method.named_parameters())),
+    case.forward(method)
+    require(not different(before, dict(method.named_parameters())),
             "a forward pass moves parameters; only the optimiser and after_step may.")
 
 
-def _copies(make: Callable[..., Method]) -> None:
-    method = make()
+def _check_copies(case: Case) -> None:
+    method = case.make()
     before = copy.deepcopy(method.state_dict())
-    probe = _Training(copy.deepcopy(method))
+    probe = Training(case, copy.deepcopy(method))
     probe.step()
     probe.step()
-    require(_same(before, method.state_dict()),
+    require(not different(before, method.state_dict()),
             "a step of a deep copy changes the original: a run is measured on copies of its method.")
 
 
-def _resume(make: Callable[..., Method]) -> None:
-    whole = _Training(make())
-    for _ in range(2):
-        whole.step()
-    state = whole.state()
-    resumed = _Training(make(7))
-    resumed.load(state, 2)
-    for training in (whole, resumed):
-        for _ in range(2):
-            training.step()
-    first, second = whole.state(), resumed.state()
-    different = [n for n, v in first["modules"].items() if not torch.equal(v, second["modules"][n])]
-    require(not different, f"after loading its state_dict a method goes on differently, in {', '.join(different[:3])}: "
-                           "whatever it remembers belongs into parameters or buffers.")
-
-
-def _labels(make: Callable[..., Method]) -> None:
-    for accumulate in (1, 2):
-        training = _Training(make())
-        for labelled in (True, False):
-            metrics = training.step(labelled, accumulate)
-            loss = torch.as_tensor(metrics["loss"])
-            state = "with" if labelled else "without"
-            require(bool(loss.isfinite()), f"the loss of a step {state} labels in {accumulate} part(s) is {loss}.")
-            finite = all(bool(p.isfinite().all()) for p in training.modules.parameters())
-            require(finite, f"a step {state} labels in {accumulate} part(s) leaves weights that are not finite.")
-
-
-def _monitors(make: Callable[..., Method]) -> None:
-    method = make()
+def _check_monitors(case: Case) -> None:
+    method = case.make()
     for slow, fast in method.target_pairs():
         ours, theirs = ([p.shape for p in module.parameters()] for module in (slow, fast))
         require(ours == theirs, "target_pairs() gives modules whose weights differ in number or shape.")
-    online, targets, _ = _forward(method)
+    online, targets, _ = case.forward(method)
     require("std" in Monitor().read(method, online, targets), "the spread of the representation is not finite.")
-
-
-def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())

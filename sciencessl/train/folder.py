@@ -82,6 +82,8 @@ class ModelCard:
         probe_columns: Columns that only online probes read: it did not learn from them, but runs may be chosen by them.
         license: Of the weights of others that it started from, where it has a name; it holds for this encoder too.
         averaged: What it is the mean of, in words; none for an encoder that was trained.
+        size: Side in pixels of the images that it is built for; 0 where its architecture takes any, or has the size
+            that timm declares.
     """
 
     domain: str
@@ -106,6 +108,7 @@ class ModelCard:
     probe_columns: tuple[str, ...] = ()
     license: str = ""
     averaged: tuple[str, ...] = ()
+    size: int = 0
 
 
 def write_model(run: Path, card: ModelCard, encoder: Any) -> None:

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sciencessl.config import FullConfig
 from sciencessl.errors import ConfigError
@@ -24,6 +18,7 @@ from sciencessl.setting_groups import Checkpointing
 from sciencessl.train.estimate import count_operations, operations_per_image, seconds_per_step, settle
 from sciencessl.train.initial import initial_words
 from sciencessl.train.memory import (
+    UNTRACEABLE,
     Kept,
     Silent,
     StepMemory,
@@ -51,11 +46,6 @@ COUNTED = 2
 """Images that operations are counted on: batch statistics need two."""
 TRACED = 2
 """Micro-batches of a traced step, where it has more: a second one meets gradients of the first, as others do."""
-UNTRACEABLE = (
-    DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
-"""What a step raises that asks tensors without values for them."""
 
 
 @dataclass(frozen=True)
@@ -257,9 +247,11 @@ def _memory(plan: Plan, mode: FakeTensorMode, processes: int, checkpointing: Che
     with mode:
         network, optimizer = _laid_out(plan)
         checkpoint_activations(network.method, checkpointing)
+        if processes > 1:
+            network.method.ranks = Silent(0, processes)
         if processes > 1 and (network.recipe.autocast is not None or micro == 1):
             # In float32 it takes as much memory as torch's own, and much time to trace; which refuses a single row.
-            convert(network, Silent(0, processes))
+            convert(network, network.method.ranks)
         batch = batch_like(example, micro * count)
         parts = [batch.slice(k * micro, (k + 1) * micro) for k in range(min(count, TRACED))]
         trace = trace_step(network, optimizer, batch, lambda: train_step(Wrapped(network), optimizer, parts, 0))

@@ -16,7 +16,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+    unset_fake_temporarily,
+)
 from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 from torch.optim import Optimizer
 
@@ -29,6 +37,11 @@ from sciencessl.train.step import Network
 M = TypeVar("M", bound=nn.Module)
 Kept = Literal["alone", "ddp", "fsdp"]
 """What a process keeps: everything, because there is no other or as under DDP, or a part, under FSDP2."""
+UNTRACEABLE = (
+    DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+"""What a step raises that asks tensors without values for them."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +88,15 @@ class Trace(NamedTuple):
 
 @dataclass(frozen=True)
 class Silent(Ranks):
-    """Ranks whose others do not exist: layers compute as among so many, and hear nothing from them."""
+    """Ranks whose others do not exist: layers and losses compute as among so many, and hear nothing from them."""
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def reduce(self, tensor: Tensor, operation: Literal["sum", "max"]) -> Tensor:
         """The tensor as it is."""
         return tensor
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """As many rows as of all ranks, each with those of this one."""
+        return rows.detach().repeat(self.world, *[1] * (rows.ndim - 1))
 
 
 def no_storage() -> FakeTensorMode:

@@ -135,7 +135,7 @@ def make_plan(
     initial = initial if continued else find_initial(run.init_from, run.backbone, run.norm, field)
     weights = initial.file if initial and not continued else None
     with within:
-        method = load_method(run.method)(_encoder(store, run, weights), full.options, generator)
+        method = load_method(run.method)(_encoder(store, full, run, weights), full.options, generator)
         for batch in (run.batch, *(size for _, size in read_phases(run.phases, run.batch)), run.batch):
             method.at_batch(batch)  # refuses what cannot be scaled
     losses = resolve(domain.label_loss)
@@ -145,19 +145,31 @@ def make_plan(
                 device or device_of(run.compute.device), ranks, probes=find_probes(store, run.probes),
                 initial=initial)
     if not continued:
-        method.check_views([view[store.primary].shape[1:] for view in sample_batch(plan, 1).views])
+        shapes = [view[store.primary].shape[1:] for view in sample_batch(plan, 1).views]
+        method.check_views(shapes)
+        _check_encoder(method.encoder, run.backbone, shapes)
         if run.norm == "none":
             _start_from_data(plan)
     return plan
 
 
-def _encoder(store: JoinedStores, run: RunConfig, weights: Path | None) -> nn.Module:
+def _encoder(store: JoinedStores, full: FullConfig, run: RunConfig, weights: Path | None) -> nn.Module:
+    """The online encoder, for the views' size where its architecture has one, with the method's stochastic depth."""
     # Here, because loader workers import what the caller's script imports, and need no timm.
     from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 
     channels = len(store.header.fields[store.primary].channels)
-    encoder = build_backbone(run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights, run.norm)
+    encoder = build_backbone(
+        run.backbone, channels, derive_key("encoder", run.seed) % 2**63, weights, run.norm,
+        size=getattr(full.views, "size", 0), drop_path=getattr(full.options, "drop_path", 0.0),
+    )
     return switch_on(encoder, most=0.0) if run.branches_on and not weights else encoder
+
+
+def _check_encoder(encoder: nn.Module, name: str, shapes: Sequence[Sequence[int]]) -> None:
+    from sciencessl.backbones.input_sizes import check_shapes
+
+    check_shapes(encoder, name, shapes)
 
 
 def _start_from_data(plan: Plan) -> None:
@@ -359,4 +371,5 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         norm=run.norm,
         probe_columns=tuple(dict.fromkeys(x for labels in plan.probes for x in labels.columns if x not in columns)),
         license=plan.initial.license if plan.initial else "",
+        size=int(getattr(plan.method.encoder, "input_px", 0)),
     )

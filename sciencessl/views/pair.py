@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from sciencessl.samples import Sample
 from sciencessl.spec import ViewRandom
+from sciencessl.views.settings import CropViews, Pair
 
 ImageView = Callable[[Any, np.random.Generator], np.ndarray]
 """What `TrainViews.given` gives, an image by default, and a generator -> a view."""
-Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -86,37 +86,13 @@ def evaluation_views(
     return EvaluationView(field, pipeline, {field: least_px})
 
 
-class MultiCropSettings(Protocol):
-    """View settings of a domain that says how large its crops are; values as `views.settings` checks them."""
-
-    @property
-    def size(self) -> int:
-        """Side in pixels of the two large views."""
-
-    @property
-    def area(self) -> Pair:
-        """Smallest and largest crop area of them, as a fraction of the image."""
-
-    @property
-    def small_views(self) -> int:
-        """Number of small views."""
-
-    @property
-    def small_size(self) -> int:
-        """Side of small views in pixels."""
-
-    @property
-    def small_area(self) -> Pair:
-        """Smallest and largest crop area of small views."""
-
-
 def multi_crop_views(
     field: str,
-    settings: MultiCropSettings,
+    settings: CropViews,
     pipeline: Callable[[int, Pair, int], ImageView],
     aspect: Pair = (1.0, 1.0),
 ) -> TrainViews:
-    """Two large views and the small ones that settings ask for, large ones first. Source: SwAV (arXiv 2006.09882).
+    """The large views and the small ones that settings ask for, large ones first. Source: SwAV (arXiv 2006.09882).
 
     Args:
         field: Name of the field.
@@ -124,7 +100,10 @@ def multi_crop_views(
         pipeline: (size, area, number of the view) -> the pipeline of that view.
         aspect: Smallest and largest width over height of all crops.
     """
-    groups = [(2, settings.size, settings.area), (settings.small_views, settings.small_size, settings.small_area)]
+    groups = [
+        (settings.large_views, settings.size, settings.area),
+        (settings.small_views, settings.small_size, settings.small_area),
+    ]
     crops = [(size, area) for count, size, area in groups for _ in range(count)]
     pipelines = [pipeline(size, area, number) for number, (size, area) in enumerate(crops)]
     return train_views(field, pipelines, max(crop_least_px(size, area, aspect) for size, area in crops))

@@ -1,12 +1,15 @@
-"""The rules of view settings that several domains share, checked by name when a domain's settings are built."""
+"""The view settings that domains share, and their rules, checked by name when a domain's settings are built."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sciencessl.errors import ConfigError
+
+Pair = tuple[float, float]
 
 
 def _pair(value: Any, most: float) -> bool:
@@ -16,6 +19,7 @@ def _pair(value: Any, most: float) -> bool:
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "size": (lambda v: v >= 8, "8 pixels or more; 64 suits a small encoder"),
     "area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
+    "large_views": (lambda v: v >= 1, "1 or more; most methods compare 2"),
     "small_views": (lambda v: v >= 0, "0 or more; multi-crop has 4 to 8"),
     "small_size": (lambda v: v >= 8, "8 pixels or more; about half of views.size"),
     "small_area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
@@ -44,3 +48,34 @@ def check_views(settings: Any) -> None:
         value = getattr(settings, entry.name)
         if entry.name in RULES and not RULES[entry.name][0](value):
             raise ConfigError(f"views.{entry.name} is {value}; it must be {RULES[entry.name][1]}.")
+
+
+@dataclass(frozen=True)
+class CropViews:
+    """How many views of a sample there are, how large, and how much of it they show; a domain extends it.
+
+    Attributes:
+        size: Side of a large view in pixels.
+        area: Smallest and largest crop area, as a fraction of the image.
+        large_views: Large views of a sample, most often two. Where two have colours of their own, further ones take
+            turns.
+        small_views: Small views beside the large ones, for multi-crop methods.
+        small_size: Side of a small view in pixels.
+        small_area: Smallest and largest crop area of small views, as a fraction of the image.
+        plain: No pixel value is changed: views are cropped and mirrored (and turned, where no direction is up), as for
+            methods that predict what is masked.
+
+    Raises:
+        ConfigError: For a value that breaks its rule in `RULES`.
+    """
+
+    size: int = 64
+    area: Pair = (0.08, 1.0)
+    large_views: int = 2
+    small_views: int = 0
+    small_size: int = 32
+    small_area: Pair = (0.05, 0.14)
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        check_views(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from sciencessl.views.affine import RotatedCrop, centre_window
 from sciencessl.views.operations import CropResize
 from sciencessl.views.pair import crop_least_px, evaluation_views, multi_crop_views, train_views
 from sciencessl.views.pipeline import Pipeline
+from sciencessl.views.settings import CropViews
 
 
 def sample(image: np.ndarray) -> Sample:
@@ -49,29 +50,24 @@ def test_evaluation_is_one_view_that_draws_nothing() -> None:
     assert (views[0].id, views[0].index, views[0].meta) == ("a", 4, {"patient": "p"})
 
 
-@dataclass(frozen=True)
-class Crops:
-    """SEER's crops."""
-
-    size: int = 160
-    area: tuple[float, float] = (0.14, 1.0)
-    small_views: int = 4
-    small_size: int = 96
-    small_area: tuple[float, float] = (0.05, 0.14)
+def seer_crops(**changes: Any) -> CropViews:
+    return CropViews(**{"size": 160, "area": (0.14, 1.0), "small_views": 4, "small_size": 96, **changes})
 
 
-def test_small_views_follow_the_two_large_ones() -> None:
+@pytest.mark.parametrize("large", [1, 2, 3])
+def test_small_views_follow_the_large_ones(large: int) -> None:
     asked = []
 
     def pipeline(size: int, area: tuple[float, float], number: int) -> Any:
         asked.append((size, area, number))
         return lambda image, rng: np.full((size, size, 1), number)
 
-    views = multi_crop_views("image", Crops(), pipeline)
+    views = multi_crop_views("image", seer_crops(large_views=large), pipeline)
     made = views(sample(np.zeros((2, 2, 1))), np.random.default_rng)
-    assert asked == [*((160, (0.14, 1.0), v) for v in (0, 1)), *((96, (0.05, 0.14), v) for v in (2, 3, 4, 5))]
-    assert [view.fields["image"].shape[0] for view in made] == [160, 160, 96, 96, 96, 96]
-    assert [int(view.fields["image"].max()) for view in made] == [0, 1, 2, 3, 4, 5]
+    kinds = [(160, (0.14, 1.0))] * large + [(96, (0.05, 0.14))] * 4
+    assert asked == [(*kind, v) for v, kind in enumerate(kinds)]
+    assert [view.fields["image"].shape[0] for view in made] == [160] * large + [96] * 4
+    assert [int(view.fields["image"].max()) for view in made] == list(range(large + 4))
 
 
 def test_the_hungrier_of_large_and_small_views_says_how_large_an_image_must_be() -> None:
@@ -79,7 +75,7 @@ def test_the_hungrier_of_large_and_small_views_says_how_large_an_image_must_be()
         return None
 
     def least(**changes: Any) -> float:
-        return multi_crop_views("image", Crops(**changes), pipeline, (3 / 4, 4 / 3)).least_px["image"]
+        return multi_crop_views("image", seer_crops(**changes), pipeline, (3 / 4, 4 / 3)).least_px["image"]
 
     assert least() == pytest.approx(96 / math.sqrt(0.05 * 0.75))
     assert least(small_size=48) == least(small_views=0) == pytest.approx(160 / math.sqrt(0.14 * 0.75))
@@ -103,6 +99,51 @@ def test_small_views_of_a_domain_have_their_size_and_change_no_large_one(domain:
     assert all(np.array_equal(a, b) for a, b in zip(many, again, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(many, other, strict=True))
     assert len({view.tobytes() for view in many}) == 6
+
+
+@pytest.mark.parametrize("domain", ["galaxy", "pathology", "web"])
+def test_there_are_as_many_large_views_as_asked_for_and_the_first_ones_stay_the_same(domain: str) -> None:
+    spec = load_domain(domain)
+    photo = Sample({spec.primary: np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)})
+
+    def views(large: int) -> list[np.ndarray]:
+        make = spec.views(spec.train_options(size=48, large_views=large))[0]
+        return [v.fields[spec.primary] for v in make(photo, lambda view: augmentation_rng(0, 0, 1, view))]
+
+    one, two, four = views(1), views(2), views(4)
+    assert [len(one), len(two), len(four)] == [1, 2, 4]
+    assert {view.shape for view in four} == {(48, 48, 3)}
+    assert all(np.array_equal(a, b) for few in (one, two) for a, b in zip(few, four, strict=False))
+    assert len({view.tobytes() for view in four}) == 4
+
+
+def test_large_views_take_turns_with_colours_that_two_have_of_their_own() -> None:
+    spec = load_domain("web")
+    made: Any = spec.views(spec.train_options(large_views=4, small_views=1))[0]
+    blurred = [pipeline.transforms[4].p for pipeline in made.pipelines]
+    assert blurred == [1.0, 0.1, 1.0, 0.1, 1.0]
+
+
+@pytest.mark.parametrize("domain", ["galaxy", "pathology", "web"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_plain_views_are_the_crops_of_full_ones_and_nothing_more(domain: str, channels: int) -> None:
+    """With the same generator, a full view begins with the same crop and mirror image."""
+    spec = load_domain(domain)
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, channels), dtype=np.uint8)
+    plain, full = (
+        spec.views(spec.train_options(plain=plain, large_views=3, small_views=1))[0] for plain in (True, False)
+    )
+    geometry = ("RotatedCrop", "CropResize", "HorizontalFlip")
+    mirrored = 0
+    for number in range(12):
+        views = plain(Sample({spec.primary: image}), lambda view, number=number: augmentation_rng(0, 0, number, view))
+        for v, (view, pipeline) in enumerate(zip(views, full.pipelines, strict=True)):  # type: ignore[attr-defined]
+            steps = getattr(pipeline, "_stamp" if channels == 3 else "_grey", pipeline).transforms
+            moving = [step for step in steps if type(step).__name__ in geometry]
+            expected = Pipeline(moving)(image, augmentation_rng(0, 0, number, v))
+            assert np.array_equal(view.fields[spec.primary], expected)
+            mirrored += bool(moving[-1].params.get("mirror", [moving[-1].params])[0])
+    assert 12 < mirrored < 36
 
 
 @pytest.mark.parametrize("domain", ["galaxy", "pathology", "web"])

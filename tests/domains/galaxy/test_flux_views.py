@@ -384,6 +384,17 @@ def test_what_is_certain_shows_in_every_view_and_what_is_off_in_none(setting: st
             assert np.isnan(changed).sum() == 1 if setting == "band_drop" else np.all(changed > 0.01)
 
 
+def test_plain_views_of_flux_are_its_windows_alone() -> None:
+    loud: dict[str, Any] = {
+        "size": 24, "blur": 1.0, "band_drop": 1.0, "reddening": 0.2, "noise_to": {"g": (5.0, 9.0)}, "noise": (1.0, 2.0),
+    }
+    subject = sample(scene())
+    for number in range(20):
+        plain = train(GalaxyViews(plain=True, **loud), subject, number)
+        quiet = train(GalaxyViews(size=24, **QUIET), subject, number)
+        assert all(np.array_equal(a, b) for a, b in zip(plain, quiet, strict=True))
+
+
 def test_operations_are_independent_within_and_between_views(has_rate: Callable[..., bool]) -> None:
     pipeline = FluxPipeline(GalaxyViews(blur=0.3, band_drop=0.4), 24, (0.3, 0.8))
     flags: dict[str, tuple[float, Callable[[FluxDraw], bool]]] = {
