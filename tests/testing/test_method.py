@@ -20,8 +20,12 @@ from sciencessl.testing import ConformanceError, check_method
 from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 
 SMALL = ByolOptions(hidden=12, out=5)
-WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
-"""Values of settings that make heads of tens of millions of weights small, for every method that has them."""
+WIDTHS = {
+    "hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0,
+    "gather": True,
+}
+"""Values of settings that make heads of tens of millions of weights small, for every method that has them; and pairs of
+all processes for ccsl and cssl, whose default, pairs of each process, is not the same on two as on one."""
 
 
 def narrow(name: str) -> Any:
