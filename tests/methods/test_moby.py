@@ -21,7 +21,6 @@ from sciencessl.methods.moby import Moby, MobyOptions
 from tests.methods.tiny import BATCH, build, gradients, loss_of, outputs, predicted, train, unit, views
 
 
-
 def moby(seed: int = 0, **options: Any) -> Moby:
     return build(Moby, seed, **{"queue": 12, "drop_path": 0.0, **options})
 
