@@ -1,7 +1,9 @@
 """One file a method; names only, so that listing imports nothing."""
 
 BUILTIN = {
+    "barlow_twins": "sciencessl.methods.barlow_twins:BarlowTwins",
     "byol": "sciencessl.methods.byol:Byol",
+    "cnn_jepa": "sciencessl.methods.cnn_jepa:CnnJepa",
     "dino": "sciencessl.methods.dino:Dino",
     "directcopy": "sciencessl.methods.closed_form:DirectCopy",
     "directpred": "sciencessl.methods.closed_form:DirectPred",
@@ -11,6 +13,8 @@ BUILTIN = {
     "er_simclr": "sciencessl.methods.er:ErSimclr",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "lrp": "sciencessl.methods.closed_form:Lrp",
+    "moco_v2": "sciencessl.methods.moco_v2:MocoV2",
+    "moco_v3": "sciencessl.methods.moco_v3:MocoV3",
     "moby": "sciencessl.methods.moby:Moby",
     "ne": "sciencessl.methods.closed_form:Ne",
     "ns": "sciencessl.methods.closed_form:Ns",
@@ -20,5 +24,13 @@ BUILTIN = {
     "stiefel": "sciencessl.methods.closed_form:Stiefel",
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
+    "vicreg": "sciencessl.methods.vicreg:Vicreg",
     "visser": "sciencessl.methods.closed_form:Visser",
+    "ccsl": "sciencessl.methods.self_labelling:Ccsl",
+    "cssl": "sciencessl.methods.self_labelling:Cssl",
+    "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
+    "msbreg": "sciencessl.methods.msbreg:Msbreg",
+    "swav": "sciencessl.methods.swav:Swav",
+    "tribyol": "sciencessl.methods.tribyol:Tribyol",
+    "vssl": "sciencessl.methods.vssl:Vssl",
 }

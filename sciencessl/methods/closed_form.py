@@ -255,11 +255,11 @@ class _Direct(ClosedForm):
 
     def get_extra_state(self) -> Tensor:
         """Steps that F has seen: on the host, where reading it waits for no device."""
-        return torch.tensor(self._taken)
+        return torch.tensor([self._taken])
 
     def set_extra_state(self, state: Tensor) -> None:
         """What `get_extra_state` gave."""
-        self._taken, self._sums = int(state), None
+        (self._taken,), self._sums = state.tolist(), None
 
 
 class DirectPred(_Direct):

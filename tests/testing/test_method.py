@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl import registry
+from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.testing import ConformanceError, check_method
+from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 
 SMALL = ByolOptions(hidden=12, out=5)
 WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
@@ -25,11 +28,24 @@ def narrow(name: str) -> Any:
     """Small options of a registered method."""
     options = registry.load_method(name).Options
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
+ENCODERS: dict[str, tuple[str, int]] = {}
+"""timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
+
+
+def case_of(name: str) -> Case:
+    """A registered method as the kit checks it."""
+    encoder: Callable[[], nn.Module] = tiny_encoder
+    side = SIDE
+    if name in ENCODERS:
+        backbone, side = ENCODERS[name]
+        encoder = functools.partial(build_backbone, backbone, 3, 0)
+    return Case(registry.load_method(name), narrow(name), encoder, side)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])
 def test_registered_methods_conform(name: str) -> None:
-    checked = check_method(name, narrow(name))
+    case = case_of(name)
+    checked = check_method(name, case.options, case.encoder, case.side)
     assert checked == (
         "class", "construction", "outputs", "gradients", "after_step", "copies", "views", "accumulation", "resume",
         "labels", "draws", "precision", "ranks", "without_values", "monitors",
