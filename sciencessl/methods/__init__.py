@@ -15,6 +15,7 @@ BUILTIN = {
     "lrp": "sciencessl.methods.closed_form:Lrp",
     "moco_v2": "sciencessl.methods.moco_v2:MocoV2",
     "moco_v3": "sciencessl.methods.moco_v3:MocoV3",
+    "mae": "sciencessl.methods.mae:Mae",
     "moby": "sciencessl.methods.moby:Moby",
     "ne": "sciencessl.methods.closed_form:Ne",
     "ns": "sciencessl.methods.closed_form:Ns",

@@ -20,7 +20,8 @@ from sciencessl.testing import ConformanceError, check_method
 from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 
 SMALL = ByolOptions(hidden=12, out=5)
-WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
+WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0,
+          "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
 """Values of settings that make heads of tens of millions of weights small, for every method that has them."""
 
 
@@ -28,7 +29,7 @@ def narrow(name: str) -> Any:
     """Small options of a registered method."""
     options = registry.load_method(name).Options
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
-ENCODERS: dict[str, tuple[str, int]] = {}
+ENCODERS: dict[str, tuple[str, int]] = {"mae": ("test_vit", 32)}
 """timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
 
 
@@ -38,7 +39,7 @@ def case_of(name: str) -> Case:
     side = SIDE
     if name in ENCODERS:
         backbone, side = ENCODERS[name]
-        encoder = functools.partial(build_backbone, backbone, 3, 0)
+        encoder = functools.partial(build_backbone, backbone, 3, 0, size=side)
     return Case(registry.load_method(name), narrow(name), encoder, side)
 
 
