@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl import registry
-from sciencessl.backbones.timm_backbones import build_backbone
+from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
@@ -29,7 +29,9 @@ def narrow(name: str) -> Any:
     """Small options of a registered method."""
     options = registry.load_method(name).Options
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
-ENCODERS: dict[str, tuple[str, int]] = {"mae": ("test_vit", 32)}
+
+
+ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("regnety_002", 64), "mae": ("test_vit", 32)}
 """timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
 
 
@@ -39,8 +41,13 @@ def case_of(name: str) -> Case:
     side = SIDE
     if name in ENCODERS:
         backbone, side = ENCODERS[name]
-        encoder = functools.partial(build_backbone, backbone, 3, 0, size=side)
+        encoder = functools.partial(_switched_on, backbone, side)
     return Case(registry.load_method(name), narrow(name), encoder, side)
+
+
+def _switched_on(backbone: str, size: int) -> nn.Module:
+    """An encoder whose residual branches take part from the start: a gradient that must reach them can."""
+    return switch_on(build_backbone(backbone, 3, 0, size=size), most=0.0)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])
