@@ -15,6 +15,7 @@ BUILTIN = {
     "er_simclr": "sciencessl.methods.er:ErSimclr",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "lrp": "sciencessl.methods.closed_form:Lrp",
+    "mae": "sciencessl.methods.mae:Mae",
     "moby": "sciencessl.methods.moby:Moby",
     "moco_v2": "sciencessl.methods.moco_v2:MocoV2",
     "moco_v3": "sciencessl.methods.moco_v3:MocoV3",
