@@ -19,5 +19,6 @@ BUILTIN = {
     "stiefel": "sciencessl.methods.closed_form:Stiefel",
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
+    "univip": "sciencessl.methods.univip:Univip",
     "visser": "sciencessl.methods.closed_form:Visser",
 }
