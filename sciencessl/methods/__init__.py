@@ -29,6 +29,7 @@ BUILTIN = {
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
     "vicreg": "sciencessl.methods.vicreg:Vicreg",
+    "univip": "sciencessl.methods.univip:Univip",
     "visser": "sciencessl.methods.closed_form:Visser",
     "vssl": "sciencessl.methods.vssl:Vssl",
 }
