@@ -28,8 +28,8 @@ BUILTIN = {
     "stiefel": "sciencessl.methods.closed_form:Stiefel",
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
-    "vicreg": "sciencessl.methods.vicreg:Vicreg",
     "univip": "sciencessl.methods.univip:Univip",
+    "vicreg": "sciencessl.methods.vicreg:Vicreg",
     "visser": "sciencessl.methods.closed_form:Visser",
     "vssl": "sciencessl.methods.vssl:Vssl",
 }
