@@ -1,7 +1,7 @@
 """Boxes in an image and convex outlines around them: which lie inside, which overlap too much, and random ones.
 
-Boxes are (N, 4) int32: left, top, right, bottom, where pixel k reaches from k to k + 1. Outlines are (n, 2) corners x, y
-of a convex polygon in the same measure, in either direction.
+Boxes are (N, 4) int32: left, top, right, bottom, where pixel k reaches from k to k + 1. Outlines are (n, 2) corners
+x, y of a convex polygon in the same measure, in either direction.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def allowed(boxes: np.ndarray, least: float) -> np.ndarray:
     return fits
 
 
-def random_boxes(outline: np.ndarray, taken: np.ndarray, count: int, least: float, rng: np.random.Generator) -> np.ndarray:
+def random_boxes(
+    outline: np.ndarray, taken: np.ndarray, count: int, least: float, rng: np.random.Generator
+) -> np.ndarray:
     """As many boxes inside a convex outline: those that are taken, and random ones.
 
     Centres are mixtures of the corners, aspects log-uniform, sides half to all of what fits. Boxes that are `allowed`
