@@ -77,8 +77,8 @@ def build_backbone(
         check_multiple(model, name, size, "--views.size")
     if drop_path and "drop_path_rate" not in taken:
         raise ConfigError(
-            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch is "
-            "left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
+            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch "
+            "is left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
         )
     # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
     model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)

@@ -120,7 +120,7 @@ def dense_views(
     Raises:
         ConfigError: When the domain's views are not operations on an image of bytes, one after the other.
     """
-    train = views(settings)[0]
+    train = getattr(views(settings)[0], "first", None)
     pipeline = train.pipelines[0] if type(train) is TrainViews else None
     if not isinstance(pipeline, Pipeline) or not hasattr(settings, "size"):
         raise ConfigError("kind 'dense' needs a domain whose views are image operations one after the other, so that "

@@ -9,6 +9,8 @@ import albumentations
 import cv2
 import numpy as np
 
+from sciencessl.views.boxes import rectangle
+
 Range = tuple[float, float]
 
 
@@ -59,6 +61,24 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
         mirror = (rng.random() < 0.5, rng.random() < 0.5) if self.flips else (False, False)
         return {"window": window, "centre": centre, "angle": angle, "mirror": mirror}
 
+    def outline(self, window: Range, centre: Range, angle: float, mirror: tuple[bool, bool]) -> np.ndarray:
+        """(4, 2) corners x, y of a drawn window in the image, where pixel k reaches from k to k + 1."""
+        corners = rectangle(-0.5, -0.5, 0.5, 0.5) * window
+        turned: np.ndarray = corners @ _rotation(angle).T + np.array(centre)
+        return turned
+
+    def around(self, box: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        """The window that shows just a box (left, top, right, bottom), in any of its quarter turns and mirror images
+        that this crop draws."""
+        left, top, right, bottom = box.tolist()
+        turns = int(rng.integers(4)) if self.rotate else 0
+        mirror = (rng.random() < 0.5, rng.random() < 0.5) if self.flips else (False, False)
+        sides = (float(right - left), float(bottom - top))
+        return {
+            "window": sides[::-1] if turns % 2 else sides, "centre": ((left + right) / 2, (top + bottom) / 2),
+            "angle": turns * math.pi / 2, "mirror": mirror,
+        }
+
     def _reach(self, extent: float, length: float) -> float:
         """Largest distance of the centres along one axis, in pixels."""
         slack = max(extent - length, 0.0) / 2
@@ -87,8 +107,7 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
     ) -> np.ndarray:
         """Pixel (x, y) of the result -> pixel of the image shrunk by (x, y) factors; centres are at whole numbers."""
         scale = np.array(window) / self.size * np.where(mirror, -1.0, 1.0)
-        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        linear = rotation * scale
+        linear = _rotation(angle) * scale
         middle = (self.size - 1) / 2
         offset = np.array(centre) - 0.5 - linear @ np.array([middle, middle])
         full = np.column_stack([linear, offset])
@@ -97,6 +116,10 @@ class RotatedCrop(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # a
         full[:, 2] = (full[:, 2] + 0.5) / factor - 0.5
         full[:, :2] /= factor[:, None]
         return full
+
+
+def _rotation(angle: float) -> np.ndarray:
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 def centre_window(image: np.ndarray, fraction: float, size: int) -> np.ndarray:

@@ -7,6 +7,7 @@ albumentations and OpenCV; settings live in `sciencessl.views.byol`, which does 
 from __future__ import annotations
 
 import math
+import random
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from albumentations.augmentations.geometric.functional import resize
 
 from sciencessl.errors import DataError
+from sciencessl.views.boxes import rectangle
 
 Range = tuple[float, float]
 
@@ -246,6 +248,19 @@ class CropResize(albumentations.RandomResizedCrop):  # type: ignore[misc]  # alb
     ) -> None:
         super().__init__(size=(size, size), scale=area, ratio=aspect, interpolation=cv2.INTER_CUBIC, p=1.0)
         self.value_range = value_range
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The window of an image of this shape as arguments of `apply`, drawn outside a pipeline."""
+        self.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        return {"crop_coords": self.get_params_dependent_on_data({"shape": (height, width)}, {})["crop_coords"]}
+
+    def outline(self, crop_coords: tuple[int, int, int, int]) -> np.ndarray:
+        """(4, 2) corners x, y of a drawn window in the image, where pixel k reaches from k to k + 1."""
+        return rectangle(*crop_coords)
+
+    def around(self, box: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        """The window that shows just a box (left, top, right, bottom); draws nothing."""
+        return {"crop_coords": tuple(box.tolist())}
 
     def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], **params: Any) -> np.ndarray:
         """(H, W, C) -> (size, size, C) of the same dtype."""

@@ -92,21 +92,30 @@ def multi_crop_views(
     pipeline: Callable[[int, Pair, int], ImageView],
     aspect: Pair = (1.0, 1.0),
 ) -> TrainViews:
-    """The large views and the small ones that settings ask for, large ones first. Source: SwAV (arXiv 2006.09882).
+    """The large views that settings ask for, crops of instances twice, and small views, in this order.
+
+    Source: SwAV (arXiv 2006.09882) for small views; for instances see `InstanceViews`.
 
     Args:
         field: Name of the field.
         settings: Number, size and area of the crops.
-        pipeline: (size, area, number of the view) -> the pipeline of that view.
+        pipeline: (size, area, number of the view) -> the pipeline of that view. Those of instances are of number 0
+            (second hand: UniVIP does not say); their area is not used.
         aspect: Smallest and largest width over height of all crops.
     """
-    groups = [
-        (settings.large_views, settings.size, settings.area),
-        (settings.small_views, settings.small_size, settings.small_area),
-    ]
-    crops = [(size, area) for count, size, area in groups for _ in range(count)]
-    pipelines = [pipeline(size, area, number) for number, (size, area) in enumerate(crops)]
-    return train_views(field, pipelines, max(crop_least_px(size, area, aspect) for size, area in crops))
+    large = [(settings.size, settings.area, number) for number in range(settings.large_views)]
+    small = [(settings.small_size, settings.small_area, settings.large_views + k) for k in range(settings.small_views)]
+    least = max(crop_least_px(size, area, aspect) for size, area, _ in large + small)
+    if not settings.instances:
+        return train_views(field, [pipeline(*crop) for crop in large + small], least)
+
+    from sciencessl.views.instances import InstanceViews
+    from sciencessl.views.proposals import LEAST_SHARE, picture_boxes
+
+    instances = [(settings.instance_size, settings.area, 0)] * (2 * settings.instances)
+    pipelines = tuple(pipeline(*crop) for crop in large + instances + small)
+    least = max(least, settings.instance_size / LEAST_SHARE)
+    return InstanceViews(field, pipelines, {field: least}, settings.instances, picture_boxes)
 
 
 def crop_least_px(size: int, area: Pair, aspect: Pair = (1.0, 1.0)) -> float:

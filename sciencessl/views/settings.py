@@ -23,6 +23,8 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "small_views": (lambda v: v >= 0, "0 or more; multi-crop has 4 to 8"),
     "small_size": (lambda v: v >= 8, "8 pixels or more; about half of views.size"),
     "small_area": (lambda v: _pair(v, 1.0), "two fractions in (0, 1], the smaller first"),
+    "instances": (lambda v: v >= 0, "0 or more; UniVIP has 4"),
+    "instance_size": (lambda v: v >= 8, "8 pixels or more; about half of views.size"),
     "aspect": (lambda v: _pair(v, float("inf")), "two positive numbers, the smaller first"),
     "stain": (lambda v: 0 <= v < 1, "a fraction in [0, 1): 0 for off, 0.05 for light, 0.2 for strong"),
     "stain_p": (lambda v: 0 <= v <= 1, "a probability in [0, 1]"),
@@ -62,6 +64,8 @@ class CropViews:
         small_views: Small views beside the large ones, for multi-crop methods.
         small_size: Side of a small view in pixels.
         small_area: Smallest and largest crop area of small views, as a fraction of the image.
+        instances: Crops of objects in the overlap of the two large views, each made twice, after these, for UniVIP.
+        instance_size: Side of such a crop in pixels.
         plain: No pixel value is changed: views are cropped and mirrored (and turned, where no direction is up), as for
             methods that predict what is masked.
 
@@ -75,7 +79,14 @@ class CropViews:
     small_views: int = 0
     small_size: int = 32
     small_area: Pair = (0.05, 0.14)
+    instances: int = 0
+    instance_size: int = 32
     plain: bool = False
 
     def __post_init__(self) -> None:
         check_views(self)
+        if self.instances and self.large_views != 2:
+            raise ConfigError(
+                f"views.instances is {self.instances} and views.large_views {self.large_views}; instances lie in the "
+                "overlap of two large views. Set --views.large_views 2, or --views.instances 0."
+            )

@@ -1,4 +1,4 @@
-"""Runs of encoders that are built for one image size: trained, told of in the card, rebuilt alike by all that follow."""
+"""Runs of encoders that are built for one image size: trained, told of in the card, rebuilt alike afterwards."""
 
 from __future__ import annotations
 
@@ -78,6 +78,26 @@ def test_a_swin_trains_at_the_size_of_its_views(tiny_run: Any, tmp_path: Path) -
     tiny_run(tmp_path / "run", backbone=SWIN, labels=None, steps=1, **MULTI_CROP)
     assert read_model(tmp_path / "run").size == 32
     assert export(tmp_path / "run", tmp_path / "out").format == "timm"
+
+
+HEADS = {"options__hidden": None, "options__out": None}
+
+
+def test_mae_trains_a_vit_from_its_preset_with_labels(tiny_run: Any, tmp_path: Path) -> None:
+    assert tiny_run(tmp_path / "run", method="mae", backbone="test_vit", steps=3, **HEADS).finished
+    card, rows = read_model(tmp_path / "run"), read_metrics(tmp_path / "run")
+    assert (card.method, card.size, card.views["large_views"], card.views["plain"]) == ("mae", 32, 1, True)
+    assert all(0 < row["pair_loss"] < 10 and row["label_loss"] > 0 for row in rows)
+    with pytest.raises(ConfigError, match="a ResNet computes with whole images"):
+        tiny_run(tmp_path / "other", method="mae", **HEADS)
+
+
+def test_moby_trains_a_vit_that_drops_paths(tiny_run: Any, tmp_path: Path) -> None:
+    found = tiny_run(tmp_path / "run", method="moby", backbone="test_vit", steps=3, options__queue=16)
+    assert found.finished
+    assert all(np.isfinite(row["negatives"]) for row in read_metrics(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="does not take drop path 0.2"):
+        tiny_run(tmp_path / "other", method="moby", backbone="efficientvit_m0")
 
 
 @pytest.mark.parametrize(
