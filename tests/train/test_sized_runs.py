@@ -96,7 +96,7 @@ def test_moby_trains_a_vit_that_drops_paths(tiny_run: Any, tmp_path: Path) -> No
     found = tiny_run(tmp_path / "run", method="moby", backbone="test_vit", steps=3, options__queue=16)
     assert found.finished
     assert all(np.isfinite(row["negatives"]) for row in read_metrics(tmp_path / "run"))
-    with pytest.raises(ConfigError, match="does not take drop path 0.2"):
+    with pytest.raises(ConfigError, match=r"does not take drop path 0\.2"):
         tiny_run(tmp_path / "other", method="moby", backbone="efficientvit_m0")
 
 
