@@ -17,6 +17,7 @@ from sciencessl.evaluate.dense_head import dilated
 from sciencessl.evaluate.encoders import compute_embeddings, fresh_module, random_encoder, run_encoder
 from sciencessl.evaluate.export import export
 from sciencessl.evaluate.foreign import find_encoder
+from sciencessl.evaluate.transfer import transfer
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import read_metrics, read_model
 
@@ -58,6 +59,15 @@ def test_stock_timm_loads_the_export_at_its_size_and_so_do_we(run: Path, tiny_st
     found = find_encoder(f"local-dir:{tmp_path / 'out'}", Store(tiny_store))
     assert (found.card.size, found.card.views["size"]) == (32, 32)
     torch.testing.assert_close(features(found.module), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_transfer_trains_and_draws_networks_of_the_size(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    result = transfer([run], tiny_store, tmp_path / "out", task="morphology", labels=("12",), subsets=1, workers=0,
+                      random_encoders=1, arms=("frozen", "finetune", "scratch", "random"), max_steps=1,
+                      finetune_subsets=1, tell=lambda line: None)
+    assert [row.arm for row in result.rows] == ["frozen", "finetune", "scratch", "random"]
+    kept = run_encoder(tmp_path / "out" / "models" / "finetune-run")
+    assert (kept.card.size, kept.module.pos_embed.shape[1]) == (32, 5)
 
 
 def test_a_mean_of_sized_encoders_is_of_that_size(run: Path, tmp_path: Path) -> None:
