@@ -146,7 +146,7 @@ def test_predictions_of_what_was_seen_have_exactly_no_gradient() -> None:
     method = build()
     found = forward(method, view())
     found.predicted.retain_grad()
-    method.pair_loss(found, []).total.backward()
+    method.pair_loss(found, []).total.backward()  # type: ignore[no-untyped-call]
     assert found.predicted.grad is not None
     assert torch.equal(found.predicted.grad.ne(0).any(dim=2), found.hidden)
     assert not found.true.requires_grad
@@ -155,7 +155,7 @@ def test_predictions_of_what_was_seen_have_exactly_no_gradient() -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_pair_loss_alone_reaches_every_parameter(kind: str) -> None:
     method = build(kind=kind)
-    method.pair_loss(forward(method, view()), []).total.backward()
+    method.pair_loss(forward(method, view()), []).total.backward()  # type: ignore[no-untyped-call]
     missed = [name for name, p in method.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not missed
 
