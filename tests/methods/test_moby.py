@@ -226,7 +226,7 @@ def test_the_defaults_are_those_of_the_card() -> None:
     assert (defaults.hidden, defaults.out, defaults.queue) == (4096, 256, 4096)
     assert (defaults.temperature, defaults.drop_path) == (0.2, 0.2)
     assert (defaults.tau_base, defaults.tau_schedule) == (0.99, "cosine")
-    method = moby()
+    method: Any = moby()
     for head in (method.projector, method.predictor):
         assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
         assert all(layer.bias is not None for layer in (head[0], head[-1]))
