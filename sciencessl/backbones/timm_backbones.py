@@ -88,7 +88,8 @@ def build_backbone(
         model = replace_norms(model, norm, find_gates(model, channels) if norm == "group_ws" else ())
     model.norm_kind, model.input_px = norm, size if sized else 0
     if pretrained_file is not None:
-        label = repr(name) + (f" with norm {norm!r}" if norm != "batch" else "") + (f" at {size} pixels" if sized else "")
+        label = repr(name) if norm == "batch" else f"{name!r} with norm {norm!r}"
+        label += f" at {size} pixels" if sized else ""
         _load_weights(model, label, channels, Path(pretrained_file))
     encoder: nn.Module = model
     return small_maps.convert(encoder)
