@@ -19,6 +19,7 @@ import numpy as np
 
 from sciencessl.errors import ConfigError, DataError
 from sciencessl.views.affine import RotatedCrop, centre_window
+from sciencessl.views.instances import InstanceViews
 from sciencessl.views.pair import EvaluationView, TrainViews
 from sciencessl.views.stretch import MAD_TO_SIGMA
 
@@ -287,6 +288,18 @@ class FluxPipeline:
             levels=levels, noise_seed=seed, dropped=drop if dropped else None,
         )
 
+    def outline(self, drawn: FluxDraw) -> np.ndarray:
+        """(4, 2) corners of the drawn window in the stamp, as `views.instances.Framed` has them, like the next two."""
+        return self.crop.outline(**drawn.window)
+
+    def around(self, box: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> FluxDraw:
+        """What is done to a stamp so that just a box of it is seen."""
+        return replace(self.draw(shape, rng), window=self.crop.around(box, rng))
+
+    def look(self, flux: Flux, drawn: FluxDraw, rng: np.random.Generator) -> np.ndarray:
+        """The view of what was drawn; draws nothing more."""
+        return self.apply(flux, drawn)
+
     def apply(self, flux: Flux, drawn: FluxDraw) -> np.ndarray:
         """The view of what was drawn, (size, size, C) float32, NaN where nothing is known.
 
@@ -364,6 +377,15 @@ class _WithCompanions:
 
 class GalaxyTrainViews(_WithCompanions, TrainViews):
     """Views whose pipelines are given a picture, or a `Flux` with what its mask and inverse variance say."""
+
+
+class GalaxyInstanceViews(_WithCompanions, InstanceViews):
+    """The same with instances: what stands out of a picture, or of the noise of flux."""
+
+    @property
+    def first(self) -> GalaxyTrainViews:
+        """The first scene alone."""
+        return GalaxyTrainViews(self.field, self.pipelines[:1], self.least_px)
 
 
 class GalaxyEvaluationView(_WithCompanions, EvaluationView):

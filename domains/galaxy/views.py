@@ -21,6 +21,7 @@ from sciencessl.views.settings import CropViews
 
 if TYPE_CHECKING:
     from sciencessl.domains.galaxy.flux_views import Flux
+    from sciencessl.views.instances import Framed
 
 FIELD = "image"
 
@@ -113,7 +114,13 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 
 def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
     """Training views from the same distribution, large ones and small ones, and the centred window for evaluation."""
-    from sciencessl.domains.galaxy.flux_views import GalaxyEvaluationView, GalaxyTrainViews, evaluation_window
+    from sciencessl.domains.galaxy.detections import galaxy_boxes
+    from sciencessl.domains.galaxy.flux_views import (
+        GalaxyEvaluationView,
+        GalaxyInstanceViews,
+        GalaxyTrainViews,
+        evaluation_window,
+    )
     from sciencessl.views.pair import multi_crop_views
 
     train = multi_crop_views(
@@ -122,6 +129,9 @@ def galaxy_views(settings: GalaxyViews) -> tuple[View, View]:
     fraction, size = settings.evaluation_window, settings.size
     window = partial(evaluation_window, fraction=fraction, size=size)
     evaluate = GalaxyEvaluationView(FIELD, window, {FIELD: size / fraction})
+    if settings.instances:
+        instances = settings.instances
+        return GalaxyInstanceViews(FIELD, train.pipelines, train.least_px, instances, galaxy_boxes), evaluate
     return GalaxyTrainViews(FIELD, train.pipelines, train.least_px), evaluate
 
 
@@ -132,6 +142,7 @@ class _Pipeline:
         from sciencessl.domains.galaxy.flux_views import FluxPipeline
         from sciencessl.views import operations as op
         from sciencessl.views.affine import RotatedCrop
+        from sciencessl.views.instances import Cropping
         from sciencessl.views.pipeline import Pipeline
 
         def build(colour: bool) -> Pipeline:
@@ -147,8 +158,13 @@ class _Pipeline:
 
         self._stamp, self._grey = build(colour=True), build(colour=False)
         self._flux = FluxPipeline(settings, size, area)
+        self._framed = Cropping(self._stamp), Cropping(self._grey)
 
     def __call__(self, given: np.ndarray | Flux, rng: np.random.Generator) -> np.ndarray:
         if not isinstance(given, np.ndarray):
             return self._flux(given, rng)
         return (self._stamp if given.shape[2] == 3 else self._grey)(given, rng)
+
+    def framed(self, given: np.ndarray | Flux) -> Framed:
+        """What does the same with a window that is given."""
+        return self._framed[given.shape[2] != 3] if isinstance(given, np.ndarray) else self._flux

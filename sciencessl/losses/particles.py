@@ -83,7 +83,7 @@ def singular_spread(rows: Tensor, epsilon: float = EPSILON) -> Tensor:
     with torch.autocast(rows.device.type, enabled=False):
         unit = normalize(rows, dim=1)
         gram = unit.T @ unit if width <= number else unit @ unit.T
-        squares = torch.linalg.eigvalsh(torch.nan_to_num(gram, 0.0, 0.0, 0.0)).clamp(min=0.0)
+        squares: Tensor = torch.linalg.eigvalsh(torch.nan_to_num(gram, 0.0, 0.0, 0.0)).clamp(min=0.0)
     return 1.0 - (squares + epsilon).sqrt().sum() / math.sqrt(number * min(number, width))
 
 

@@ -71,7 +71,7 @@ class Byol(Method):
         self._first_batch, self._kappa = 0, 1.0
         self._updater = TargetUpdater(self.target_pairs(), buffers="own")
 
-    def heads(self, options: ByolOptions, generator: torch.Generator) -> tuple[nn.Sequential, nn.Sequential]:
+    def heads(self, options: ByolOptions, generator: torch.Generator) -> tuple[nn.Sequential, nn.Module]:
         """Projector and predictor, drawn in this order; a subclass may have others."""
         projector = mlp(self.features, options.hidden, options.out, generator, self.norm)
         return projector, mlp(options.out, options.hidden, options.out, generator, self.norm)

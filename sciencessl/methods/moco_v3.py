@@ -68,10 +68,9 @@ class MocoV3(Byol):
 
     def heads(self, options: ByolOptions, generator: torch.Generator) -> tuple[nn.Sequential, nn.Sequential]:
         """Projector of three layers, predictor of two."""
-        widths = (self.features, options.hidden, options.hidden, options.out)
-        projector = deep_mlp(widths, generator, self.norm, bias=False, end="standardised")
-        widths = (options.out, options.hidden, options.out)
-        return projector, deep_mlp(widths, generator, self.norm, bias=False, end="standardised")
+        hidden, out = options.hidden, options.out
+        projector = deep_mlp([self.features, hidden, hidden, out], generator, self.norm, bias=False, end="standardised")
+        return projector, deep_mlp([out, hidden, out], generator, self.norm, bias=False, end="standardised")
 
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
         """Each target's contrast, the mean over all other views, and both summed; the label scale is the mean negative
@@ -90,7 +89,8 @@ def _patch_projection(encoder: nn.Module) -> nn.Module:
     found = [layer for name, layer in encoder.named_modules() if f".{name}".endswith(".patch_embed.proj")]
     if not found:
         raise ConfigError(
-            f"options.frozen_patches is for encoders with a patch embedding, such as vit_small_patch16_224, and this "
+            "options.frozen_patches is for encoders with a patch embedding, such as vit_small_patch16_224, and this "
             f"{type(encoder).__name__} has none. Leave it at false."
         )
-    return found[0]
+    projection: nn.Module = found[0]
+    return projection

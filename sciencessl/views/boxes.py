@@ -1,7 +1,7 @@
 """Boxes in an image and convex outlines around them: which lie inside, which overlap too much, and random ones.
 
-Boxes are (N, 4) int32: left, top, right, bottom, where pixel k reaches from k to k + 1. Outlines are (n, 2) corners x, y
-of a convex polygon in the same measure, in either direction.
+Boxes are (N, 4) int32: left, top, right, bottom, where pixel k reaches from k to k + 1. Outlines are (n, 2) corners
+x, y of a convex polygon in the same measure, in either direction.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ def iou(boxes: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def distinct(boxes: np.ndarray, most: int) -> np.ndarray:
     """Places of the first `most` boxes that overlap no earlier kept one by more than `MOST_IOU`, in order."""
-    free, kept = np.arange(len(boxes)), []
+    kept: list[int] = []
+    free = np.arange(len(boxes))
     while len(free) and len(kept) < most:
-        kept.append(free[0])
+        kept.append(int(free[0]))
         free = free[iou(boxes[free], boxes[free[0]]) <= MOST_IOU]
     return np.array(kept, dtype=np.int64)
 
@@ -111,7 +112,9 @@ def allowed(boxes: np.ndarray, least: float) -> np.ndarray:
     return fits
 
 
-def random_boxes(outline: np.ndarray, taken: np.ndarray, count: int, least: float, rng: np.random.Generator) -> np.ndarray:
+def random_boxes(
+    outline: np.ndarray, taken: np.ndarray, count: int, least: float, rng: np.random.Generator
+) -> np.ndarray:
     """As many boxes inside a convex outline: those that are taken, and random ones.
 
     Centres are mixtures of the corners, aspects log-uniform, sides half to all of what fits. Boxes that are `allowed`

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from sciencessl.views.affine import resize
 from sciencessl.views.boxes import allowed, distinct
 
 SEARCHED_PX = 64
@@ -42,13 +43,11 @@ def picture_boxes(image: np.ndarray) -> np.ndarray:
     Returns:
         (N, 4) int32, as `level_boxes` orders and filters them; N may be 0.
     """
-    height, width, _ = image.shape
-    scale = min(1.0, SEARCHED_PX / max(height, width))
-    small = _searched(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    small = searched(image).astype(np.float32)
     sigma = max(small.shape[:2]) / 48
     fine, wide = (_blurred(small, sigma * factor) for factor in (1, 8))
     maps = [np.linalg.norm(fine - around, axis=2) for around in (small.mean(axis=(0, 1)), wide)]
-    return level_boxes(maps, [_quantiles(one) for one in maps], (height, width))
+    return level_boxes(maps, [_quantiles(one) for one in maps], image.shape)
 
 
 def _quantiles(one: np.ndarray) -> list[float]:
@@ -57,9 +56,11 @@ def _quantiles(one: np.ndarray) -> list[float]:
     return levels
 
 
-def _searched(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    found = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return found.reshape(height, width, -1)
+def searched(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> the same with `SEARCHED_PX` on the longer side at most, by averages over areas."""
+    scale = min(1.0, SEARCHED_PX / max(image.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return resize(image, height, width) if scale < 1 else image
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -68,7 +69,7 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def level_boxes(
-    maps: Sequence[np.ndarray], levels: Sequence[Sequence[float]], shape: tuple[int, int]
+    maps: Sequence[np.ndarray], levels: Sequence[Sequence[float]], shape: Sequence[int]
 ) -> np.ndarray:
     """Bounding boxes of the connected parts of maps above levels, the most certain first.
 
@@ -79,12 +80,12 @@ def level_boxes(
     Args:
         maps: (h, w) float32, higher where an object is.
         levels: Of each map.
-        shape: (H, W) of the image that boxes are wanted for.
+        shape: (H, W, ...) of the image that boxes are wanted for.
 
     Returns:
         (N, 4) int32 in pixels of that image.
     """
-    growth = np.tile(np.array(shape[::-1]) / np.array(maps[0].shape[::-1]), 2)
+    growth = np.tile(np.array([shape[1], shape[0]]) / np.array(maps[0].shape[::-1]), 2)
     found, scores = [], []
     for one, own in zip(maps, levels, strict=True):
         parts = np.concatenate([_parts(one, level) for level in own])
@@ -94,8 +95,8 @@ def level_boxes(
         scores.append(_certainty(one, parts[usable]))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     certain = order[: int((np.concatenate(scores) > 0).sum())]
-    boxes = np.concatenate(found)[certain]
-    return boxes[distinct(boxes, MOST_BOXES)]
+    boxes: np.ndarray = np.concatenate(found)[certain]
+    return boxes.take(distinct(boxes, MOST_BOXES), axis=0)
 
 
 def _parts(one: np.ndarray, level: float) -> np.ndarray:

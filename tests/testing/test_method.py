@@ -20,8 +20,13 @@ from sciencessl.testing import ConformanceError, check_method
 from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 
 SMALL = ByolOptions(hidden=12, out=5)
-WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
-"""Values of settings that make heads of tens of millions of weights small, for every method that has them."""
+WIDTHS = {
+    "hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0,
+    "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2, "gather": True,
+    "grid": 3,
+}
+"""Values of settings that make heads of tens of millions of weights small, for every method that has them; and pairs of
+all processes for ccsl and cssl, whose default, pairs of each process, is not the same on two as on one."""
 
 
 def narrow(name: str) -> Any:
@@ -30,7 +35,7 @@ def narrow(name: str) -> Any:
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
 
 
-ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("regnety_002", 64)}
+ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("test_resnet", 96), "mae": ("test_vit", 32)}
 """timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
 
 
@@ -40,13 +45,13 @@ def case_of(name: str) -> Case:
     side = SIDE
     if name in ENCODERS:
         backbone, side = ENCODERS[name]
-        encoder = functools.partial(_switched_on, backbone)
+        encoder = functools.partial(_switched_on, backbone, side)
     return Case(registry.load_method(name), narrow(name), encoder, side)
 
 
-def _switched_on(backbone: str) -> nn.Module:
+def _switched_on(backbone: str, size: int) -> nn.Module:
     """An encoder whose residual branches take part from the start: a gradient that must reach them can."""
-    return switch_on(build_backbone(backbone, 3, 0), most=0.0)
+    return switch_on(build_backbone(backbone, 3, 0, size=size), most=0.0)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])

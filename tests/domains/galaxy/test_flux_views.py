@@ -17,6 +17,7 @@ from scipy import stats
 from sciencessl.data.loader import BatchStream, Decoder, EvaluationStream
 from sciencessl.data.order import Order, augmentation_rng
 from sciencessl.domains.galaxy import SPEC
+from sciencessl.domains.galaxy.detections import galaxy_boxes
 from sciencessl.domains.galaxy.flux_views import (
     EXTINCTION,
     Flux,
@@ -393,6 +394,39 @@ def test_plain_views_of_flux_are_its_windows_alone() -> None:
         plain = train(GalaxyViews(plain=True, **loud), subject, number)
         quiet = train(GalaxyViews(size=24, **QUIET), subject, number)
         assert all(np.array_equal(a, b) for a, b in zip(plain, quiet, strict=True))
+
+
+def test_instances_of_flux_are_its_sources_and_masks_are_kept_out_of_them() -> None:
+    """Four sources of one band each, on noise; one pixel of each is masked."""
+    image = np.random.default_rng(0).normal(0, 1, (96, 96, 3)).astype(np.float32)
+    mask, places = np.zeros(image.shape, np.int32), [(34, 36), (60, 34), (36, 62), (62, 60)]
+    y, x = np.mgrid[:96, :96]
+    for k, (column, row) in enumerate(places):
+        image[..., k % 3] += 200 * np.exp(-((x - column) ** 2 + (y - row) ** 2) / 18).astype(np.float32)
+        mask[row, column] = 1
+        image[row, column] = 1e6
+    subject = sample(image, mask=mask)
+    boxes = galaxy_boxes(open_flux(subject))
+    for place in places:
+        inside = (boxes[:, :2] < place).all(axis=1) & (boxes[:, 2:] > place).all(axis=1)
+        assert (boxes[inside, 2:] - boxes[inside, :2]).max(axis=1).min() < 28
+    settings = GalaxyViews(size=32, instances=4, instance_size=16, area=(0.75, 0.85), shift=0.05)
+    for number in range(5):
+        views = train(settings, subject, number)
+        assert [view.shape[0] for view in views] == [32, 32] + [16] * 8
+        assert all(view.dtype == np.float32 and np.nanmax(view) < 1000 for view in views)
+        bright = [np.nanmax(view) for view in views[2:]]
+        assert min(bright) > 50
+    first = galaxy_views(settings)[0].first(subject, lambda view: augmentation_rng(0, 0, 0, view))  # type: ignore[attr-defined]
+    assert len(first) == 1
+    assert np.nanmax(first[0].fields["image"]) < 1000
+
+
+@pytest.mark.parametrize("gone", [np.nan, 0.0])
+def test_flux_without_light_has_no_sources_and_instances_all_the_same(gone: float) -> None:
+    image = np.full((40, 40, 2), gone, np.float32)
+    assert len(galaxy_boxes(Flux(image, ("g", "r")))) == 0
+    assert len(train(GalaxyViews(size=32, instances=2, instance_size=8), sample(image), 0)) == 6
 
 
 def test_operations_are_independent_within_and_between_views(has_rate: Callable[..., bool]) -> None:
