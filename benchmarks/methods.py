@@ -58,7 +58,7 @@ from torch import Tensor, nn
 
 from sciencessl import registry
 from sciencessl.backbones.timm_backbones import build_backbone
-from sciencessl.config import read_yaml, shipped
+from sciencessl.layers import read_yaml, shipped
 from sciencessl.errors import ConfigError
 from sciencessl.losses.labels import ClassLoss
 from sciencessl.machine import keep_freed_memory
