@@ -62,7 +62,7 @@ class DinoOptions(ByolOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prototypes < 2:
-            raise ConfigError(f"options.prototypes is {self.prototypes}; it must be 2 or more. The released code has 65536.")
+            raise ConfigError(f"options.prototypes is {self.prototypes}; it must be 2 or more. The code has 65536.")
         for name in ("temperature", "teacher_temperature", "teacher_temperature_start"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"options.{name} is {getattr(self, name)}; it must be above 0, and is near 0.1.")
@@ -70,7 +70,7 @@ class DinoOptions(ByolOptions):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"options.{name} is {getattr(self, name)}; it must be in [0, 1].")
         if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"options.drop_path is {self.drop_path}; it must be in [0, 1). The released code has 0.1.")
+            raise ConfigError(f"options.drop_path is {self.drop_path}; it must be in [0, 1). The code has 0.1.")
 
 
 class Dino(Byol):
