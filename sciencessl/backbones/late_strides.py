@@ -8,11 +8,13 @@ plain architecture, and every layer learns. Source: dilation as timm's `output_s
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from sciencessl.errors import ConfigError
 
@@ -69,10 +71,31 @@ def set_stride(encoder: nn.Module, stride: int) -> None:
         chosen.append((layer, 1 if removed and own > 1 else own, spread))
     for layer, own, spread in chosen:
         if not isinstance(layer, POOLS):
+            if spread > 1 and not isinstance(layer, _Dilated):
+                layer.__class__ = _dilated(type(layer))
             plain = _plain(layer)
             layer.stride = (own, own)
             layer.padding = tuple(spread * around for around in plain.padding)
             layer.dilation = (spread, spread)
+
+
+class _Dilated(nn.Conv2d):
+    """A convolution that computes no tap that sees nothing but padding, as all but the middle one do where the dilation
+    is as large as the map: a ninth of the operations."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        middle = tuple(taps // 2 for taps in self.kernel_size)
+        around = tuple(d * m for d, m in zip(self.dilation, middle, strict=True))
+        odd = all(taps % 2 for taps in self.kernel_size) and self.stride == (1, 1) and self.padding == around
+        if not odd or min(self.dilation) < max(input.shape[-2:]):
+            return super()._conv_forward(input, weight, bias)
+        row, column = middle
+        return functional.conv2d(input, weight[:, :, row : row + 1, column : column + 1], bias, groups=self.groups)
+
+
+@functools.cache
+def _dilated(kind: type) -> type:
+    return type(f"Dilated{kind.__name__}", (_Dilated, kind), {})
 
 
 class _Plain(NamedTuple):

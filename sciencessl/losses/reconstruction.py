@@ -33,7 +33,7 @@ def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
 def unpatchify(patches: Tensor, patch: tuple[int, int], height: int, width: int) -> Tensor:
     """(B, L, h w C) -> (B, C, H, W): images of `height` x `width` pixels from what `patchify` makes of them."""
     h, w = patch
-    cut = patches.unflatten(1, (height // h, width // w)).unflatten(3, (h, w, -1))
+    cut = patches.reshape(len(patches), height // h, width // w, h, w, -1)
     return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
@@ -67,7 +67,8 @@ def hidden_square_error(predicted: Tensor, true: Tensor, hidden: Tensor) -> Tens
 
 def hidden_cosine(predicted: Tensor, true: Tensor, hidden: Tensor) -> Tensor:
     """(B,) mean cosine in [-1, 1] of predicted and true patches that were hidden; arguments as above. Source: ours."""
-    return _over_hidden(cosine_similarity(*full_precision(predicted, true), dim=-1), hidden)
+    predicted, true = full_precision(predicted, true)
+    return _over_hidden(cosine_similarity(predicted, true, dim=-1), hidden)
 
 
 def _over_hidden(values: Tensor, hidden: Tensor) -> Tensor:

@@ -84,7 +84,13 @@ class Moby(Byol):
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self._first_batch, self._kappa = 0, 1.0
         self._updater = TargetUpdater(self.target_pairs(), buffers="own")
-        self.queues = nn.ModuleList(Queue(options.queue, options.out, generator) for _ in range(self.n_views))
+        self.queue_1 = Queue(options.queue, options.out, generator)
+        self.queue_2 = Queue(options.queue, options.out, generator)
+
+    @property
+    def queues(self) -> tuple[Queue, Queue]:
+        """Keys of the first view, and of the second."""
+        return self.queue_1, self.queue_2
 
     def momentum(self, step: int, total: int) -> float:
         """That of the step to come, in which the released code moves the target."""

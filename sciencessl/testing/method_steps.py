@@ -154,8 +154,9 @@ def check_without_values(case: Case) -> None:
 def without_values(case: Case) -> Iterator[tuple[Network, Optimizer, Batch]]:
     """Network with a label term, optimiser and batch of a step whose tensors have no values, to be used inside."""
     mode = no_storage()
+    encoder = case.encoder()  # which may look at its own weights, as backbones whose branches are switched on
     with built_without_storage(mode):
-        method = case.make()
+        method = case.kind(encoder, case.options, torch.Generator().manual_seed(0))
         whole = nn.ModuleList([method, label_term(method.features)])
     recipe = Recipe(STEPS, BATCH, 1, lambda step: 0.1, lambda x: x, "image")
     example = case.batch()

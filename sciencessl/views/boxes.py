@@ -97,9 +97,10 @@ def iou(boxes: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def distinct(boxes: np.ndarray, most: int) -> np.ndarray:
     """Places of the first `most` boxes that overlap no earlier kept one by more than `MOST_IOU`, in order."""
-    free, kept = np.arange(len(boxes)), []
+    kept: list[int] = []
+    free = np.arange(len(boxes))
     while len(free) and len(kept) < most:
-        kept.append(free[0])
+        kept.append(int(free[0]))
         free = free[iou(boxes[free], boxes[free[0]]) <= MOST_IOU]
     return np.array(kept, dtype=np.int64)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,6 +25,7 @@ from sciencessl.store.seal import seal
 from sciencessl.store.tables import write_table
 from sciencessl.store.writer import PreparedSample, create_store, write_row
 from sciencessl.train.folder import ModelCard, StoreRecord, write_model
+from sciencessl.views.sheet import GAP
 
 GALAXY = load_domain("galaxy")
 VIEWS = {"size": 16, "area": [0.3, 0.85]}
@@ -66,14 +68,20 @@ def encoder(tmp_path: Path) -> Callable[[Store], Path]:
     return build
 
 
+@pytest.mark.parametrize(
+    ("more", "count", "columns"),
+    [({}, 2, 9), ({"large_views": 1}, 1, 8), ({"large_views": 3}, 3, 8),
+     ({"instances": 4, "instance_size": 9}, 10, 11)],
+)
 def test_the_views_are_those_that_training_made(
-    make: StoreFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, int], count: int, columns: int, make: StoreFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, seed, seen = make(12, 0), 5, []
     monkeypatch.setattr(gallery, "tile_picture", lambda images, px, alt: seen.append((alt.partition(":")[0], images)))
-    strips = view_strips(store, GALAXY, VIEWS, seed, tmp_path)
+    strips = view_strips(store, GALAXY, {**VIEWS, **more}, seed, tmp_path)
     assert len(strips) == len(seen) == 12
-    settings = GALAXY.train_options(size=16, area=(0.3, 0.85))
+    assert cv2.imread(str(tmp_path / "views.png")).shape[1] == columns * (128 + GAP) + GAP
+    settings = GALAXY.train_options(size=16, area=(0.3, 0.85), **more)
     stream = BatchStream(
         Decoder(store, GALAXY.decode), Order(12, seed, 12, slots=1), store.split("train"), GALAXY.views, settings, {},
         ["image"],
@@ -81,11 +89,11 @@ def test_the_views_are_those_that_training_made(
     batch = stream.batch(0)
     shown, display = dict(seen), fit_display(store)
     for slot, index in enumerate(batch.index):
-        for number in range(2):
+        assert len(shown[store.ids[index]]) == 1 + count
+        for number in range(count):
             view = batch.views[number]["image"][slot].numpy().transpose(1, 2, 0)
             expected = display(Sample({"image": np.ascontiguousarray(view)}))
             np.testing.assert_array_equal(shown[store.ids[index]][number + 1], expected)
-    assert (tmp_path / "views.png").is_file()
 
 
 def test_classes_are_those_of_the_task(make: StoreFactory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from timm.layers import HybridEmbed
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sciencessl.backbones.timm_backbones import build_backbone
 from sciencessl.errors import ConfigError
@@ -146,7 +148,7 @@ def test_predictions_of_what_was_seen_have_exactly_no_gradient() -> None:
     method = build()
     found = forward(method, view())
     found.predicted.retain_grad()
-    method.pair_loss(found, []).total.backward()
+    method.pair_loss(found, []).total.backward()  # type: ignore[no-untyped-call]
     assert found.predicted.grad is not None
     assert torch.equal(found.predicted.grad.ne(0).any(dim=2), found.hidden)
     assert not found.true.requires_grad
@@ -155,7 +157,7 @@ def test_predictions_of_what_was_seen_have_exactly_no_gradient() -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_pair_loss_alone_reaches_every_parameter(kind: str) -> None:
     method = build(kind=kind)
-    method.pair_loss(forward(method, view()), []).total.backward()
+    method.pair_loss(forward(method, view()), []).total.backward()  # type: ignore[no-untyped-call]
     missed = [name for name, p in method.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not missed
 
@@ -191,6 +193,21 @@ def test_first_weights_are_those_of_the_released_decoder() -> None:
             assert bool((layer.weight == 1).all())
             assert layer.eps == 1e-6
     assert float(method.hidden_token.detach().std()) == pytest.approx(0.02, rel=0.4)
+
+
+def test_the_cost_is_what_a_vit_large_takes() -> None:
+    """Operations of a forward pass, three for one with gradient, over the eight that BYOL takes of the encoder."""
+
+    def operations(function: Callable[[], Any]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return int(counter.get_total_flops())
+
+    with torch.device("meta"):
+        encoder = VisionTransformer(embed_dim=1024, depth=24, num_heads=16, num_classes=0)
+        method, image = Mae(encoder, MaeOptions(), torch.Generator()), torch.empty(1, 3, 224, 224)
+        share = 3 * operations(lambda: method.online([image])) / (8 * operations(lambda: encoder(image)))
+    assert Mae.cost == pytest.approx(share, rel=0.03)
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -22,7 +22,8 @@ from tests.methods.tiny import BATCH, build, gradients, loss_of, outputs, predic
 
 
 def moby(seed: int = 0, **options: Any) -> Moby:
-    return build(Moby, seed, **{"queue": 12, "drop_path": 0.0, **options})
+    method: Moby = build(Moby, seed, **{"queue": 12, "drop_path": 0.0, **options})
+    return method
 
 
 def fill(method: Moby, *rows: np.ndarray) -> None:
@@ -93,9 +94,9 @@ def test_the_length_of_predictions_and_keys_changes_nothing() -> None:
 def test_gradient_reaches_neither_keys_nor_queues_nor_the_target() -> None:
     method = moby()
     p, k = outputs(np.random.default_rng(3), 2), outputs(np.random.default_rng(4), 2)
-    method.pair_loss(predicted(*p), k).total.backward()
+    method.pair_loss(predicted(*p), k).total.backward()  # type: ignore[no-untyped-call]
     assert all(t.grad is None for t in k)
-    assert all(bool(t.grad.any()) for t in p)
+    assert all(t.grad is not None and bool(t.grad.any()) for t in p)
     assert not any(queue.rows.requires_grad for queue in method.queues)
     reached = gradients(method, views())
     assert set(reached) == {name for name, _ in method.named_parameters() if not name.startswith("target")}
@@ -161,7 +162,7 @@ def test_two_steps_follow_the_order_of_the_released_code() -> None:
                     t.mul_(tau).add_(o, alpha=1 - tau)
         loss = loss_of(reference, given)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         for queue in reference.queues:
             queue.advance()
@@ -171,7 +172,7 @@ def test_two_steps_follow_the_order_of_the_released_code() -> None:
         loss = loss_of(ours, given)
         assert float(loss.detach()) == pytest.approx(losses[step], rel=1e-9), step
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         ours.after_step(step, 10)
 
@@ -181,8 +182,9 @@ def rates(module: torch.nn.Module) -> list[float]:
 
 
 def swin(name: str, channels: int, seed: int, size: int, drop_path: float) -> torch.nn.Module:
-    return SwinTransformer(size, 4, channels, 0, embed_dim=12, depths=(1, 1), num_heads=(1, 2), window_size=4,
-                           drop_path_rate=drop_path)
+    small = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4, "num_classes": 0}
+    made: torch.nn.Module = SwinTransformer(size, 4, channels, drop_path_rate=drop_path, **small)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_the_defaults_are_those_of_the_card() -> None:
     assert (defaults.hidden, defaults.out, defaults.queue) == (4096, 256, 4096)
     assert (defaults.temperature, defaults.drop_path) == (0.2, 0.2)
     assert (defaults.tau_base, defaults.tau_schedule) == (0.99, "cosine")
-    method = moby()
+    method: Any = moby()
     for head in (method.projector, method.predictor):
         assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
         assert all(layer.bias is not None for layer in (head[0], head[-1]))

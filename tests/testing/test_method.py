@@ -23,6 +23,7 @@ SMALL = ByolOptions(hidden=12, out=5)
 WIDTHS = {
     "hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0,
     "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2, "gather": True,
+    "grid": 3,
 }
 """Values of settings that make heads of tens of millions of weights small, for every method that has them; and pairs of
 all processes for ccsl and cssl, whose default, pairs of each process, is not the same on two as on one."""
@@ -34,7 +35,7 @@ def narrow(name: str) -> Any:
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
 
 
-ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("regnety_002", 64), "mae": ("test_vit", 32)}
+ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("test_resnet", 96), "mae": ("test_vit", 32)}
 """timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
 
 

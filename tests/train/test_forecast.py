@@ -59,6 +59,7 @@ def test_asked_for_a_number_all_kinds_are_counted_and_odd_ones_lowered(dry: Any)
 @pytest.mark.parametrize("settings", [
     {"method": "swav", "options__prototypes": 8, "options__queue": 16, "options__hidden": 16, "options__out": 8},
     {"method": "labels_only", "options__hidden": None, "options__out": None},
+    {"method": "univip", "options__instances": 2, "views__instances": 2, "views__instance_size": 16},
     {"norm": "none", "branches_on": True, "compute__precision": "bfloat16"},
 ])
 def test_methods_and_norms_are_counted_without_values(settings: dict[str, Any], dry: Any) -> None:

@@ -357,6 +357,15 @@ def test_swav_trains_on_crops_of_two_sizes_and_keeps_its_queue(tmp_path: Path, t
     assert last["method.queue@0"].norm(dim=2).allclose(torch.ones(2, 12))
 
 
+def test_univip_trains_on_instances_of_stamps_and_says_what_views_it_lacks(tmp_path: Path, tiny_run: Any) -> None:
+    changes = {"method": "univip", "options__instances": 2, "views__instance_size": 16, "labels": ["class"], "steps": 2}
+    assert tiny_run(tmp_path / "run", views__instances=2, accumulate=2, **changes).finished
+    (row,) = read_metrics(tmp_path / "run")
+    assert {"scene_cosine", "scene_instance_cosine", "instance_cosine"} <= {k for k, v in row.items() if v is not None}
+    with pytest.raises(ConfigError, match=r"compares two scenes and 2 instances twice, .*Set --views\.instances 2"):
+        tiny_run(tmp_path / "other", views__instances=0, **changes)
+
+
 def test_labels_only_trains_on_one_view(tmp_path: Path, tiny_run: Any) -> None:
     result = tiny_run(tmp_path / "run", method="labels_only", labels=["class"], steps=2, **NO_HEADS)
     assert isinstance(result, RunResult)

@@ -14,9 +14,11 @@ import torch
 from sciencessl.errors import ConfigError
 from sciencessl.evaluate.average import average
 from sciencessl.evaluate.dense_head import dilated
-from sciencessl.evaluate.encoders import compute_embeddings, fresh_module, random_encoder, run_encoder
+from sciencessl.evaluate.encoders import Encoder, compute_embeddings, fresh_module, random_encoder, run_encoder
 from sciencessl.evaluate.export import export
 from sciencessl.evaluate.foreign import find_encoder
+from sciencessl.evaluate.results import TransferResult
+from sciencessl.evaluate.transfer import transfer
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import read_metrics, read_model
 
@@ -38,12 +40,18 @@ def features(module: torch.nn.Module, size: int = 32) -> torch.Tensor:
     return found
 
 
+def places(encoder: Encoder) -> int:
+    """Position embeddings of a ViT: one a patch, and one of the class token."""
+    module: Any = encoder.module
+    return int(module.pos_embed.shape[1])
+
+
 def test_the_card_has_the_size_and_every_encoder_is_built_by_it(run: Path, tiny_store: Path) -> None:
     card = read_model(run)
     assert card.size == 32
     assert all(np.isfinite(row["loss"]) for row in read_metrics(run))
     encoder = run_encoder(run)
-    assert encoder.module.pos_embed.shape[1] == 5
+    assert places(encoder) == 5
     for module in (random_encoder(card, 0).module, fresh_module(card, 0), dilated(encoder.module, card)):
         assert {n: v.shape for n, v in module.state_dict().items()} == {
             n: v.shape for n, v in encoder.module.state_dict().items()}
@@ -60,6 +68,16 @@ def test_stock_timm_loads_the_export_at_its_size_and_so_do_we(run: Path, tiny_st
     torch.testing.assert_close(features(found.module), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_transfer_trains_and_draws_networks_of_the_size(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    result = transfer([run], tiny_store, tmp_path / "out", task="morphology", labels=("12",), subsets=1, workers=0,
+                      random_encoders=1, arms=("frozen", "finetune", "scratch", "random"), max_steps=1,
+                      finetune_subsets=1, tell=lambda line: None)
+    assert isinstance(result, TransferResult)
+    assert [row.arm for row in result.rows] == ["frozen", "finetune", "scratch", "random"]
+    kept = run_encoder(tmp_path / "out" / "models" / "finetune-run")
+    assert (kept.card.size, places(kept)) == (32, 5)
+
+
 def test_a_mean_of_sized_encoders_is_of_that_size(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "twin")
     average([run, tmp_path / "twin"], tmp_path / "mean")
@@ -70,7 +88,7 @@ def test_a_mean_of_sized_encoders_is_of_that_size(run: Path, tmp_path: Path) -> 
 def test_a_run_at_another_size_starts_from_resampled_positions(run: Path, tiny_run: Any, tmp_path: Path) -> None:
     tiny_run(tmp_path / "next", backbone="test_vit", labels=None, steps=1, views__size=48, init_from=str(run))
     assert read_model(tmp_path / "next").size == 48
-    assert run_encoder(tmp_path / "next").module.pos_embed.shape[1] == 10
+    assert places(run_encoder(tmp_path / "next")) == 10
 
 
 @pytest.mark.slow
@@ -96,7 +114,7 @@ def test_moby_trains_a_vit_that_drops_paths(tiny_run: Any, tmp_path: Path) -> No
     found = tiny_run(tmp_path / "run", method="moby", backbone="test_vit", steps=3, options__queue=16)
     assert found.finished
     assert all(np.isfinite(row["negatives"]) for row in read_metrics(tmp_path / "run"))
-    with pytest.raises(ConfigError, match="does not take drop path 0.2"):
+    with pytest.raises(ConfigError, match=r"does not take drop path 0\.2"):
         tiny_run(tmp_path / "other", method="moby", backbone="efficientvit_m0")
 
 
