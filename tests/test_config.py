@@ -12,22 +12,10 @@ import pytest
 import yaml
 
 from sciencessl import registry
-from sciencessl.config import (
-    FullConfig,
-    Layer,
-    RunConfig,
-    build_config,
-    flatten,
-    leaf_names,
-    load_config,
-    nest,
-    preset_layers,
-    save_config,
-    scales,
-    store_paths,
-)
+from sciencessl.config import FullConfig, RunConfig, build_config, flatten, load_config, nest, save_config, store_paths
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
+from sciencessl.layers import Layer, leaf_names, preset_layers, scales
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.methods.labels_only import LabelsOnlyOptions
 from sciencessl.methods.swav import SwavOptions

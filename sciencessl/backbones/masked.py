@@ -199,13 +199,14 @@ def _refuse(encoder: nn.Module, why: str) -> None:
 
 def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """What is masked as one, or not known, with names; what it consists of is not looked at."""
-    known = type(module) in _kinds() or type(module) in _containers() or not type(module).__module__.startswith("timm.")
+    own = any(True for _ in module.parameters(recurse=False))  # then it does more than to call its children
+    foreign = type(module).__module__.startswith("timm.") and type(module) not in _containers()
     children = list(module.named_children())
-    if not known or not children or type(module) in _kinds() or isinstance(module, _BatchNorm):
+    if own or foreign or not children:
         yield name, module
         return
-    for own, child in children:
-        yield from _layers(f"{name}.{own}".lstrip("."), child)
+    for inner, child in children:
+        yield from _layers(f"{name}.{inner}".lstrip("."), child)
 
 
 @functools.cache

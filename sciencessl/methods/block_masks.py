@@ -56,8 +56,8 @@ def block_masks(count: int, grid: tuple[int, int], device: torch.device | None =
     `round(sqrt(k / a))` columns, but one fewer than the grid at most. The first row of it is one of the first H - h + 1,
     so that the last row of the grid is reached, which the reference code never does; columns likewise.
 
-    Ours: a block that would leave fewer than `LEAST_CONTEXT` cells is left out, where the reference draws again. From
-    7 x 7 on none is, and blocks have six cells or more, as there; on smaller grids they have fewer.
+    Ours: a block that would leave fewer than `LEAST_CONTEXT` cells is left out, where the reference draws again; on 7 x 7
+    that is rare. Blocks have six cells or more, as there, from 7 x 7 on; on smaller grids they have fewer.
     """
     rows, columns = grid
     scale, aspect = (low + (high - low) * torch.rand((), device=device) for low, high in (AREA, ASPECT))

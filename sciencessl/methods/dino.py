@@ -128,7 +128,7 @@ class Dino(Byol):
     def target(self, views: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's unit vectors of the two large views."""
         large = views[:TEACHING]
-        return _bottleneck(self.target_projector, self.target_encoder(torch.cat(large)).chunk(len(large)))
+        return _bottleneck(self.target_projector, self.target_encoder(torch.cat(list(large))).chunk(len(large)))
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Encoder, head and prototypes."""
@@ -227,7 +227,7 @@ def _bottleneck(head: nn.Module, representations: Sequence[Tensor]) -> list[Tens
     projected = head(torch.cat(list(representations)))
     with torch.autocast(projected.device.type, enabled=False):
         unit = normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
-    return list(unit.split([len(y) for y in representations]))
+    return list(unit.split_with_sizes([len(y) for y in representations]))
 
 
 def _head(widths: Sequence[int], norm: Norm | None, generator: torch.Generator) -> nn.Sequential:

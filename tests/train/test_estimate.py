@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sciencessl.config import Layer, build_config
+from sciencessl.config import build_config
+from sciencessl.layers import Layer
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
 from sciencessl.methods.byol import ByolOptions
