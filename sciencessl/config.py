@@ -176,19 +176,9 @@ def preset_layers(scale: str, method: str, domain: str, user: Sequence[str | Pat
     """
     layers = [_scale_layer(scale)]
     if ".py:" not in method:
-        layers += _method_layer(method, domain)
+        layers += _optional(files("sciencessl.configs") / "method" / f"{method}.yaml", f"method {method}")
     layers += _domain_layer(domain)
     return layers + [_user_layer(path) for path in user]
-
-
-def _method_layer(method: str, domain: str) -> list[Layer]:
-    """A method's preset, less the settings of views that the domain does not have: a plug-in's need not be ours."""
-    layers = _optional(files("sciencessl.configs") / "method" / f"{method}.yaml", f"method {method}")
-    if layers and "views" in layers[0].values:
-        known = leaf_names(registry.load_domain(domain).train_options)
-        views = {name: value for name, value in layers[0].values["views"].items() if name in known}
-        layers = [Layer(layers[0].name, {**layers[0].values, "views": views})]
-    return layers
 
 
 def chosen_method(user: Sequence[str | Path], otherwise: str) -> str:
@@ -266,7 +256,7 @@ def build_config(
     """Merge layers deeply, check every name, and build the typed settings.
 
     Args:
-        layers: In order; later ones win.
+        layers: In order; later ones win. Settings of views in a method's preset that the domain lacks are left out.
         options_type: The method's `Options`.
         views_type: The domain's `train_options`.
         flags: Dotted name -> value, as typed (text is parsed as YAML) or as a Python value.
@@ -288,10 +278,10 @@ def build_config(
                 merged.pop(name, None)
                 origin[name] = "default"
         for name, value in found.items():
-            if name not in known:
+            if name in known:
+                origin[name], merged[name] = layer.name, value
+            elif not (layer.name.startswith("method ") and name.startswith("views.")):
                 raise ConfigError(f"{layer.name}: no setting named {name!r}{_whose(name)}.{_known(name, known)}")
-            origin[name] = layer.name
-            merged[name] = value
     values = nest(merged)
     if isinstance(values.get("data"), str):
         values["data"] = store_paths(values["data"])

@@ -98,7 +98,7 @@ def deeper_settings(preset: Mapping[str, Any], preset_name: str) -> str:
         if not found.error:
             text = settings_text(load_domain(found.name).train_options, "views.")
             parts.append(f"Views of domain {found.name}:\n{text}")
-    return "\n\n".join([*parts, "Settings of the method are --options.NAME; `sciencessl methods` lists them."])
+    return "\n\n".join([*parts, "Settings of the method are --options.NAME; `sciencessl methods NAME` lists them."])
 
 
 def shown_default(name: str, default: Any, preset: Mapping[str, Any], preset_name: str) -> str:

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sciencessl.errors import RegistryError, did_you_mean, unknown_name
 from sciencessl.spec import API, DomainSpec
@@ -48,6 +48,20 @@ class Entry:
     origin: str
     title: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True)
+class MethodEntry(Entry):
+    """A registered method, and what its class says of it; see `sciencessl.methods.base.Method`."""
+
+    paper: str = ""
+    status: str = ""
+    cost: float = 0.0
+    n_views: int = 0
+    multi_crop: bool = False
+
+
+E = TypeVar("E", bound=Entry)
 
 
 def resolve(target: str) -> Any:
@@ -248,20 +262,39 @@ def prepare_settings() -> type:
 
 def domains() -> list[Entry]:
     """Every registered domain, broken ones with their error."""
-    return _listing(_domain_targets(), lambda name: load_domain(name).title)
+    return _listing(_domain_targets(), Entry, lambda name: {"title": str(load_domain(name).title)})
 
 
-def methods() -> list[Entry]:
+def methods() -> list[MethodEntry]:
     """Every registered method, broken ones with their error."""
-    return _listing(_method_targets(), lambda name: load_method(name).title)
+    return _listing(_method_targets(), MethodEntry, _method_facts)
 
 
-def _listing(targets: Mapping[str, list[tuple[str, str]]], title: Callable[[str], str]) -> list[Entry]:
+def method_entry(name: str) -> MethodEntry:
+    """One method, registered or `FILE.py:NAME`.
+
+    Raises:
+        RegistryError: As `load_method`.
+    """
+    facts = _method_facts(name)
+    target, origin = _method_targets().get(name, [(name, "a file")])[0]
+    return MethodEntry(name, target, origin, **facts)
+
+
+def _method_facts(name: str) -> dict[str, Any]:
+    kind = load_method(name)
+    return {"title": str(kind.title), "paper": str(kind.paper), "status": str(kind.status), "cost": float(kind.cost),
+            "n_views": int(kind.n_views), "multi_crop": bool(kind.multi_crop)}  # fmt: skip
+
+
+def _listing(
+    targets: Mapping[str, list[tuple[str, str]]], kind: type[E], facts: Callable[[str], Mapping[str, Any]]
+) -> list[E]:
     rows = []
     for name, registered in sorted(targets.items()):
         target, origin = (" and ".join(words) for words in zip(*registered, strict=True))
         try:
-            rows.append(Entry(name, target, origin, title=str(title(name))))
+            rows.append(kind(name, target, origin, **facts(name)))
         except Exception as error:  # a plug-in may raise anything, and must not hide the others
-            rows.append(Entry(name, target, origin, error=f"{type(error).__name__}: {error}"))
+            rows.append(kind(name, target, origin, error=f"{type(error).__name__}: {error}"))
     return rows

@@ -328,8 +328,6 @@ def test_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_listings(tmp_path: Path) -> None:
     names = [entry["name"] for entry in call("domains", "--json").json]
     assert names == ["galaxy", "pathology", "web"]
-    assert {entry["name"] for entry in call("methods", "--json").json} >= {"byol", "labels_only"}
-    assert "--options.tau_base" in call("methods").out
     assert "regnety_002" in call("backbones", "regnety*", "--json").json
     assert call().out.startswith("usage: sciencessl")
     assert {preset["use"] for preset in call("presets", "--json").json} >= {"--scale laptop", "--method byol"}
@@ -451,3 +449,25 @@ def test_flags_and_arguments_of_the_functions_agree() -> None:
                 default = parameters[name].default
                 expected = list(default) if isinstance(default, tuple) else default
                 assert str(action.default) == str(expected), f"{verb} {name}"
+
+
+def test_methods_are_a_table_and_one_of_them_its_settings() -> None:
+    listed = {entry["name"]: entry for entry in call("methods", "--json").json}
+    assert listed.keys() >= {"byol", "labels_only"}
+    assert (listed["byol"]["paper"], listed["byol"]["status"], listed["byol"]["cost"]) == (
+        "arXiv 2006.07733", "verified", 1.0
+    )
+    assert (listed["byol"]["n_views"], listed["byol"]["multi_crop"]) == (2, True)
+    lines = call("methods").out.splitlines()
+    (row,) = (line for line in lines if line.startswith("byol "))
+    assert row.split()[:4] == ["byol", "1.00", "2+", "verified"]
+    assert max(map(len, lines)) <= 120
+    assert "--options" not in "".join(lines)
+    assert lines[-1].endswith("Settings of one: sciencessl methods NAME")
+    assert "--options.tau_base" in call("methods", "byol").out
+    (tau,) = (o for o in call("methods", "byol", "--json").json["options"] if o["name"] == "options.tau_base")
+    assert (tau["default"], tau["about"]) == (0.996, "Target momentum at step 0, in [0, 1].")
+    assert "It has no settings of its own." in call("methods", "labels_only").out
+    refused = call("methods", "byo")
+    assert refused.code != 0
+    assert "Did you mean 'byol'?" in refused.err

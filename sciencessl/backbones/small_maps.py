@@ -36,6 +36,8 @@ class SmallMapConv2d(nn.Conv2d):
     def _pays(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.ndim != 4:
             return False
+        if self.dilation != (1, 1):  # set afterwards
+            return False
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False
         rows, columns = _output_size(x.shape[2:], self.kernel_size, self.stride, self.padding)

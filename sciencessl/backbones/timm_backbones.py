@@ -15,6 +15,7 @@ from sciencessl.backbones import small_maps
 from sciencessl.backbones.input_sizes import check_multiple, resample_positions, size_arguments
 from sciencessl.backbones.norms import find_gates, replace_norms
 from sciencessl.errors import ConfigError, DataError, RegistryError, did_you_mean
+from sciencessl.losses.checks import holds_values
 from sciencessl.setting_groups import Norm
 from sciencessl.store.remote import first_line
 
@@ -77,8 +78,8 @@ def build_backbone(
         check_multiple(model, name, size, "--views.size")
     if drop_path and "drop_path_rate" not in taken:
         raise ConfigError(
-            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch is "
-            "left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
+            f"backbone {name!r} does not take drop path {drop_path}: in a {type(model).__name__} of timm's no branch "
+            "is left out at random. Set --options.drop_path 0, or choose a ViT, a Swin, a ResNet or a RegNet."
         )
     # VGG, MobileNetV3 and their like pool through a hidden layer that num_features does not count.
     model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
@@ -248,12 +249,13 @@ def switch_on(module: nn.Module, most: float = SWITCHED_OFF) -> nn.Module:
     """Set to 1 every scale that switches a branch off: all values equal and at most `most`. Returns `module`.
 
     Scales are the parameters, other than biases, with one axis longer than 1 at most: `weight` of a norm, layer scale,
-    gain. With `most` = 0 only norm scales that start at exactly zero are meant, not small layer scales.
+    gain. With `most` = 0 only norm scales that start at exactly zero are meant, not small layer scales. Weights that
+    have no values (`memory.built_without_storage`) stay as they are.
     """
     with torch.no_grad():
         for name, scale in module.named_parameters():
             vector = scale.numel() == max(scale.shape, default=1) and not name.endswith("bias")
-            if vector and name.rpartition(".")[2] in SCALES and _is_off(scale, most):
+            if vector and name.rpartition(".")[2] in SCALES and holds_values(scale) and _is_off(scale, most):
                 scale.fill_(1.0)
     return module
 

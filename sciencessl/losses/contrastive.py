@@ -76,7 +76,11 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
 
     Source: MoCo (arXiv 1911.05722), equation 1, and its released code.
     """
-    _check(queries, keys, temperature, len(queries))
+    if queries.shape != keys.shape:
+        raise ConfigError(
+            f"contrastive loss: queries have shape {tuple(queries.shape)} and keys {tuple(keys.shape)}; expected one "
+            "key a query, of the same width."
+        )
     _check(queries, negatives, temperature, 1)
     queries, keys = (normalize(rows, dim=1) for rows in full_precision(queries, keys.detach()))
     with torch.autocast(queries.device.type, enabled=False):

@@ -1,7 +1,11 @@
 """One file a method; names only, so that listing imports nothing."""
 
 BUILTIN = {
+    "barlow_twins": "sciencessl.methods.barlow_twins:BarlowTwins",
     "byol": "sciencessl.methods.byol:Byol",
+    "ccsl": "sciencessl.methods.self_labelling:Ccsl",
+    "cnn_jepa": "sciencessl.methods.cnn_jepa:CnnJepa",
+    "cssl": "sciencessl.methods.self_labelling:Cssl",
     "dino": "sciencessl.methods.dino:Dino",
     "directcopy": "sciencessl.methods.closed_form:DirectCopy",
     "directpred": "sciencessl.methods.closed_form:DirectPred",
@@ -11,6 +15,11 @@ BUILTIN = {
     "er_simclr": "sciencessl.methods.er:ErSimclr",
     "labels_only": "sciencessl.methods.labels_only:LabelsOnly",
     "lrp": "sciencessl.methods.closed_form:Lrp",
+    "mae": "sciencessl.methods.mae:Mae",
+    "moby": "sciencessl.methods.moby:Moby",
+    "moco_v2": "sciencessl.methods.moco_v2:MocoV2",
+    "moco_v3": "sciencessl.methods.moco_v3:MocoV3",
+    "msbreg": "sciencessl.methods.msbreg:Msbreg",
     "ne": "sciencessl.methods.closed_form:Ne",
     "ns": "sciencessl.methods.closed_form:Ns",
     "ns2": "sciencessl.methods.closed_form:Ns2",
@@ -20,5 +29,7 @@ BUILTIN = {
     "swav": "sciencessl.methods.swav:Swav",
     "tribyol": "sciencessl.methods.tribyol:Tribyol",
     "univip": "sciencessl.methods.univip:Univip",
+    "vicreg": "sciencessl.methods.vicreg:Vicreg",
     "visser": "sciencessl.methods.closed_form:Visser",
+    "vssl": "sciencessl.methods.vssl:Vssl",
 }

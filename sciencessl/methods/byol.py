@@ -65,12 +65,16 @@ class Byol(Method):
 
     def __init__(self, encoder: nn.Module, options: ByolOptions, generator: torch.Generator) -> None:
         super().__init__(encoder, options, generator)
-        self.projector = mlp(self.features, options.hidden, options.out, generator, self.norm)
-        self.predictor = mlp(options.out, options.hidden, options.out, generator, self.norm)
+        self.projector, self.predictor = self.heads(options, generator)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self._first_batch, self._kappa = 0, 1.0
         self._updater = TargetUpdater(self.target_pairs(), buffers="own")
+
+    def heads(self, options: ByolOptions, generator: torch.Generator) -> tuple[nn.Sequential, nn.Module]:
+        """Projector and predictor, drawn in this order; a subclass may have others."""
+        projector = mlp(self.features, options.hidden, options.out, generator, self.norm)
+        return projector, mlp(options.out, options.hidden, options.out, generator, self.norm)
 
     def online(self, views: Sequence[Tensor]) -> Online:
         """y, z and p of every view."""

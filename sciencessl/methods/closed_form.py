@@ -19,7 +19,7 @@ from torch.nn.functional import linear, normalize
 
 from sciencessl.errors import ConfigError
 from sciencessl.methods import predictor_rules as rules
-from sciencessl.methods.base import Online, PairLoss
+from sciencessl.methods.base import Online, PairLoss, mlp
 from sciencessl.methods.byol import Byol, ByolOptions
 
 
@@ -75,8 +75,7 @@ class DirectSetOptions(DirectOptions):
 
 @dataclass(frozen=True)
 class RegressionOptions(ByolOptions):
-    """Settings of predictors made of one step's statistics. BYOL's defaults; of the others those without a source are
-    ours.
+    """Settings of predictors made of one step's statistics.
 
     Attributes:
         ridge: alpha of the `P + alpha I` that keeps the predictor near the orthogonal matrices, 0 or more. Where it is
@@ -175,17 +174,19 @@ class ClosedForm(Byol):
     The statistics are means over all rows of a step, of all micro-batches and processes, of the two large views' online
     projections z, stacked, and where `uses_targets` of the target's t of the opposite view. Small views are predicted
     from and not counted (ours). The predictor is set after the optimiser, so that each step's forward pass has the one
-    of the step before; the first has the identity. A step whose statistics nobody took, such as one without a pair
-    loss, leaves it.
+    of the step before; the first has the identity.
     """
 
     uses_targets: ClassVar[bool] = False
-    predictor: SetLinear  # type: ignore[assignment]
+    predictor: SetLinear
 
     def __init__(self, encoder: nn.Module, options: ByolOptions, generator: torch.Generator) -> None:
         super().__init__(encoder, options, generator)
-        self.predictor = SetLinear(options.out)
         self._sums: Tensor | None = None
+
+    def heads(self, options: ByolOptions, generator: torch.Generator) -> tuple[nn.Sequential, nn.Module]:
+        """BYOL's projector, and a predictor that has nothing to draw."""
+        return mlp(self.features, options.hidden, options.out, generator, self.norm), SetLinear(options.out)
 
     @abstractmethod
     def renew(self, gram: Tensor, cross: Tensor, mean: Tensor) -> None:
@@ -255,11 +256,11 @@ class _Direct(ClosedForm):
 
     def get_extra_state(self) -> Tensor:
         """Steps that F has seen: on the host, where reading it waits for no device."""
-        return torch.tensor(self._taken)
+        return torch.tensor([self._taken])
 
     def set_extra_state(self, state: Tensor) -> None:
         """What `get_extra_state` gave."""
-        self._taken, self._sums = int(state), None
+        (self._taken,), self._sums = state.tolist(), None
 
 
 class DirectPred(_Direct):

@@ -157,9 +157,9 @@ class Dino(Byol):
         """The teacher's clusters of each large view, predicted from every other view."""
         codes = self.teach(targets)
         rows = swapped_prediction(self.score(online.projections), codes, self.options.temperature)
-        spread = torch.special.entr(torch.stack(codes)).sum(dim=(0, 2)) / len(codes)
         scale = cross_view_cosine(online.projections, targets).detach().sum()
-        return PairLoss(rows.sum(), scale, len(rows), {"teacher_entropy": spread.sum()})
+        entropies = torch.stack([torch.special.entr(code).sum() for code in codes])
+        return PairLoss(rows.sum(), scale, len(rows), {"teacher_entropy": entropies.mean()})
 
     def score(self, units: Sequence[Tensor]) -> list[Tensor]:
         """(B, K) cosines of the student's bottlenecks and prototypes, one tensor a view."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciencessl.errors import ConfigError, unknown_name
 from sciencessl.losses.entropy import (
@@ -25,9 +25,10 @@ from sciencessl.losses.entropy import (
 )
 from sciencessl.losses.precision import full_precision
 from sciencessl.losses.regression import cross_view_cosine
-from sciencessl.methods.base import Method, Online, PairLoss, mlp
+from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.dino import Dino, DinoOptions
+from sciencessl.methods.simclr import Simclr, SimclrOptions
 from sciencessl.train.ranks import Ranks
 
 LARGE = 2
@@ -77,29 +78,28 @@ class ErByol(Byol):
 
 @dataclass(frozen=True)
 class ErSimclrOptions:
-    """Settings of SimCLR's networks with the ER bound.
+    """Settings of SimCLR with the ER bound, which has no temperature; the head's defaults are SimCLR's.
 
     Attributes:
-        hidden: Width of the hidden layer of the projector.
+        hidden: Width of the hidden layers of the projector.
         out: Width of a projection. 128 fits the entropies that the paper shows (inferred).
+        layers: Linear layers of the projector, 2 or more.
         kappa: As for BYOL with the bound.
         estimator: As for BYOL with the bound.
     """
 
     hidden: int = 2048
     out: int = 128
+    layers: int = 2
     kappa: float = KAPPA
     estimator: Estimator = "expectation"
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or self.out < 2:
-            raise ConfigError(
-                f"options.hidden is {self.hidden}, options.out is {self.out}; they must be 1 or more and 2 or more."
-            )
+        SimclrOptions(self.hidden, self.out, self.layers)
         _check(self.kappa, self.estimator)
 
 
-class ErSimclr(Method):
+class ErSimclr(Simclr):
     """SimCLR's encoder and projector, and the bound in place of its contrast.
 
     `L = mean over i of [mean over v != i of -kappa cos(z_v, z_i) - H(z_i)]`, i the two large views, with gradient on
@@ -109,17 +109,7 @@ class ErSimclr(Method):
     title: ClassVar[str] = "ER in SimCLR: reconstruct the other view, and keep the entropy of projections up"
     paper: ClassVar[str] = "arXiv 2307.10907"
     status: ClassVar[str] = "ours"
-    cost: ClassVar[float] = 0.75
     Options: ClassVar[type] = ErSimclrOptions
-
-    def __init__(self, encoder: nn.Module, options: ErSimclrOptions, generator: torch.Generator) -> None:
-        super().__init__(encoder, options, generator)
-        self.projector = mlp(self.features, options.hidden, options.out, generator, self.norm)
-
-    def online(self, views: Sequence[Tensor]) -> Online:
-        """y and z of every view."""
-        representations = [self.encoder(view) for view in views]
-        return Online(representations, [self.projector(y) for y in representations], [])
 
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
         """Reconstruction error less entropy, both without the constant of the density."""

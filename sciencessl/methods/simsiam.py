@@ -52,10 +52,10 @@ class Simsiam(Method):
 
     def __init__(self, encoder: nn.Module, options: SimsiamOptions, generator: torch.Generator) -> None:
         super().__init__(encoder, options, generator)
-        widths = (self.features, options.hidden, options.hidden, options.out)
+        widths = [self.features, options.hidden, options.hidden, options.out]
         self.projector = deep_mlp(widths, generator, self.norm, bias=False, end="standardised")
-        widths = (options.out, options.bottleneck, options.out)
-        self.predictor = deep_mlp(widths, generator, self.norm, bias=False, end="biased")
+        narrow = [options.out, options.bottleneck, options.out]
+        self.predictor = deep_mlp(narrow, generator, self.norm, bias=False, end="biased")
 
     def online(self, views: Sequence[Tensor]) -> Online:
         """y, z and p of every view."""

@@ -19,14 +19,17 @@ class Throughput:
     Args:
         processes: That train together, each counting its own images.
         clock: Seconds, monotonic.
-        supervised: Images/s at which one process takes the encoder alone forward and backward; 0 where BYOL's
-            efficiency cannot be told.
+        supervised: Images/s at which one process takes the encoder alone forward and backward; 0 where the efficiency
+            cannot be told.
+        cost: Operations of the method over those of BYOL.
     """
 
     def __init__(
-        self, processes: int = 1, clock: Callable[[], float] = time.perf_counter, supervised: float = 0.0
+        self, processes: int = 1, clock: Callable[[], float] = time.perf_counter, supervised: float = 0.0,
+        cost: float = 1.0,
     ) -> None:
         self._processes = processes
+        self._work = BYOL_WORK * cost
         self._supervised = supervised
         self._clock = clock
         self._start = clock()
@@ -47,8 +50,8 @@ class Throughput:
         """Metrics since the last call.
 
         Returns:
-            `images_per_s`, of all processes; `data_wait`, the fraction of time waiting for data; `byol_efficiency`,
-            where the supervised rate is known: the work of these images over what the processes would do at that rate
+            `images_per_s`, of all processes; `data_wait`, the fraction of time waiting for data; `efficiency`, where
+            the supervised rate is known: the work of these images over what the processes would do at that rate
             in the same time, waiting included; with CUDA `peak_memory_bytes`, the most that tensors of this process
             have taken so far.
         """
@@ -58,7 +61,7 @@ class Throughput:
         rate = self._images / elapsed
         found = {"images_per_s": round(rate, 1), "data_wait": round(self._waited / elapsed, 3)}
         if self._supervised:
-            found["byol_efficiency"] = round(rate * BYOL_WORK / (self._supervised * self._processes), 3)
+            found["efficiency"] = round(rate * self._work / (self._supervised * self._processes), 3)
         if peak := torch.cuda.max_memory_allocated():  # 0 without CUDA, or with a CPU for device
             found["peak_memory_bytes"] = peak
         self._start, self._images, self._waited = self._clock(), 0, 0.0

@@ -72,9 +72,9 @@ class Monitor:
         return [text for kind, text in found.items() if kind in news]
 
     def _gathered(self, online: Online, targets: list[Tensor]) -> tuple[Online, list[Tensor]]:
-        """Two views at most of each, of all ranks, in one message."""
+        """Two views at most of each, of all ranks, in one message. Targets beyond the views are for the loss alone."""
         groups = [online.representations, online.projections, online.predictions, targets]
-        groups = [group[:2] for group in groups]
+        groups = [group[: min(2, len(online.representations))] for group in groups]
         own = [tensor.detach().flatten(1) for group in groups for tensor in group]
         count = max(ROWS // self._ranks.world, 1)
         own = [tensor[:count].to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in own]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from sciencessl.backbones.norms import statistics_kept
 from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Method
 from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
+from sciencessl.samples import Batch
 from sciencessl.testing.method_case import BATCH, STEPS, Case, Training, different, label_term
 from sciencessl.testing.requirement import ConformanceError, require
 from sciencessl.train.memory import UNTRACEABLE, batch_like, built_without_storage, no_storage, without_storage
@@ -137,20 +140,26 @@ def check_precision(case: Case) -> None:
 
 def check_without_values(case: Case) -> None:
     """A step can be traced on tensors that have no values: so its memory is known before the run."""
-    mode = no_storage()
-    with built_without_storage(mode):
-        whole = nn.ModuleList([case.make(), label_term(case.make().features)])
-    recipe = Recipe(STEPS, BATCH, 2, lambda step: 0.1, lambda x: x, "image")
-    example = case.batch()
     try:
-        with mode:
-            method, term = without_storage(whole, torch.device("cpu"), torch.contiguous_format)
-            network = Network(method, [term], recipe)  # type: ignore[arg-type, list-item]
-            batch = batch_like(example, BATCH)
-            parts = [batch.slice(start, start + BATCH // 2) for start in (0, BATCH // 2)]
-            train_step(Wrapped(network), LARS(parameter_groups(network, 1e-4), lr=0.0), parts, 0)
+        with without_values(case) as (network, optimizer, batch):
+            train_step(Wrapped(network), optimizer, [batch], 0)
     except UNTRACEABLE as error:
         raise ConformanceError(
             f"a step decides by the values of tensors, so --dry-run cannot count its memory: {type(error).__name__}: "
             f"{error}. Use masks and torch.where for boolean indices, .item() and branches on tensors."
         ) from error
+
+
+@contextlib.contextmanager
+def without_values(case: Case) -> Iterator[tuple[Network, Optimizer, Batch]]:
+    """Network with a label term, optimiser and batch of a step whose tensors have no values, to be used inside."""
+    mode = no_storage()
+    with built_without_storage(mode):
+        method = case.make()
+        whole = nn.ModuleList([method, label_term(method.features)])
+    recipe = Recipe(STEPS, BATCH, 1, lambda step: 0.1, lambda x: x, "image")
+    example = case.batch()
+    with mode:
+        own, term = without_storage(whole, torch.device("cpu"), torch.contiguous_format)
+        network = Network(own, [term], recipe)  # type: ignore[arg-type, list-item]
+        yield network, LARS(parameter_groups(network, 1e-4), lr=0.0), batch_like(example, BATCH)

@@ -59,7 +59,7 @@ def settle(plan: Plan, tell: Callable[[str], None]) -> float | None:
     if choice.measured:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in choice.measured.items())
         tell(f"chose {choice.precision}, {choice.memory_format} (images/s of the encoder: {rates})")
-    if run.method == "byol" and len(views) == 2 and choice.images == micro:  # the same shape as in a step
+    if len(views) == plan.method.n_views and choice.images == micro:  # what `cost` counts, at the shape of a step
         plan.supervised = choice.measured.get(f"{choice.precision}/{choice.memory_format}", 0.0)
     compute = dataclasses.replace(
         run.compute, precision=choice.precision, memory_format=choice.memory_format,

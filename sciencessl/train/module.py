@@ -124,7 +124,8 @@ class Pretraining(LightningModule):
         """Open what is written during the run."""
         if self.network.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()  # what was measured before the run may have taken more than it
-        self._throughput = Throughput(self.wrapped.ranks.world, supervised=supervised_rate(self._run))
+        self._throughput = Throughput(self.wrapped.ranks.world, supervised=supervised_rate(self._run),
+                                      cost=self.method.cost)
         if self.wrapped.ranks.first:
             self._logs = Logs(self._run, self.taken, self._log_settings.loggers, self._tell)
             self._progress = Progress(self.recipe.total_steps, self.taken, title="pretrain")

@@ -7,6 +7,7 @@ in place and keeps their names, so a checkpoint does not tell how it was compute
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import math
 import os
@@ -250,7 +251,9 @@ class CheckpointedForward(nn.Module):
         """As before."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(*inputs)
-        return checkpoint(super().forward, *inputs, use_reentrant=False,
+        # Layers may read a context variable, such as a mask: it is the same the second time, in whatever thread.
+        forward = functools.partial(contextvars.copy_context().run, super().forward)
+        return checkpoint(forward, *inputs, use_reentrant=False,
                           context_fn=lambda: (nullcontext(), statistics_kept(self)))
 
 

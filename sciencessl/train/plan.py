@@ -63,7 +63,7 @@ class Plan:
         leak: What an audit found the splits of the store to share, where that was accepted.
         probes: What online probes are scored by.
         supervised: Images/s of the encoder alone, forward and backward; set by `estimate.settle` where it measures
-            them for BYOL.
+            them at the shape of a step, and a sample has as many views as the method needs.
         initial: What the encoder starts from, where it is not fresh.
     """
 

@@ -47,9 +47,23 @@ class SyncBatchNorm(_BatchNorm):
         if self.ranks.world == 1 or not self.training:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        return self.follow(self.normalise(input))
+
+    def normalise(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, C, ...) with the statistics of all ranks, which move the running ones; every rank must call this.
+
+        Args:
+            input: As in `forward`.
+            mask: (B, 1, ...) of ones and zeros in the dtype of the input: statistics are those of places at one, which
+                are counted, and the others become zero.
+        """
         y: Tensor
-        y, *moments = _Normalise.apply(input, self.weight, self.bias, self.eps, self.ranks)
+        y, *moments = _Normalise.apply(input, self.weight, self.bias, self.eps, self.ranks, mask)
         self._track(*moments)
+        return y
+
+    def follow(self, y: Tensor) -> Tensor:
+        """What comes behind the norm in the class it was."""
         for name in self.after:
             y = getattr(self, name)(y)
         return y
@@ -111,13 +125,16 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Ranks
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Ranks,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _moments(x, ranks)
+        mean, variance, count = _moments(x, ranks, mask)
         wide = _wide(x)
         scale, shift = (None if p is None else p.to(wide) for p in (weight, bias))
         y = functional.batch_norm(x, mean.to(wide), variance.to(wide), scale, shift, False, 0.0, eps)
-        ctx.save_for_backward(x, scale, mean.to(wide), (variance + eps).rsqrt().to(wide), count.to(wide))
+        if mask is not None:
+            y.mul_(mask)
+        ctx.save_for_backward(x, scale, mean.to(wide), (variance + eps).rsqrt().to(wide), count.to(wide), mask)
         ctx.ranks = ranks
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
@@ -125,8 +142,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, mean, inverse, count = ctx.saved_tensors
-        own = dy.to(_wide(x))
+        x, scale, mean, inverse, count, mask = ctx.saved_tensors
+        own = dy.to(_wide(x)) if mask is None else dy.to(_wide(x)) * mask
         unit = (x.to(_wide(x)) - _along(mean, x)).mul_(_along(inverse, x))
         shift_gradient, scale_gradient = own.sum(_rows(x)), (own * unit).sum(_rows(x))
         dx = None
@@ -135,24 +152,30 @@ class _Normalise(torch.autograd.Function):
             means = ctx.ranks.sum(torch.stack([shift_gradient, scale_gradient])) / count
             factor = inverse if scale is None else inverse * scale
             dx = (own - _along(means[0], x)).sub_(unit.mul_(_along(means[1], x))).mul_(_along(factor, x)).to(x.dtype)
+            dx = dx if mask is None else dx.mul_(mask)
         wanted = ctx.needs_input_grad
-        return dx, scale_gradient if wanted[1] else None, shift_gradient if wanted[2] else None, None, None
+        return dx, scale_gradient if wanted[1] else None, shift_gradient if wanted[2] else None, None, None, None
 
 
-def _moments(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), biased variance (C,) and number of rows and places over all ranks, float64.
+def _moments(x: Tensor, ranks: Ranks, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), biased variance (C,) and number of rows and places over all ranks, float64; of those that a mask keeps.
 
     A rank's own squares are taken around its own mean, and only these sums meet, in float64: float32 pixels far from
     zero would lose their spread in a sum of squares.
     """
     channels = x.shape[1]
-    n = x.numel() // channels
     wide = x.to(_wide(x))
-    own = wide.sum(_rows(x)) / max(n, 1)
-    squares = (wide - _along(own, x)).square_().sum(_rows(x)).double()
+    if mask is None:
+        number = torch.full((1,), x.numel() // channels, dtype=torch.float64, device=x.device)
+        own = wide.sum(_rows(x)) / max(x.numel() // channels, 1)
+        apart = wide - _along(own, x)
+    else:
+        number = mask.sum(dtype=torch.float64).view(1)
+        own = (wide * mask).sum(_rows(x)) / number.clamp(min=1).to(wide)
+        apart = (wide - _along(own, x)).mul_(mask)
+    squares = apart.square_().sum(_rows(x)).double()
     own = own.double()
-    number = torch.full((1,), n, dtype=torch.float64, device=x.device)
-    sums = ranks.sum(torch.cat([n * own, squares + n * own.square(), number]))
+    sums = ranks.sum(torch.cat([number * own, squares + number * own.square(), number]))
     mean, count = sums[:channels] / sums[-1], sums[-1].clone()
     return mean, (sums[channels:-1] / count - mean.square()).clamp(min=0), count
 

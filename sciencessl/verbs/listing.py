@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import dataclasses
+import textwrap
+from collections.abc import Sequence
 
 from sciencessl.errors import RegistryError, did_you_mean
-from sciencessl.flags import scale_settings, settings_text
-from sciencessl.registry import Entry, domains, load_method, methods
+from sciencessl.flags import attribute_docs, default_of, scale_settings, settings_text
+from sciencessl.registry import MethodEntry, domains, load_method, method_entry, methods
 from sciencessl.verbs.output import DONE, add_json, emit
 from sciencessl.verbs.training import SCALE
 
@@ -19,28 +21,69 @@ def fill_list(parser: argparse.ArgumentParser) -> None:
 
 def run_domains(args: argparse.Namespace) -> int:
     """Registered domains, broken ones with their error."""
-    return _list_entries(domains(), args.json)
+    entries = domains()
+    width = max(len(entry.name) for entry in entries)
+    lines = [f"{e.name:<{width}}  {e.title or f'BROKEN: {e.error}'}  [{e.origin}]" for e in entries]
+    emit(list(entries), args.json, "\n".join(lines))
+    return DONE
+
+
+def fill_methods(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `methods`."""
+    parser.add_argument("name", nargs="?", default="", help="show the settings of this method, or of FILE.py:NAME")
+    add_json(parser)
 
 
 def run_methods(args: argparse.Namespace) -> int:
-    """Registered methods with their options."""
-    preset = scale_settings(SCALE)
-
-    def options(name: str) -> str:
-        return settings_text(load_method(name).Options, "options.", preset, f"scale {SCALE}")
-
-    return _list_entries(methods(), args.json, options)
-
-
-def _list_entries(entries: Sequence[Entry], as_json: bool, more: Callable[[str], str] = lambda _: "") -> int:
-    width = max(len(entry.name) for entry in entries)
-    lines = []
-    for e in entries:
-        lines.append(f"{e.name:<{width}}  {e.title or f'BROKEN: {e.error}'}  [{e.origin}]")
-        if not e.error and more(e.name):
-            lines.append(more(e.name))
-    emit(list(entries), as_json, "\n".join(lines))
+    """Registered methods, or one of them with its settings."""
+    if args.name:
+        return _run_method(args.name, args.json)
+    entries = methods()
+    emit(entries, args.json, methods_text(entries))
     return DONE
+
+
+def _run_method(name: str, as_json: bool) -> int:
+    entry, kind = method_entry(name), load_method(name)
+    documented = attribute_docs(kind.Options)
+    options = [{"name": f"options.{field.name}", "default": default_of(field), "about": documented.get(field.name, "")}
+               for field in dataclasses.fields(kind.Options)]
+    settings = settings_text(kind.Options, "options.", scale_settings(SCALE), f"scale {SCALE}")
+    text = "\n".join([
+        entry.title, f"  {entry.paper}; {entry.status}; {_views(entry)}; cost {entry.cost:.3g} of BYOL's  "
+        f"[{entry.origin}]", settings or "  It has no settings of its own.",
+    ])
+    emit({**dataclasses.asdict(entry), "options": options}, as_json, text)
+    return DONE
+
+
+def methods_text(entries: Sequence[MethodEntry], width: int = 120) -> str:
+    """A table of methods, broken ones with their error, and what its columns say."""
+    longest = max(len(entry.name) for entry in entries)
+    starts = {e.name: f"{e.name:<{longest}}  {e.cost:4.2f}  {_views(e, short=True):<5}  {e.status:<13}  "
+              for e in entries}
+    gap = " " * (longest + 28)
+    lines = [f"{'method':<{longest}}  {'cost':<4}  views  {'status':<13}  what it changes"]
+    for e in entries:
+        origin = "" if e.origin == "built in" else f" [{e.origin}]"
+        if e.error:
+            lines.append(textwrap.fill(f"BROKEN: {e.error}{origin}", width, initial_indent=f"{e.name:<{longest}}  ",
+                                       subsequent_indent=gap))
+            continue
+        lines.append(textwrap.fill(f"{e.title} ({e.paper}){origin}", width, initial_indent=starts[e.name],
+                                   subsequent_indent=gap))
+    legend = (
+        "cost: operations of a step with a large encoder over BYOL's. views: large views of a sample; + where it learns "
+        "from more, small ones among them (multi-crop). status: verified in official code, reconstructed from the "
+        "paper, or ours. Settings of one: sciencessl methods NAME"
+    )
+    return "\n".join([*lines, "", textwrap.fill(legend, width)])
+
+
+def _views(entry: MethodEntry, short: bool = False) -> str:
+    if short:
+        return f"{entry.n_views}{'+' if entry.multi_crop else ''}"
+    return f"{entry.n_views} large view(s){' or more, small ones too' if entry.multi_crop else ''}"
 
 
 def run_presets(args: argparse.Namespace) -> int:

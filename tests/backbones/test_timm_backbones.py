@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from timm.models.regnet import RegNet, RegNetCfg
 from torch import nn
 
-from sciencessl.backbones.timm_backbones import adapt_channels, build_backbone, list_backbones
+from sciencessl.backbones.timm_backbones import adapt_channels, build_backbone, list_backbones, switch_on
 from sciencessl.errors import ConfigError, DataError, RegistryError
+from sciencessl.train.memory import built_without_storage, no_storage
 
 WIDTHS = {"regnety_002": 368, "resnet18": 512}
 
@@ -68,6 +69,13 @@ def test_each_residual_block_starts_as_its_shortcut(name: str, gamma: str) -> No
     last = [value for key, value in build_backbone(name, 3, rng_seed=0).named_parameters() if key.endswith(gamma)]
     assert len(last) >= 8
     assert all(not value.any() for value in last)
+
+
+def test_branches_of_a_network_without_values_are_left_alone() -> None:
+    with built_without_storage(no_storage()):
+        switched = switch_on(build_backbone("test_resnet", 3, rng_seed=0), most=0.0)
+    plain = build_backbone("test_resnet", 3, rng_seed=0)
+    assert [p.shape for p in switched.parameters()] == [p.shape for p in plain.parameters()]
 
 
 def test_an_unknown_name_suggests_the_closest() -> None:

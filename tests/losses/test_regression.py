@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciencessl.errors import ConfigError
-from sciencessl.losses.regression import byol_regression, negative_cosine
+from sciencessl.losses.regression import byol_regression, cross_view_cosine, negative_cosine
 
 
 def numbers(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -91,3 +91,12 @@ def test_float64_stays_under_autocast() -> None:
 def test_shapes_that_would_broadcast_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(4, 6\).*\(1, 6\)"):
         negative_cosine(torch.ones(4, 6), torch.ones(1, 6))
+
+
+def test_each_target_is_compared_with_all_views_but_its_own() -> None:
+    queries, targets = [numbers((5, 3), seed) for seed in range(4)], [numbers((5, 3), seed) for seed in (7, 8)]
+    pairs = [(1, 0), (2, 0), (3, 0), (0, 1), (2, 1), (3, 1)]
+    expected = np.mean([negative_cosine(queries[v], targets[i]).numpy() for v, i in pairs], axis=0)
+    np.testing.assert_allclose(cross_view_cosine(queries, targets).numpy(), expected, atol=1e-14)
+    with pytest.raises(ConfigError, match="they must be equal"):
+        cross_view_cosine(queries, [targets[0][:4]])

@@ -35,7 +35,7 @@ def test_images_of_all_processes_count_and_efficiency_is_a_share_of_what_they_co
     counter.end(60)
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 2**30)
     # 4 x 60 images in 2 s are 120/s: in forwards 960/s, of the 1200/s that four processes do at 100 images of three.
-    assert counter.read() == {"images_per_s": 120.0, "data_wait": 1.0, "byol_efficiency": 0.8,
+    assert counter.read() == {"images_per_s": 120.0, "data_wait": 1.0, "efficiency": 0.8,
                               "peak_memory_bytes": 2**30}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,14 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl import registry
+from sciencessl.backbones.timm_backbones import build_backbone, switch_on
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 from sciencessl.methods.labels_only import LabelsOnly
 from sciencessl.testing import ConformanceError, check_method
+from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 
 SMALL = ByolOptions(hidden=12, out=5)
-WIDTHS = {"hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0}
-"""Values of settings that make heads of tens of millions of weights small, for every method that has them."""
+WIDTHS = {
+    "hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0,
+    "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2, "gather": True,
+}
+"""Values of settings that make heads of tens of millions of weights small, for every method that has them; and pairs of
+all processes for ccsl and cssl, whose default, pairs of each process, is not the same on two as on one."""
 
 
 def narrow(name: str) -> Any:
@@ -27,9 +34,29 @@ def narrow(name: str) -> Any:
     return options(**{field.name: WIDTHS[field.name] for field in fields(options) if field.name in WIDTHS})
 
 
+ENCODERS: dict[str, tuple[str, int]] = {"cnn_jepa": ("regnety_002", 64), "mae": ("test_vit", 32)}
+"""timm's name of the encoder, and pixels of a view, of methods that need a kind of encoder."""
+
+
+def case_of(name: str) -> Case:
+    """A registered method as the kit checks it."""
+    encoder: Callable[[], nn.Module] = tiny_encoder
+    side = SIDE
+    if name in ENCODERS:
+        backbone, side = ENCODERS[name]
+        encoder = functools.partial(_switched_on, backbone, side)
+    return Case(registry.load_method(name), narrow(name), encoder, side)
+
+
+def _switched_on(backbone: str, size: int) -> nn.Module:
+    """An encoder whose residual branches take part from the start: a gradient that must reach them can."""
+    return switch_on(build_backbone(backbone, 3, 0, size=size), most=0.0)
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in registry.methods()])
 def test_registered_methods_conform(name: str) -> None:
-    checked = check_method(name, narrow(name))
+    case = case_of(name)
+    checked = check_method(name, case.options, case.encoder, case.side)
     assert checked == (
         "class", "construction", "outputs", "gradients", "after_step", "copies", "views", "accumulation", "resume",
         "labels", "draws", "precision", "ranks", "without_values", "monitors",

@@ -115,7 +115,7 @@ def test_a_run_on_a_gpu_is_logged_and_ends_with_an_encoder(tiny_run: Any, tmp_pa
     rows = read_metrics(out)
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 9]
     assert all(math.isfinite(row["loss"]) and row["peak_memory_bytes"] > 0 for row in rows)
-    assert {"rankme", "probe_linear_class", "byol_efficiency"} <= set(rows[-1])
+    assert {"rankme", "probe_linear_class", "efficiency"} <= set(rows[-1])
     cost = json.loads((out / "cost.json").read_text())
     assert (cost["device"], cost["peak_memory_bytes"]) == ("cuda", rows[-1]["peak_memory_bytes"])
     assert all(weight.isfinite().all() for weight in load_file(out / WEIGHTS).values())

@@ -1,4 +1,4 @@
-"""Runs of encoders that are built for one image size: trained, told of in the card, rebuilt alike by all that follow."""
+"""Runs of encoders that are built for one image size: trained, told of in the card, rebuilt alike afterwards."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sciencessl.evaluate.dense_head import dilated
 from sciencessl.evaluate.encoders import compute_embeddings, fresh_module, random_encoder, run_encoder
 from sciencessl.evaluate.export import export
 from sciencessl.evaluate.foreign import find_encoder
+from sciencessl.evaluate.transfer import transfer
 from sciencessl.store.reader import Store
 from sciencessl.train.folder import read_metrics, read_model
 
@@ -60,6 +61,15 @@ def test_stock_timm_loads_the_export_at_its_size_and_so_do_we(run: Path, tiny_st
     torch.testing.assert_close(features(found.module), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_transfer_trains_and_draws_networks_of_the_size(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    result = transfer([run], tiny_store, tmp_path / "out", task="morphology", labels=("12",), subsets=1, workers=0,
+                      random_encoders=1, arms=("frozen", "finetune", "scratch", "random"), max_steps=1,
+                      finetune_subsets=1, tell=lambda line: None)
+    assert [row.arm for row in result.rows] == ["frozen", "finetune", "scratch", "random"]
+    kept = run_encoder(tmp_path / "out" / "models" / "finetune-run")
+    assert (kept.card.size, kept.module.pos_embed.shape[1]) == (32, 5)
+
+
 def test_a_mean_of_sized_encoders_is_of_that_size(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "twin")
     average([run, tmp_path / "twin"], tmp_path / "mean")
@@ -78,6 +88,26 @@ def test_a_swin_trains_at_the_size_of_its_views(tiny_run: Any, tmp_path: Path) -
     tiny_run(tmp_path / "run", backbone=SWIN, labels=None, steps=1, **MULTI_CROP)
     assert read_model(tmp_path / "run").size == 32
     assert export(tmp_path / "run", tmp_path / "out").format == "timm"
+
+
+HEADS = {"options__hidden": None, "options__out": None}
+
+
+def test_mae_trains_a_vit_from_its_preset_with_labels(tiny_run: Any, tmp_path: Path) -> None:
+    assert tiny_run(tmp_path / "run", method="mae", backbone="test_vit", steps=3, **HEADS).finished
+    card, rows = read_model(tmp_path / "run"), read_metrics(tmp_path / "run")
+    assert (card.method, card.size, card.views["large_views"], card.views["plain"]) == ("mae", 32, 1, True)
+    assert all(0 < row["pair_loss"] < 10 and row["label_loss"] > 0 for row in rows)
+    with pytest.raises(ConfigError, match="a ResNet computes with whole images"):
+        tiny_run(tmp_path / "other", method="mae", **HEADS)
+
+
+def test_moby_trains_a_vit_that_drops_paths(tiny_run: Any, tmp_path: Path) -> None:
+    found = tiny_run(tmp_path / "run", method="moby", backbone="test_vit", steps=3, options__queue=16)
+    assert found.finished
+    assert all(np.isfinite(row["negatives"]) for row in read_metrics(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"does not take drop path 0\.2"):
+        tiny_run(tmp_path / "other", method="moby", backbone="efficientvit_m0")
 
 
 @pytest.mark.parametrize(

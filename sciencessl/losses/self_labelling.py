@@ -1,0 +1,106 @@
+"""Pairs of different samples that a model finds alike or unlike enough to learn from: masks, and means over them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sciencessl.errors import ConfigError
+from sciencessl.losses.precision import full_precision
+
+
+class Pairs(NamedTuple):
+    """Masks (B, N) of pairs of different samples, without gradient.
+
+    Attributes:
+        alike: Those that are taken to be alike.
+        unlike: Those that are taken to be unlike.
+    """
+
+    alike: Tensor
+    unlike: Tensor
+
+
+def cross_cosines(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Cosine of each prediction with each target; gradient reaches the predictions alone.
+
+    Args:
+        predictions: (B, D), any floating dtype.
+        targets: (N, D), any floating dtype.
+
+    Returns:
+        (B, N) in [-1, 1] up to rounding, float32 at least, under autocast too.
+
+    Raises:
+        ConfigError: When the widths differ.
+
+    Source: ours (the matrix S of CCSL's card, arXiv 2204.04545).
+    """
+    if predictions.ndim != 2 or targets.ndim != 2 or predictions.shape[1] != targets.shape[1]:
+        raise ConfigError(
+            f"cross cosines: predictions have shape {tuple(predictions.shape)} and targets {tuple(targets.shape)}; "
+            "expected (B, D) and (N, D). Give predictor and target projector the same output width."
+        )
+    predictions, targets = full_precision(predictions, targets.detach())
+    with torch.autocast(predictions.device.type, enabled=False):
+        return normalize(predictions, dim=1) @ normalize(targets, dim=1).T
+
+
+@torch.no_grad()
+def choose_pairs(scores: Tensor, above: float, below: float, first: int = 0) -> Pairs:
+    """Pairs with a score of `above` or more, and of `below` or less; never a sample with itself.
+
+    Args:
+        scores: (B, N): how alike sample i of this process and sample j are.
+        above: Of alike pairs.
+        below: Of unlike pairs.
+        first: Column of sample 0: sample i is sample `first + i` of the N.
+
+    Returns:
+        Two masks (B, N).
+
+    Source: thresholds of CCSL and CSSL (arXiv 2204.04545); the masks are our definition.
+    """
+    rows = torch.arange(scores.shape[0], device=scores.device) + first
+    others = torch.arange(scores.shape[1], device=scores.device) != rows.unsqueeze(1)
+    return Pairs((scores >= above) & others, (scores <= below) & others)
+
+
+@torch.no_grad()
+def best_of_row(scores: Tensor, mask: Tensor, most: int) -> Tensor:
+    """A mask without all but the `most` highest scores of each row; 0 keeps them all.
+
+    Args:
+        scores: (B, N).
+        mask: (B, N).
+        most: 0 or more.
+
+    Returns:
+        (B, N) mask, a part of the given one; of equal scores any.
+
+    Source: ours: at the start all scores are high, and the mask holds nearly every pair.
+    """
+    if most == 0 or most >= scores.shape[1]:
+        return mask
+    best = torch.where(mask, scores, -torch.inf).topk(most, dim=1).indices
+    return mask & torch.zeros_like(mask).scatter(1, best, True)
+
+
+def chosen_mean(costs: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean cost of the pairs in a mask; exactly 0, with exactly zero gradient, where there is none.
+
+    Args:
+        costs: (B, N), finite.
+        mask: (B, N).
+        count: Scalar, what the sum is divided by where other processes have pairs as well; by default those here.
+
+    Returns:
+        Scalar.
+
+    Source: ours.
+    """
+    count = mask.sum() if count is None else count
+    return torch.where(mask, costs, 0.0).sum() / count.clamp(min=1)
