@@ -73,9 +73,9 @@ def methods_text(entries: Sequence[MethodEntry], width: int = 120) -> str:
         lines.append(textwrap.fill(f"{e.title} ({e.paper}){origin}", width, initial_indent=starts[e.name],
                                    subsequent_indent=gap))
     legend = (
-        "cost: operations of a step with a large encoder over BYOL's. views: of a sample, that it needs; + where it learns "
-        "from more, small ones among them (multi-crop). status: verified in official code, reconstructed from the "
-        "paper, or ours. Settings of one: sciencessl methods NAME"
+        "cost: operations of a step with a large encoder over BYOL's. views: of a sample, that it needs; + where it "
+        "learns from more, small ones among them (multi-crop). status: verified in official code, reconstructed from "
+        "the paper, or ours. Settings of one: sciencessl methods NAME"
     )
     return "\n".join([*lines, "", textwrap.fill(legend, width)])
 
