@@ -60,8 +60,8 @@ class CnnJepaOptions:
         if self.layers < 1:
             raise ConfigError(f"options.layers is {self.layers}; it must be 1 or more. The paper's is 3.")
         if self.grid < LEAST_GRID:
-            raise ConfigError(f"options.grid is {self.grid}; it must be {LEAST_GRID} or more: with fewer cells there is "
-                              "nothing to predict from.")
+            raise ConfigError(f"options.grid is {self.grid}; it must be {LEAST_GRID} or more: with fewer cells there "
+                              "is nothing to predict from.")
         if not 0.0 <= self.tau_base <= 1.0:
             raise ConfigError(f"options.tau_base is {self.tau_base}; it must be in [0, 1]. The paper's is 0.996.")
 
@@ -86,10 +86,11 @@ class CnnJepa(Method):
     non-negative features of a ReLU this is the mean of `1 - cos(p, h)` over target cells, of all rows of all processes.
     Cells that are no targets are the context; in the predictor's input the token stands for the others.
 
-    Images smaller than eight or so strides have too coarse a last map to mask. Late strides are then taken out while
-    pretraining, in both encoders, by dilation, and not a loss on an earlier map added: so all layers learn from one loss,
-    weights are those of the plain architecture, and at the places that it has in common with the finer map it computes
-    the same, up to its gates (ours).
+    Images of fewer than `options.grid` strides a side have too coarse a last map to mask. Late strides are then taken
+    out while pretraining, in both encoders, by dilation, and not a loss on an earlier map added: so all layers learn
+    from one loss, weights are those of the plain architecture, and at the places that it has in common with the finer
+    map it computes the same, up to its gates. This is ours, and the price of a finer map is time: where strides are
+    taken out a step can take longer than BYOL's, at the architecture's own stride it takes less.
 
     The representation is the mean over context cells. A cell counts alike whichever image it is of, as in the released
     code; the mean over a micro-batch stands for that over the batch. `wanted` has values that are drawn, so ranks and
@@ -128,8 +129,8 @@ class CnnJepa(Method):
             smaller = f", or set --options.grid {cells}" if cells >= LEAST_GRID else ""
             raise ConfigError(
                 f"method CnnJepa masks cells of {stride} x {stride} pixels here, the smallest there are, and a view of "
-                f"{sides[0]} x {sides[1]} has {cells} of them a side; options.grid asks for {self.options.grid}. Use views "
-                f"of {enough} pixels or more{smaller}."
+                f"{sides[0]} x {sides[1]} has {cells} of them a side; options.grid asks for {self.options.grid}. Use "
+                f"views of {enough} pixels or more{smaller}."
             )
         if stride != self._stride:
             for encoder in (self.encoder, self.target_encoder):
@@ -145,11 +146,12 @@ class CnnJepa(Method):
         with masked.masking(~drawn) as seen:
             y = self.encoder(masked.keep(view))
             features = seen.last_map()
-            context = masked.kept(features) > 0
+            kept = cast("Tensor", masked.kept(features))
+        context = kept > 0
         cells = self.predictor(torch.where(context, features, self.mask_token.to(features.dtype)))
         wanted = ~context.squeeze(1)
         with torch.no_grad():
-            predicted = masked.mean_kept(cells * ~context, (~context).to(cells))
+            predicted = masked.mean_kept(cells * ~context, 1.0 - kept.to(cells))
         return MaskedOnline([y], [y], [predicted.flatten(1)], cells.permute(0, 2, 3, 1), wanted)
 
     def target(self, views: Sequence[Tensor]) -> list[Tensor]:
