@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sciencessl.config import read_yaml
+from sciencessl.layers import read_yaml
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.spec import LabelSchema, Question
 

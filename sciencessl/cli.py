@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from sciencessl import __version__
-from sciencessl.config import RunConfig, leaf_names
+from sciencessl.config import RunConfig
 from sciencessl.errors import ConfigError, FirstRankError, LeakError, RegistryError, SciencesslError, did_you_mean
 from sciencessl.flags import split_settings
+from sciencessl.layers import leaf_names
 from sciencessl.verbs import data, evaluation, listing, ranking, start, training
 from sciencessl.verbs.output import DONE, FAILED, LEAK, USAGE
 

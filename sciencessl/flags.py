@@ -10,8 +10,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sciencessl.config import RunConfig, flatten, preset_layers
+from sciencessl.config import RunConfig, flatten
 from sciencessl.errors import ConfigError
+from sciencessl.layers import preset_layers
 from sciencessl.registry import domains, load_domain
 
 MISSING = dataclasses.MISSING

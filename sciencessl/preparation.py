@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sciencessl.config import parse_settings, read_yaml
+from sciencessl.config import parse_settings
 from sciencessl.errors import ConfigError, did_you_mean
+from sciencessl.layers import read_yaml
 from sciencessl.monitor.throughput import Progress
 from sciencessl.registry import domain_module, load_domain, prepare_settings, preparer, resolve, stream_opener
 from sciencessl.store.remote import is_remote

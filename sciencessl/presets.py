@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sciencessl.config import flatten, shipped
+from sciencessl.config import flatten
+from sciencessl.layers import shipped
 from sciencessl.registry import domain_preset, domains
 
 if TYPE_CHECKING:

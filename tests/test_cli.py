@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 
 import sciencessl
 from sciencessl import cli
-from sciencessl.config import RunConfig, leaf_names
+from sciencessl.config import RunConfig
 from sciencessl.diagnosis import Finding
 from sciencessl.evaluate.posterior_columns import PosteriorSettings
+from sciencessl.layers import leaf_names
 from sciencessl.registry import load_domain, prepare_settings
 from sciencessl.train.folder import WEIGHTS
 from sciencessl.train.run import RunResult

@@ -12,22 +12,10 @@ import pytest
 import yaml
 
 from sciencessl import registry
-from sciencessl.config import (
-    FullConfig,
-    Layer,
-    RunConfig,
-    build_config,
-    flatten,
-    leaf_names,
-    load_config,
-    nest,
-    preset_layers,
-    save_config,
-    scales,
-    store_paths,
-)
+from sciencessl.config import FullConfig, RunConfig, build_config, flatten, load_config, nest, save_config, store_paths
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
+from sciencessl.layers import Layer, leaf_names, preset_layers, scales
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.methods.labels_only import LabelsOnlyOptions
 from sciencessl.methods.swav import SwavOptions
@@ -85,20 +73,18 @@ def test_later_layers_win_leaf_by_leaf_and_every_value_knows_its_layer() -> None
     }
 
 
-def test_the_views_that_a_method_asks_for_are_left_out_where_a_domain_has_no_such_setting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_views_that_a_method_asks_for_are_left_out_where_a_domain_has_no_such_setting() -> None:
     @dataclass(frozen=True)
     class Bare:
         size: int = 8
 
     layers = preset_layers("laptop", "labels_only", "galaxy", [])
     assert [layer.values for layer in layers if layer.name == "method labels_only"] == [{"views": {"large_views": 1}}]
-    lone = dataclasses.replace(registry.load_domain("web"), train_options=Bare)
-    monkeypatch.setattr(registry, "load_domain", lambda name: lone)
-    layers = preset_layers("laptop", "labels_only", "web", [])
-    found = build_config(layers, LabelsOnlyOptions, Bare, {"data": "store.zarr", "labels": ["class"]})
-    assert found.views == Bare()
+    flags = {"data": "store.zarr", "labels": ["class"]}
+    assert build_config(layers, LabelsOnlyOptions, Bare, flags).views == Bare()
+    assert build_config(layers, LabelsOnlyOptions, GalaxyViews, flags).views == GalaxyViews(large_views=1)
+    with pytest.raises(ConfigError, match=r"flags: no setting named 'views.large_views' for the domain of this run"):
+        build_config(layers, LabelsOnlyOptions, Bare, {**flags, "views.large_views": 1})
 
 
 def test_the_order_of_the_shipped_layers_is_scale_method_domain_user(

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sciencessl.config import RunConfig, flatten, leaf_names
+from sciencessl.config import RunConfig, flatten
 from sciencessl.errors import ConfigError, RegistryError, StoreError
 from sciencessl.explanation import SETTLED, Setting, explain, explanation_text
+from sciencessl.layers import leaf_names
 from sciencessl.registry import load_domain, load_method
 from sciencessl.train.run import pretrain
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sciencessl.config import RunConfig, leaf_names
+from sciencessl.config import RunConfig
 from sciencessl.errors import ConfigError
 from sciencessl.flags import (
     add_settings,
@@ -21,6 +21,7 @@ from sciencessl.flags import (
     shown_default,
     split_settings,
 )
+from sciencessl.layers import leaf_names
 from sciencessl.registry import load_domain, prepare_settings
 
 

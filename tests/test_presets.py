@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from sciencessl import presets as module
-from sciencessl.config import build_config, flatten, leaf_names, preset_layers
+from sciencessl.config import build_config, flatten
+from sciencessl.layers import leaf_names, preset_layers
 from sciencessl.presets import KINDS, Preset, head_comment, presets, presets_text, shown
 from sciencessl.registry import load_domain, load_method
 

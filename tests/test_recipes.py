@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sciencessl.config import FullConfig, build_config, chosen_method, flatten, preset_layers
+from sciencessl.config import FullConfig, build_config, flatten
 from sciencessl.data_prep.slides.resolution import RECIPES
 from sciencessl.errors import ConfigError
 from sciencessl.explanation import explain
+from sciencessl.layers import chosen_method, preset_layers
 from sciencessl.optim.schedules import epochs_to_steps, target_momentum, warmup_cosine
 from sciencessl.presets import presets
 from sciencessl.registry import load_domain, load_method

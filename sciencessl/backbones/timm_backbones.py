@@ -89,6 +89,7 @@ def build_backbone(
     model.norm_kind, model.input_px = norm, size if sized else 0
     if pretrained_file is not None:
         label = repr(name) if norm == "batch" else f"{name!r} with norm {norm!r}"
+        label += f" at {size} pixels" if sized else ""
         _load_weights(model, label, channels, Path(pretrained_file))
     encoder: nn.Module = model
     return small_maps.convert(encoder)

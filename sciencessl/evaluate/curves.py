@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sciencessl.config import read_yaml
 from sciencessl.errors import ConfigError, SciencesslError, unknown_name
 from sciencessl.evaluate.encoders import VARIANTS, Encoder, random_encoder, scratch_encoder
 from sciencessl.evaluate.finetune import Training
 from sciencessl.evaluate.results import NEVER_LEARNED
 from sciencessl.evaluate.stages import check_stages
+from sciencessl.layers import read_yaml
 from sciencessl.spec import TransferTask
 from sciencessl.train.folder import CONFIG
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sciencessl.config import read_yaml
 from sciencessl.errors import ConfigError, did_you_mean
 from sciencessl.evaluate.subsets import parse_budget
+from sciencessl.layers import read_yaml
 from sciencessl.spec import TransferTask
 from sciencessl.store.sides import value_text
 

@@ -28,25 +28,24 @@ TEACHING = 2
 
 @dataclass(frozen=True)
 class DinoOptions(ByolOptions):
-    """Settings of DINO; the defaults are those of the released code, where it counts epochs as shares of a run (ours).
+    """Settings of DINO, with BYOL's. Defaults are the released code's; what it counts in epochs is a share (ours).
 
     Attributes:
         hidden: Width of the two hidden layers of a head.
         out: Width of the bottleneck, which is normalised.
-        norm: Batch norm after the hidden layers; the paper does without for transformers.
+        norm: Batch norm after the hidden layers; off in the released code unless asked for.
         prototypes: Clusters, K.
         temperature: Of the student's softmax.
-        teacher_temperature: Of the teacher's softmax after its warm-up.
+        teacher_temperature: Of the teacher's softmax after its warm-up. 0.07 is that of the longer released recipe; the
+            code's own default is 0.04 from first to last.
         teacher_temperature_start: Of the teacher's softmax at step 0, from where it moves in a line.
-        warmup_share: Share of the run in which it moves. 30 of 300 epochs in the released recipe, in steps of an epoch.
+        warmup_share: Share of the run in which it moves. 30 of 300 epochs, with 0.07, in the released recipe, which
+            moves it once an epoch.
         resting_share: Share of the run, from step 0 on, in which the prototypes stay as drawn. One of 100 epochs in the
             released code.
         centre_momentum: Share of the centre that each step keeps; 1 keeps it at 0: no centring.
         drop_path: Stochastic depth of the student's encoder; that of a transformer in the released code, where other
             networks have none. The teacher has none.
-        tau_base: Momentum of the teacher at step 0, in [0, 1].
-        tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays.
-        tau_batch: Batch that the momentum belongs to, as for BYOL.
     """
 
     hidden: int = 2048
@@ -63,7 +62,7 @@ class DinoOptions(ByolOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prototypes < 2:
-            raise ConfigError(f"options.prototypes is {self.prototypes}; it must be 2 or more. The paper's is 65536.")
+            raise ConfigError(f"options.prototypes is {self.prototypes}; it must be 2 or more. The code has 65536.")
         for name in ("temperature", "teacher_temperature", "teacher_temperature_start"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"options.{name} is {getattr(self, name)}; it must be above 0, and is near 0.1.")
@@ -71,7 +70,7 @@ class DinoOptions(ByolOptions):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"options.{name} is {getattr(self, name)}; it must be in [0, 1].")
         if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"options.drop_path is {self.drop_path}; it must be in [0, 1). The paper's is 0.1.")
+            raise ConfigError(f"options.drop_path is {self.drop_path}; it must be in [0, 1). The code has 0.1.")
 
 
 class Dino(Byol):
@@ -128,7 +127,7 @@ class Dino(Byol):
     def target(self, views: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's unit vectors of the two large views."""
         large = views[:TEACHING]
-        return _bottleneck(self.target_projector, self.target_encoder(torch.cat(large)).chunk(len(large)))
+        return _bottleneck(self.target_projector, self.target_encoder(torch.cat(list(large))).chunk(len(large)))
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Encoder, head and prototypes."""
@@ -227,7 +226,7 @@ def _bottleneck(head: nn.Module, representations: Sequence[Tensor]) -> list[Tens
     projected = head(torch.cat(list(representations)))
     with torch.autocast(projected.device.type, enabled=False):
         unit = normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
-    return list(unit.split([len(y) for y in representations]))
+    return list(unit.split_with_sizes([len(y) for y in representations]))
 
 
 def _head(widths: Sequence[int], norm: Norm | None, generator: torch.Generator) -> nn.Sequential:

@@ -37,14 +37,9 @@ LARGE = 2
 
 @dataclass(frozen=True)
 class ErByolOptions(ByolOptions):
-    """Settings of BYOL with the ER bound; the heads' defaults are BYOL's.
+    """Settings of BYOL with the ER bound: BYOL's, and two more.
 
     Attributes:
-        hidden: Width of the hidden layer of projector and predictor.
-        out: Width of a projection.
-        tau_base: Target momentum at step 0, in [0, 1].
-        tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays.
-        tau_batch: Batch that the momentum belongs to, as for BYOL.
         kappa: Concentration of the density around each point, an inverse temperature. The default is the released
             code's.
         estimator: Of the entropy: `expectation` (plug-in, the released code's default) or `average` (Joe's).
@@ -84,8 +79,9 @@ class ErSimclrOptions:
         hidden: Width of the hidden layers of the projector.
         out: Width of a projection. 128 fits the entropies that the paper shows (inferred).
         layers: Linear layers of the projector, 2 or more.
-        kappa: As for BYOL with the bound.
-        estimator: As for BYOL with the bound.
+        kappa: Concentration of the density around each point, an inverse temperature. The default is the released
+            code's.
+        estimator: Of the entropy: `expectation` (plug-in, the released code's default) or `average` (Joe's).
     """
 
     hidden: int = 2048

@@ -158,9 +158,9 @@ class Mae(Method):
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
         """Mean square error of the hidden patches; the label scale is their mean negative cosine."""
         assert isinstance(online, Reconstruction)
-        found = online.predicted, online.true, online.hidden
-        rows = hidden_square_error(*found)
-        return PairLoss(rows.sum(), -hidden_cosine(*found).detach().sum(), len(rows))
+        predicted, true, hidden = online.predicted, online.true, online.hidden
+        rows = hidden_square_error(predicted, true, hidden)
+        return PairLoss(rows.sum(), -hidden_cosine(predicted.detach(), true, hidden).sum(), len(rows))
 
 
 def grid_positions(rows: int, columns: int, features: int, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +59,11 @@ class MocoV2(Byol):
     and k that of another by the key encoder (equation 1), of length 1; a mean over both directions, or the second
     view's key alone with `symmetric` off. Small views, where there are any, are further queries (ours).
 
-    Keys must not tell by their batch statistics which batch they are of: the queue's are of other batches. The paper
-    shuffles samples between the batch norms of several GPUs; norms over the whole batch, as here, do not hide it (its
-    authors say so in facebookresearch/moco, issue 46). So the key encoder is in evaluation mode, with the running
-    statistics of the query encoder: keys hang on no other sample, whatever the number of processes (ours; in the
-    spirit of arXiv 2101.08482, which averages the statistics too).
+    The key encoder runs in training mode on the statistics of the whole batch, of all processes, as targets do
+    everywhere here (ours). The paper shuffles samples between the batch norms of several GPUs instead, so that a query
+    cannot know its key by the statistics that both were normalised with. Norms over the whole batch do not quite hide
+    that, as the queue's keys are of other batches (its authors in facebookresearch/moco, issue 46). Without batch norm,
+    as in transformers or with `--norm group_ws`, there is nothing to hide.
     """
 
     title: ClassVar[str] = "MoCo v2: find a slow copy's key of the other view among those of earlier steps"
@@ -76,17 +76,11 @@ class MocoV2(Byol):
         Method.__init__(self, encoder, options, generator)  # BYOL's own would build other heads, and a predictor
         widths = (self.features, options.hidden, options.out)
         self.projector = deep_mlp(widths, generator, None, end="biased")
-        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.queue = Queue(options.queue, options.out, generator)
         self._first_batch, self._kappa = 0, 1.0
-        self._updater = TargetUpdater(self.target_pairs(), buffers="copy")
-
-    def train(self, mode: bool = True) -> Self:
-        """As of any module, but the key encoder stays in evaluation mode."""
-        super().train(mode)
-        self.target_encoder.eval()
-        return self
+        self._updater = TargetUpdater(self.target_pairs(), buffers="own")
 
     def online(self, views: Sequence[Tensor]) -> Online:
         """y and z of every view that asks."""

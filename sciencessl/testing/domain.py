@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from sciencessl import registry
-from sciencessl.config import build_config, preset_layers, scales
+from sciencessl.config import build_config
 from sciencessl.data.loader import BatchStream, Decoder, ViewRandomness
 from sciencessl.data.order import Order
 from sciencessl.errors import RegistryError, SciencesslError
+from sciencessl.layers import preset_layers, scales
 from sciencessl.samples import Sample
 from sciencessl.spec import API, UNLABELLED, DomainSpec, LabelSchema, TransferTask
 from sciencessl.store.reader import Store

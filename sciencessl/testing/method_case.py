@@ -107,7 +107,8 @@ class Training:
         self._recipe = {"learning_rate": lambda step: 0.1, "to_input": lambda x: x.to(dtype), **recipe}
         self._reached: set[str] = set()
         for name, parameter in self._trained().items():
-            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._reached.add(name))
+            hook = parameter.register_post_accumulate_grad_hook
+            hook(lambda _, name=name: self._reached.add(name))  # type: ignore[no-untyped-call]
 
     def step(self, labelled: bool = True, accumulate: int = 1, terms: bool = True) -> dict[str, Any]:
         """Take a step; its metrics."""

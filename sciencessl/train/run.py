@@ -15,18 +15,10 @@ from typing import Any
 import torch
 import yaml
 
-from sciencessl.config import (
-    FullConfig,
-    Stores,
-    build_config,
-    chosen_method,
-    load_config,
-    preset_layers,
-    save_config,
-    store_paths,
-)
+from sciencessl.config import FullConfig, Stores, build_config, load_config, save_config, store_paths
 from sciencessl.data.loader import start_server
 from sciencessl.errors import ConfigError, RunError, StoreError
+from sciencessl.layers import chosen_method, preset_layers
 from sciencessl.monitor.logs import check_loggers
 from sciencessl.registry import load_domain, load_method
 from sciencessl.spec import DomainSpec

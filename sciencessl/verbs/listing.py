@@ -73,7 +73,7 @@ def methods_text(entries: Sequence[MethodEntry], width: int = 120) -> str:
         lines.append(textwrap.fill(f"{e.title} ({e.paper}){origin}", width, initial_indent=starts[e.name],
                                    subsequent_indent=gap))
     legend = (
-        "cost: operations of a step with a large encoder over BYOL's. views: large views of a sample; + where it learns "
+        "cost: operations of a step with a large encoder over BYOL's. views: of a sample, that it needs; + where it learns "
         "from more, small ones among them (multi-crop). status: verified in official code, reconstructed from the "
         "paper, or ours. Settings of one: sciencessl methods NAME"
     )
@@ -83,7 +83,7 @@ def methods_text(entries: Sequence[MethodEntry], width: int = 120) -> str:
 def _views(entry: MethodEntry, short: bool = False) -> str:
     if short:
         return f"{entry.n_views}{'+' if entry.multi_crop else ''}"
-    return f"{entry.n_views} large view(s){' or more, small ones too' if entry.multi_crop else ''}"
+    return f"{entry.n_views} view(s) of a sample{' or more, small ones too' if entry.multi_crop else ''}"
 
 
 def run_presets(args: argparse.Namespace) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from sciencessl.config import RunConfig, scales
+from sciencessl.config import RunConfig
 from sciencessl.errors import ConfigError
 from sciencessl.flags import add_settings, deeper_settings, given, scale_settings
+from sciencessl.layers import scales
 from sciencessl.plain import plain
 from sciencessl.verbs.launch import launch
 from sciencessl.verbs.output import DONE, REQUEUE, add_accept_leak, add_json, emit, teller

@@ -134,7 +134,7 @@ def test_a_swin_takes_the_weights_of_larger_windows(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_resampled_say_what_does_not_fit(tmp_path: Path) -> None:
     save_file(build_backbone("test_vit2", 3, 7, size=64).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match=r"does not fit backbone 'test_vit' with 3 channels"):
+    with pytest.raises(DataError, match=r"does not fit backbone 'test_vit' at 32 pixels with 3 channels"):
         build_backbone("test_vit", 3, 0, tmp_path / "w.safetensors", size=32)
 
 

@@ -14,7 +14,7 @@ from sciencessl.errors import ConfigError
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol
 from sciencessl.testing import ConformanceError, check_method
-from sciencessl.testing.method_case import FEATURES, SIDE, Case, tiny_encoder
+from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 from sciencessl.testing.method_ranks import ThreadRanks, UnequalCallsError, check_ranks, draws, on_ranks
 from sciencessl.testing.method_steps import (
     check_accumulation,

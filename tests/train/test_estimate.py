@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from sciencessl.config import Layer, build_config
+from sciencessl.config import build_config
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
+from sciencessl.layers import Layer
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.methods.labels_only import LabelsOnlyOptions
 from sciencessl.train import estimate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -44,6 +45,12 @@ def learnt(ranks: Ranks, name: str, strategy: Strategy, accumulate: int, terms: 
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and key not in apart}
 
 
+@functools.cache
+def alone(name: str, accumulate: int, terms: bool) -> dict[str, Tensor]:
+    """The same of one process."""
+    return learnt(ALONE, name, "ddp", accumulate, terms)
+
+
 @pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("ddp", 2), ("fsdp", 2)])
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_take_the_step_of_one(both: TwoProcesses, name: str, strategy: Strategy, accumulate: int) -> None:
@@ -54,7 +61,7 @@ def test_two_processes_take_the_step_of_one(both: TwoProcesses, name: str, strat
     for key, value in parts[0].items():
         assert torch.equal(value, parts[1][key]), key
         assert value.isfinite().all(), key
-    whole = {} if draws(case) else learnt(ALONE, name, "ddp", accumulate, terms)
+    whole = {} if draws(case) else alone(name, accumulate, terms)
     for key, value in whole.items():
         torch.testing.assert_close(parts[0][key], value, rtol=1e-6, atol=1e-6, msg=key)
 
