@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from sciencessl.losses.cells import cell_regression, over_cells
 from sciencessl.losses.regression import negative_cosine
 from sciencessl.methods.base import Method, Online, PairLoss
 from sciencessl.methods.block_masks import mixed_masks
-from sciencessl.optim.scaling import scaled_momentum
-from sciencessl.optim.schedules import target_momentum
+from sciencessl.methods.byol import Byol
 from sciencessl.optim.target import TargetUpdater
 from sciencessl.setting_groups import Norm
 
@@ -42,7 +41,8 @@ class CnnJepaOptions:
         grid: Fewest cells along the shorter side of the grid, 3 or more. Where the last map of the encoder has fewer,
             late strides become dilations (`backbones.late_strides`). Ours: at the paper's 224 pixels and stride 32 the
             grid is 7 x 7 without, and at 32 pixels 4 x 4 with a stride of 8.
-        tau_base: Momentum of the target at step 0, in [0, 1]; it rises to 1 by a cosine. The released code sets it once
+        tau_base: Momentum of the target at step 0, in [0, 1].
+        tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays. The released code sets it once
             an epoch, and this once a step.
     """
 
@@ -51,6 +51,7 @@ class CnnJepaOptions:
     layers: int = 3
     grid: int = 4
     tau_base: float = 0.996
+    tau_schedule: Literal["cosine", "constant"] = "cosine"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.blocks <= 1.0:
@@ -79,7 +80,7 @@ class MaskedOnline(Online):
     wanted: Tensor
 
 
-class CnnJepa(Method):
+class CnnJepa(Byol):
     """Online encoder under a mask (`backbones.masked`), predictor, mask token, and a target encoder on the whole image.
 
     `L = sum_targets sum_c smoothL1(p^_c - h^_c) / targets`, with the features of a cell scaled to length 1: on the
@@ -107,7 +108,7 @@ class CnnJepa(Method):
     Options: ClassVar[type] = CnnJepaOptions
 
     def __init__(self, encoder: nn.Module, options: CnnJepaOptions, generator: torch.Generator) -> None:
-        super().__init__(masked.convert(encoder), options, generator)
+        Method.__init__(self, masked.convert(encoder), options, generator)  # no heads of BYOL's, and another predictor
         self.predictor = _predictor(self.features, options.layers, generator, self.norm)
         token = torch.empty(1, self.features, 1, 1)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(token, std=TOKEN_STD, generator=generator))
@@ -177,18 +178,6 @@ class CnnJepa(Method):
         with torch.no_grad():
             scale = weight * over_cells(negative_cosine(p, h), found.wanted)
         return PairLoss(total, scale, len(p))
-
-    def at_batch(self, batch: int) -> None:
-        """Scale the momentum to this batch from the first one told (arXiv 2307.13813)."""
-        first = self._first_batch or batch
-        scaled_momentum(self.options.tau_base, batch / first)
-        self._first_batch, self._kappa = first, batch / first
-
-    def after_step(self, step: int, total: int) -> dict[str, float]:
-        """Move the target with the momentum of this step's index."""
-        tau = scaled_momentum(target_momentum(step, total, self.options.tau_base), self._kappa)
-        self._updater.update(tau)
-        return {"tau": tau}
 
 
 def _predictor(width: int, layers: int, generator: torch.Generator, norm: Norm) -> nn.Sequential:
