@@ -58,8 +58,8 @@ from torch import Tensor, nn
 
 from sciencessl import registry
 from sciencessl.backbones.timm_backbones import build_backbone
-from sciencessl.layers import read_yaml, shipped
 from sciencessl.errors import ConfigError
+from sciencessl.layers import read_yaml, shipped
 from sciencessl.losses.labels import ClassLoss
 from sciencessl.machine import keep_freed_memory
 from sciencessl.methods.base import Method
