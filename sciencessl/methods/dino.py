@@ -157,9 +157,8 @@ class Dino(Byol):
         codes = self.teach(targets)
         rows = swapped_prediction(self.score(online.projections), codes, self.options.temperature)
         least = torch.finfo(codes[0].dtype).tiny  # 0 log 0 is 0; torch's own entr takes twice as long
-        spread = -torch.stack([(q * q.clamp(min=least).log()).sum(dim=1) for q in codes]).mean(dim=0)
+        entropies = -torch.stack([(code * code.clamp(min=least).log()).sum() for code in codes])
         scale = cross_view_cosine(online.projections, targets).detach().sum()
-        entropies = torch.stack([torch.special.entr(code).sum() for code in codes])
         return PairLoss(rows.sum(), scale, len(rows), {"teacher_entropy": entropies.mean()})
 
     def score(self, units: Sequence[Tensor]) -> list[Tensor]:

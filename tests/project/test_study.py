@@ -168,7 +168,7 @@ def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, r
         (folder / "transfer.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
     run = tmp_path / "runs" / "byol-1"
     run.mkdir(parents=True)
-    cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device": "cpu", "peak_memory_bytes": 2**30}
+    cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device_hours": 0.017, "device": "cpu", "peak_memory_bytes": 2**30}
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
     args = argparse.Namespace(study=tmp_path / "own.yaml", work=tmp_path)
     written = {"title": "Own", "about": "What it is.", "source": "set", "notes": "What else.",
