@@ -121,8 +121,8 @@ class Mae(Method):
         if not 1 <= seen < rows * columns:
             ratio = f", or another --options.mask_ratio than {self.options.mask_ratio}" if rows * columns > 1 else ""
             raise ConfigError(
-                f"views of {shapes[0][-2]} x {shapes[0][-1]} pixels are cut into {rows * columns} patch(es), of which MAE "
-                f"would show {seen} and hide the others. Set a larger --views.size{ratio}."
+                f"views of {shapes[0][-2]} x {shapes[0][-1]} pixels are cut into {rows * columns} patch(es), of which "
+                f"MAE would show {seen} and hide the others. Set a larger --views.size{ratio}."
             )
 
     def _grid(self, sides: Sequence[int]) -> tuple[int, int]:
