@@ -1,6 +1,7 @@
 """What a step of each method takes on the CPU: against BYOL on the same encoder, and against lightly's version of it.
 
-    python benchmarks/methods.py [--methods NAME...] [--backbone NAME] [--quick] [--json] [--threads N] [--rounds N]
+    python benchmarks/methods.py [--methods NAME...] [--backbone NAME | --heads] [--quick] [--json] [--threads N]
+                                 [--rounds N]
 
 Views are ready float tensors, so this is the step alone, as in `byol_step.py`: forward passes, loss, backward,
 optimiser, what follows it. For each method BYOL, the method and lightly's take turns in one process. Every ratio is the
@@ -13,6 +14,9 @@ the views that the method needs: two of 64 px; one (MAE, CNN-JEPA, labels alone)
 instances of 32 px beside its two scenes. `labels_only` learns ten classes by a linear head. ResNet-18 from one seed, or
 `--backbone`; MAE, and BYOL beside it, a ViT-Tiny at 96 px. Precision and memory format are those that `pretrain` would
 choose here for the encoder, for all alike.
+
+With `--heads` the encoder is next to nothing (`Pooled`, 512 features): what is left is heads, loss, optimiser and
+moving average, and a difference of a millisecond shows that a step of a second hides.
 
 `absolute.methods` has, for each: images a second (source images, of processor time), `over_byol` (images a second over
 those of BYOL), `cost` (what the method says of itself: operations over BYOL's with a large encoder and no heads), bytes
@@ -58,8 +62,8 @@ from torch import Tensor, nn
 
 from sciencessl import registry
 from sciencessl.backbones.timm_backbones import build_backbone
-from sciencessl.layers import read_yaml, shipped
 from sciencessl.errors import ConfigError
+from sciencessl.layers import read_yaml, shipped
 from sciencessl.losses.labels import ClassLoss
 from sciencessl.machine import keep_freed_memory
 from sciencessl.methods.base import Method
@@ -74,10 +78,32 @@ STEPS = 10**6
 BEGIN = STEPS // 2
 """Step of such a run that the first one is."""
 CLASSES = 10
+POOLED = "pooled"
+"""Name of the encoder of `--heads`."""
 VITS = {"mae": ("vit_tiny_patch16_224", 96)}
 """Encoder and pixels of methods that need another kind of encoder."""
 PAIRED = {"moco_v2": {"symmetric": False}, "mae": {"normalised": False}}
 """What is set otherwise than in our preset where lightly's version is compared."""
+
+
+class Pooled(nn.Module):
+    """(B, 3, H, W) -> (B, 512): means of 4 x 4 fields through a linear layer and batch norm."""
+
+    num_features, norm_kind = 512, "batch"
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            self.layers = nn.Sequential(
+                nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, self.num_features),
+                nn.BatchNorm1d(self.num_features),
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the class says."""
+        features: Tensor = self.layers(images)
+        return features
 
 
 @dataclass(frozen=True)
@@ -110,6 +136,8 @@ class Case(Setting):
 
     def encoder(self) -> nn.Module:
         """Ours, for the size of the views."""
+        if self.backbone == POOLED:
+            return Pooled()
         drop_path = getattr(self.options, "drop_path", 0.0)
         return build_backbone(self.backbone, 3, 0, size=self.px, drop_path=drop_path)
 
@@ -180,6 +208,8 @@ def their_encoder(case: Case) -> nn.Module:
     """torchvision's network with the weights of ours, or timm's where it has none of that name."""
     import torchvision
 
+    if case.backbone == POOLED:
+        return case.encoder()
     weights = case.encoder().state_dict()
     if hasattr(torchvision.models, case.backbone):
         network: nn.Module = getattr(torchvision.models, case.backbone)()
@@ -211,7 +241,7 @@ def with_lightly(case: Case, steps: dict[str, Step]) -> None:
     paired = dataclasses.replace(case, changes=tuple(PAIRED.get(case.method, {}).items()))
     with contextlib.redirect_stdout(sys.stderr):  # what it tells on being loaded
         steps["lightly"] = lightly(paired, their_encoder(case))
-        if "vit" not in case.backbone:
+        if case.optimizer == "lars" and case.backbone != POOLED:
             steps["lightly_our_encoder"] = lightly(paired, case.encoder())
     if paired != case:
         steps["paired"] = ours(paired)
@@ -303,9 +333,10 @@ def show(found: dict[str, Any]) -> None:
 
 def settings_of(names: Sequence[str], backbone: str, px: int, batch: int) -> list[tuple[Case, Sequence[str]]]:
     """BYOL on each encoder, and what is compared with it there."""
-    usual = [name for name in names if name not in VITS]
+    others = [name for name in names if name in VITS and backbone != POOLED]
+    usual = [name for name in names if name not in others]
     settings: list[tuple[Case, Sequence[str]]] = [(Case(backbone, px, batch), usual)] if usual else []
-    return settings + [(Case(*VITS[name], batch), [name]) for name in names if name in VITS]
+    return settings + [(Case(*VITS[name], batch), [name]) for name in others]
 
 
 def main() -> None:
@@ -313,7 +344,9 @@ def main() -> None:
     known = [entry.name for entry in registry.methods()]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--methods", nargs="+", choices=known, default=known, metavar="NAME", help="(default: all)")
-    parser.add_argument("--backbone", default="resnet18", help="(default: resnet18)")
+    encoder = parser.add_mutually_exclusive_group()
+    encoder.add_argument("--backbone", default="resnet18", help="(default: resnet18)")
+    encoder.add_argument("--heads", action="store_const", dest="backbone", const=POOLED, help="next to no encoder")
     parser.add_argument("--quick", action="store_true", help="2 rounds, 16 samples")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sciencessl.layers import read_yaml
 from sciencessl.errors import ConfigError, did_you_mean
+from sciencessl.layers import read_yaml
 from sciencessl.spec import LabelSchema, Question
 
 _KEYS = ("schema", "workflow", "tasks")

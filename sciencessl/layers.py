@@ -31,19 +31,9 @@ def preset_layers(scale: str, method: str, domain: str, user: Sequence[str | Pat
     """
     layers = [_scale_layer(scale)]
     if ".py:" not in method:
-        layers += _method_layer(method, domain)
+        layers += _optional(files("sciencessl.configs") / "method" / f"{method}.yaml", f"method {method}")
     layers += _domain_layer(domain)
     return layers + [_user_layer(path) for path in user]
-
-
-def _method_layer(method: str, domain: str) -> list[Layer]:
-    """A method's preset, less the settings of views that the domain does not have: a plug-in's need not be ours."""
-    layers = _optional(files("sciencessl.configs") / "method" / f"{method}.yaml", f"method {method}")
-    if layers and "views" in layers[0].values:
-        known = leaf_names(registry.load_domain(domain).train_options)
-        views = {name: value for name, value in layers[0].values["views"].items() if name in known}
-        layers = [Layer(layers[0].name, {**layers[0].values, "views": views})]
-    return layers
 
 
 def chosen_method(user: Sequence[str | Path], otherwise: str) -> str:

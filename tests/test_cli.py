@@ -472,3 +472,14 @@ def test_methods_are_a_table_and_one_of_them_its_settings() -> None:
     refused = call("methods", "byo")
     assert refused.code != 0
     assert "Did you mean 'byol'?" in refused.err
+
+
+def test_the_settings_of_a_method_are_those_that_a_run_of_it_gets() -> None:
+    """The preset of a method wins over the defaults of its class, which are the paper's; both are told."""
+    text = " ".join(call("methods", "byol").out.split())
+    assert "(default: 1024, from method byol)" in text
+    assert "Its preset sets options.hidden 1024, options.out 256, options.tau_base 0.97. The paper's 4096-wide" in text
+    assert "views.plain True" in " ".join(call("methods", "mae").out.split())
+    told = call("methods", "mae", "--json").json["preset"]
+    explained = call("config", "explain", "--domain", "web", "--method", "mae", "--json").json
+    assert {line["name"]: line["value"] for line in explained}.items() >= told.items()

@@ -308,7 +308,7 @@ def _commands_section(study: Mapping[str, Any], args: argparse.Namespace, comman
     yield f"| run | steps | images | minutes | device-hours | device | peak memory |{more}"
     yield f"|---|---|---|---|---|---|---|{'---|' * len(measures)}"
     for path in sorted((args.work / "runs").glob("*/cost.json")):
-        cost, last = json.loads(path.read_text()), read_metrics(path.parent)[-1]
+        cost, last = json.loads(path.read_text()), (read_metrics(path.parent) or [{}])[-1]
         yield (f"| {path.parent.name} | {cost['steps']:,} | {cost['images_seen']:,} | {cost['wall_seconds'] / 60:.1f} "
                f"| {cost['device_hours']:.3f} | {cost['device']} | {cost['peak_memory_bytes'] / 2**30:.2f} GiB |"
                + "".join(f" {last[m]:.3g} |" if m in last else " |" for m in measures))

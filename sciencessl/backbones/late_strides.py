@@ -1,9 +1,9 @@
 """Finer last maps of the same weights: late strides become dilations, as in dense prediction.
 
-An image of 32 pixels behind a stride of 32 is one place, and nothing on it can be masked and predicted. Without a stride,
-and with the layers behind it dilated, the last map has places between those that the architecture computes, and at
-these it is the same (`test_late_strides`; up to what gates pool over): what was learned on the finer map holds for the
-plain architecture, and every layer learns. Source: dilation as timm's `output_stride`; its use here is ours.
+An image of 32 pixels behind a stride of 32 is one place, and nothing on it can be masked and predicted. Without a
+stride, and with the layers behind it dilated, the last map has places between those that the architecture computes, and
+at these it is the same, up to the means that gates are made of: what was learned on the finer map holds for the plain
+architecture, and every layer learns. Source: dilation as in timm's `output_stride`; its use here is ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST_STRIDE = 4
 
 
 def plain_stride(encoder: nn.Module) -> int:
-    """Pixels of the input to one place of the last map, as the architecture has it: the product of the strides along it.
+    """Pixels of the input to one place of the last map, as the architecture has it: the product of its strides.
 
     Args:
         encoder: Layers in the order of their computation; those of shortcuts have `downsample` in their names.
@@ -63,16 +63,17 @@ def set_stride(encoder: nn.Module, stride: int) -> None:
         spread = before if own > 1 else dilation
         if isinstance(layer, POOLS) and (spread > 1 or (removed and own > 1)):
             raise ConfigError(
-                f"the last map of {type(encoder).__name__} cannot have a place for {stride} pixels: {name} is a pool that "
-                f"strides, and only convolutions are dilated. Use larger views, so that a stride of "
-                f"{plain_stride(encoder)} is fine enough, or a backbone whose shortcuts do not pool, such as resnet50 or "
+                f"the last map of {type(encoder).__name__} cannot have a place for {stride} pixels: {name} is a pool "
+                f"that strides, and only convolutions are dilated. Use larger views, so that a stride of "
+                f"{plain_stride(encoder)} is fine enough, or a backbone without such pools, such as resnet50 or "
                 "regnety_016."
             )
         chosen.append((layer, 1 if removed and own > 1 else own, spread))
     for layer, own, spread in chosen:
         if not isinstance(layer, POOLS):
+            kind: Any = type(layer)
             if spread > 1 and not isinstance(layer, _Dilated):
-                layer.__class__ = _dilated(type(layer))
+                layer.__class__ = _dilated(kind)
             plain = _plain(layer)
             layer.stride = (own, own)
             layer.padding = tuple(spread * around for around in plain.padding)
@@ -88,7 +89,8 @@ class _Dilated(nn.Conv2d):
         around = tuple(d * m for d, m in zip(self.dilation, middle, strict=True))
         odd = all(taps % 2 for taps in self.kernel_size) and self.stride == (1, 1) and self.padding == around
         if not odd or min(self.dilation) < max(input.shape[-2:]):
-            return super()._conv_forward(input, weight, bias)
+            y: Tensor = super()._conv_forward(input, weight, bias)
+            return y
         row, column = middle
         return functional.conv2d(input, weight[:, :, row : row + 1, column : column + 1], bias, groups=self.groups)
 
@@ -107,7 +109,8 @@ class _Plain(NamedTuple):
 
 def _plain(layer: Any) -> _Plain:
     if not hasattr(layer, "plain_geometry"):
-        stride, padding = (value if isinstance(value, tuple) else (value, value) for value in (layer.stride, layer.padding))
+        given = (layer.stride, layer.padding)
+        stride, padding = (value if isinstance(value, tuple) else (value, value) for value in given)
         layer.plain_geometry = _Plain(stride[0], padding)
     found: _Plain = layer.plain_geometry
     return found

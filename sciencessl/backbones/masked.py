@@ -1,11 +1,11 @@
-"""Masked convolution: a dense encoder that, under a mask, computes what a sparse one would from the places that are kept.
+"""Masked convolution: a dense encoder that, under a mask, computes what a sparse one would from the places it keeps.
 
 Every convolution, pool and norm is followed by the mask, laid over its output by nearest places, so that nothing of a
-masked place reaches a kept one through any number of layers. Statistics are those of kept places: in batch norm (running
-ones too, over the places of all ranks), in group norm, in squeeze-and-excitation and in the pool at the end. Without a
-mask the encoder is what it was. Source: the rules of SparK as CNN-JEPA uses them (arXiv 2408.07514); gates and pools over
-kept places are ours: over all places their means would shrink with the share that is masked, and the encoder without a
-mask would meet other values than it was trained with.
+masked place reaches a kept one through any number of layers. Statistics are those of kept places: in batch norm
+(running ones too, over the places of all ranks), in group norm, in squeeze-and-excitation and in the pool at the end.
+Without a mask the encoder is what it was. Source: the rules of SparK as CNN-JEPA uses them (arXiv 2408.07514); gates
+and pools over kept places are ours: over all places their means would shrink with the share that is masked, and the
+encoder without a mask would meet other values than it was trained with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,8 @@ def masking(mask: Tensor | None = None) -> Iterator[Pass]:
     The mask is that of this thread, and of activations that are computed again after the end.
 
     Args:
-        mask: (B, 1, h, w) bool, True where places are kept; at any other size of a map, the nearest one's is taken. None
-            keeps all.
+        mask: (B, 1, h, w) bool, True where places are kept; at any other size of a map, the nearest one's is taken.
+            None keeps all.
     """
     seen = Pass()
     mask_token = _MASK.set(None if mask is None else mask.float())
@@ -110,7 +110,8 @@ class _KeptGroupNorm(nn.GroupNorm):
         mask = kept(input)
         if mask is None:
             return super().forward(input)
-        wide = input.to(torch.promote_types(input.dtype, torch.float32)).unflatten(1, (self.num_groups, -1))
+        grouped = input.reshape(len(input), self.num_groups, -1, *input.shape[2:])
+        wide = grouped.to(torch.promote_types(input.dtype, torch.float32))
         share = _share(mask.to(wide)).unsqueeze(1)
         apart = (wide - wide.mean(dim=(2, 3, 4), keepdim=True) / share) * mask.unsqueeze(1)
         variance = apart.square().mean(dim=(2, 3, 4), keepdim=True) / share
@@ -118,9 +119,9 @@ class _KeptGroupNorm(nn.GroupNorm):
         if self.affine:
             y = y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         y = (y * mask).to(input.dtype)
-        for name in ("drop", "act"):  # timm's group norm with activation
-            y = getattr(self, name, nn.Identity())(y)
-        return y
+        # timm's has an activation.
+        following = [getattr(self, name) for name in ("drop", "act") if hasattr(self, name)]
+        return cast("Tensor", nn.Sequential(*following)(y))
 
 
 class _KeptGate(nn.Module):
@@ -129,9 +130,9 @@ class _KeptGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mask = kept(x)
         if mask is None:
-            return super().forward(x)
+            return cast("Tensor", super().forward(x))
         own: Any = self
-        return x * own.gate(own.fc2(own.act(own.bn(own.fc1(mean_kept(x, mask))))))
+        return cast("Tensor", x * own.gate(own.fc2(own.act(own.bn(own.fc1(mean_kept(x, mask)))))))
 
 
 class _KeptPool(nn.AdaptiveAvgPool2d):
@@ -183,15 +184,15 @@ def convert(encoder: M) -> M:
         _refuse(encoder, "it does not end in one mean over all places")
     sync_bn.convert(encoder, ALONE)
     for _, layer in found:
-        masked = _KeptBatchNorm if isinstance(layer, sync_bn.SyncBatchNorm) else kinds[type(layer)]
-        layer.__class__ = _with(masked, type(layer))
+        kind: Any = type(layer)
+        layer.__class__ = _with(_KeptBatchNorm if isinstance(layer, sync_bn.SyncBatchNorm) else kinds[kind], kind)
     return encoder
 
 
 def _refuse(encoder: nn.Module, why: str) -> None:
     raise ConfigError(
-        f"{type(encoder).__name__} cannot be masked: {why}. What is masked must not reach what is kept, and that is known "
-        "of the ResNets and RegNets of timm that consist of convolutions, pools, batch or group norm and "
+        f"{type(encoder).__name__} cannot be masked: {why}. What is masked must not reach what is kept, and that is "
+        "known of the ResNets and RegNets of timm that consist of convolutions, pools, batch or group norm and "
         "squeeze-and-excitation. Choose a backbone such as resnet50 or regnety_016, with norm batch or group_ws; for "
         "a ViT there is method mae."
     )

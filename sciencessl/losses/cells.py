@@ -13,8 +13,8 @@ from sciencessl.losses.precision import full_precision
 def cell_regression(prediction: Tensor, target: Tensor) -> Tensor:
     """Smooth L1 (beta 1) of unit vectors, summed over their channels: `sum_c s(p_c / |p| - h_c / |h|)`.
 
-    `s(d)` is `d^2 / 2` for |d| < 1, so wherever no channel differs by more, and never do non-negative ones, this is half
-    the squared distance, `1 - cos(p, h)`. The stop-gradient belongs to the loss: `target` never receives one.
+    `s(d)` is `d^2 / 2` for |d| < 1, so where no channel differs by more, as of features of a ReLU none does, this is
+    half the squared distance, `1 - cos(p, h)`. The stop-gradient belongs to the loss: `target` never receives one.
 
     Args:
         prediction: (..., C), any floating dtype.
@@ -30,8 +30,8 @@ def cell_regression(prediction: Tensor, target: Tensor) -> Tensor:
     """
     if prediction.shape != target.shape:
         raise ConfigError(
-            f"cell regression: prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; they must "
-            "be equal."
+            f"cell regression: prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; they "
+            "must be equal. Give the predictor the width of the target encoder."
         )
     wide = full_precision(prediction, target.detach())
     p, h = (functional.normalize(vectors, dim=-1) for vectors in wide)

@@ -37,8 +37,10 @@ def mixed_masks(
     return torch.where(chosen, block_masks(count, grid, device), scattered_masks(count, grid, ratio, device))
 
 
-def scattered_masks(count: int, grid: tuple[int, int], ratio: float = 0.6, device: torch.device | None = None) -> Tensor:
-    """Cells drawn one by one: `round(n (1 - ratio))` of n are context, one at least, and the others targets, one at least.
+def scattered_masks(
+    count: int, grid: tuple[int, int], ratio: float = 0.6, device: torch.device | None = None
+) -> Tensor:
+    """Cells drawn one by one: `round(n (1 - ratio))` of n are context and the others targets, one of either at least.
 
     >>> int(scattered_masks(1, (7, 7)).sum())
     29
@@ -53,11 +55,11 @@ def block_masks(count: int, grid: tuple[int, int], device: torch.device | None =
     """Union of four blocks of one size for the batch, each anywhere on the grid.
 
     A block of `k = int(n s)` cells, s in `AREA`, and of aspect a in `ASPECT` has `round(sqrt(k a))` rows and
-    `round(sqrt(k / a))` columns, but one fewer than the grid at most. The first row of it is one of the first H - h + 1,
-    so that the last row of the grid is reached, which the reference code never does; columns likewise.
+    `round(sqrt(k / a))` columns, but one fewer than the grid at most. Its first row is one of the first H - h + 1, so
+    that the last row of the grid is reached, which the reference code never does; columns likewise.
 
-    Ours: a block that would leave fewer than `LEAST_CONTEXT` cells is left out, where the reference draws again; on 7 x 7
-    that is rare. Blocks have six cells or more, as there, from 7 x 7 on; on smaller grids they have fewer.
+    Ours: a block that would leave fewer than `LEAST_CONTEXT` cells is left out, where the reference draws again; on
+    7 x 7 that is rare. Blocks have six cells or more, as there, from 7 x 7 on; on smaller grids they have fewer.
     """
     rows, columns = grid
     scale, aspect = (low + (high - low) * torch.rand((), device=device) for low, high in (AREA, ASPECT))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from sciencessl.losses.cells import cell_regression, over_cells
 from sciencessl.losses.regression import negative_cosine
 from sciencessl.methods.base import Method, Online, PairLoss
 from sciencessl.methods.block_masks import mixed_masks
-from sciencessl.optim.scaling import scaled_momentum
-from sciencessl.optim.schedules import target_momentum
+from sciencessl.methods.byol import Byol
 from sciencessl.optim.target import TargetUpdater
 from sciencessl.setting_groups import Norm
 
@@ -42,7 +41,8 @@ class CnnJepaOptions:
         grid: Fewest cells along the shorter side of the grid, 3 or more. Where the last map of the encoder has fewer,
             late strides become dilations (`backbones.late_strides`). Ours: at the paper's 224 pixels and stride 32 the
             grid is 7 x 7 without, and at 32 pixels 4 x 4 with a stride of 8.
-        tau_base: Momentum of the target at step 0, in [0, 1]; it rises to 1 by a cosine. The released code sets it once
+        tau_base: Momentum of the target at step 0, in [0, 1].
+        tau_schedule: `cosine` rises from `tau_base` to 1 over the run, `constant` stays. The released code sets it once
             an epoch, and this once a step.
     """
 
@@ -51,6 +51,7 @@ class CnnJepaOptions:
     layers: int = 3
     grid: int = 4
     tau_base: float = 0.996
+    tau_schedule: Literal["cosine", "constant"] = "cosine"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.blocks <= 1.0:
@@ -60,8 +61,8 @@ class CnnJepaOptions:
         if self.layers < 1:
             raise ConfigError(f"options.layers is {self.layers}; it must be 1 or more. The paper's is 3.")
         if self.grid < LEAST_GRID:
-            raise ConfigError(f"options.grid is {self.grid}; it must be {LEAST_GRID} or more: with fewer cells there is "
-                              "nothing to predict from.")
+            raise ConfigError(f"options.grid is {self.grid}; it must be {LEAST_GRID} or more: with fewer cells there "
+                              "is nothing to predict from.")
         if not 0.0 <= self.tau_base <= 1.0:
             raise ConfigError(f"options.tau_base is {self.tau_base}; it must be in [0, 1]. The paper's is 0.996.")
 
@@ -79,17 +80,18 @@ class MaskedOnline(Online):
     wanted: Tensor
 
 
-class CnnJepa(Method):
+class CnnJepa(Byol):
     """Online encoder under a mask (`backbones.masked`), predictor, mask token, and a target encoder on the whole image.
 
     `L = sum_targets sum_c smoothL1(p^_c - h^_c) / targets`, with the features of a cell scaled to length 1: on the
     non-negative features of a ReLU this is the mean of `1 - cos(p, h)` over target cells, of all rows of all processes.
     Cells that are no targets are the context; in the predictor's input the token stands for the others.
 
-    Images smaller than eight or so strides have too coarse a last map to mask. Late strides are then taken out while
-    pretraining, in both encoders, by dilation, and not a loss on an earlier map added: so all layers learn from one loss,
-    weights are those of the plain architecture, and at the places that it has in common with the finer map it computes
-    the same, up to its gates (ours).
+    Images of fewer than `options.grid` strides a side have too coarse a last map to mask. Late strides are then taken
+    out while pretraining, in both encoders, by dilation, and not a loss on an earlier map added: so all layers learn
+    from one loss, weights are those of the plain architecture, and at the places that it has in common with the finer
+    map it computes the same, up to its gates. This is ours, and the price of a finer map is time: where strides are
+    taken out a step can take longer than BYOL's, at the architecture's own stride it takes less.
 
     The representation is the mean over context cells. A cell counts alike whichever image it is of, as in the released
     code; the mean over a micro-batch stands for that over the batch. `wanted` has values that are drawn, so ranks and
@@ -106,7 +108,7 @@ class CnnJepa(Method):
     Options: ClassVar[type] = CnnJepaOptions
 
     def __init__(self, encoder: nn.Module, options: CnnJepaOptions, generator: torch.Generator) -> None:
-        super().__init__(masked.convert(encoder), options, generator)
+        Method.__init__(self, masked.convert(encoder), options, generator)  # no heads of BYOL's, and another predictor
         self.predictor = _predictor(self.features, options.layers, generator, self.norm)
         token = torch.empty(1, self.features, 1, 1)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(token, std=TOKEN_STD, generator=generator))
@@ -128,8 +130,8 @@ class CnnJepa(Method):
             smaller = f", or set --options.grid {cells}" if cells >= LEAST_GRID else ""
             raise ConfigError(
                 f"method CnnJepa masks cells of {stride} x {stride} pixels here, the smallest there are, and a view of "
-                f"{sides[0]} x {sides[1]} has {cells} of them a side; options.grid asks for {self.options.grid}. Use views "
-                f"of {enough} pixels or more{smaller}."
+                f"{sides[0]} x {sides[1]} has {cells} of them a side; options.grid asks for {self.options.grid}. Use "
+                f"views of {enough} pixels or more{smaller}."
             )
         if stride != self._stride:
             for encoder in (self.encoder, self.target_encoder):
@@ -145,11 +147,12 @@ class CnnJepa(Method):
         with masked.masking(~drawn) as seen:
             y = self.encoder(masked.keep(view))
             features = seen.last_map()
-            context = masked.kept(features) > 0
+            kept = cast("Tensor", masked.kept(features))
+        context = kept > 0
         cells = self.predictor(torch.where(context, features, self.mask_token.to(features.dtype)))
         wanted = ~context.squeeze(1)
         with torch.no_grad():
-            predicted = masked.mean_kept(cells * ~context, (~context).to(cells))
+            predicted = masked.mean_kept(cells * ~context, 1.0 - kept.to(cells))
         return MaskedOnline([y], [y], [predicted.flatten(1)], cells.permute(0, 2, 3, 1), wanted)
 
     def target(self, views: Sequence[Tensor]) -> list[Tensor]:
@@ -175,18 +178,6 @@ class CnnJepa(Method):
         with torch.no_grad():
             scale = weight * over_cells(negative_cosine(p, h), found.wanted)
         return PairLoss(total, scale, len(p))
-
-    def at_batch(self, batch: int) -> None:
-        """Scale the momentum to this batch from the first one told (arXiv 2307.13813)."""
-        first = self._first_batch or batch
-        scaled_momentum(self.options.tau_base, batch / first)
-        self._first_batch, self._kappa = first, batch / first
-
-    def after_step(self, step: int, total: int) -> dict[str, float]:
-        """Move the target with the momentum of this step's index."""
-        tau = scaled_momentum(target_momentum(step, total, self.options.tau_base), self._kappa)
-        self._updater.update(tau)
-        return {"tau": tau}
 
 
 def _predictor(width: int, layers: int, generator: torch.Generator, norm: Norm) -> nn.Sequential:

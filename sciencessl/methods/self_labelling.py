@@ -29,14 +29,12 @@ class CcslOptions(ByolOptions):
         hidden: Width of the hidden layer of projector and predictor.
         out: Width of a projection.
         tau_schedule: As in BYOL; constant in the authors' code.
-        theta_positive: Two samples with a score of this or more are taken to be alike.
-        theta_negative: Those with this or less to be unlike; below `theta_positive`.
+        theta_positive: Two samples with a score of this or more are taken to be alike; at most 1.
+        theta_negative: Those with this or less to be unlike; below `theta_positive`, at least -1.
         weight_positive: Of the term that pulls alike samples together, 0 or more.
         weight_negative: Of the term that pushes unlike ones apart, 0 or more. The abstract claims attraction alone.
         top: Most alike samples of each sample, the best ones; 0 for no limit.
         warmup: Share of the run, in [0, 1], before either term takes part: at the start all samples look alike.
-        gather: Look for pairs among the samples of all processes of a step; by default each among its own, so that a
-            step then depends on how many processes share it.
     """
 
     hidden: int = 512
@@ -48,14 +46,14 @@ class CcslOptions(ByolOptions):
     weight_negative: float = 0.0
     top: int = 1
     warmup: float = 0.1
-    gather: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.theta_negative < self.theta_positive:
+        if not -1.0 <= self.theta_negative < self.theta_positive <= 1.0:
             raise ConfigError(
                 f"options.theta_negative is {self.theta_negative}, options.theta_positive is {self.theta_positive}; "
-                "the first must be below the second. The authors' are 0.2 and 0.8."
+                "the first must be below the second, and both in [-1, 1]: a threshold outside is never met. The "
+                "authors' are 0.2 and 0.8."
             )
         for name in ("weight_positive", "weight_negative"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -100,7 +98,7 @@ class Ccsl(Byol):
     `M+ = {i != j: S_ij >= theta+}` and `M- = {i != j: S_ij <= theta-}`, each direction adds
     `w+ mean_M+ (2 - 2 S_ij) + w- mean_M- max(0, S_ij)` to BYOL's loss; a mean over no pair is 0. Masks are of values
     without gradient, and of each row of M+ the best `top` count. Our definition after the abstract: the authors'
-    repository lacks the class. Pairs are those of a micro-batch, of large views.
+    repository lacks the class. Pairs are those of a micro-batch of all processes, of large views.
 
     `alike` and `unlike` are logged: |M+| / B^2, before that limit, and |M-| / B^2. An `alike` near 1 says that
     everything is pulled into one point.
@@ -128,14 +126,13 @@ class Ccsl(Byol):
     def _pairs(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Sums over rows of the pairs' loss and of the shares of pairs, of one direction."""
         options, ranks = self.options, self.ranks
-        first = ranks.rank * len(targets) if options.gather else 0
-        everyone = ranks.gather(targets) if options.gather else targets.detach()
+        first = ranks.rank * len(targets)
+        everyone = ranks.gather(targets)
         cosines = cross_cosines(predictions, everyone)
         scores = self._scores(cosines.detach())
         chosen = choose_pairs(scores, options.theta_positive, options.theta_negative, first)
         alike = best_of_row(scores, chosen.alike, options.top)
-        counts = torch.stack([alike.sum(), chosen.unlike.sum()])
-        counts = ranks.sum(counts) if options.gather else counts
+        counts = ranks.sum(torch.stack([alike.sum(), chosen.unlike.sum()]))
         pull, push = self._costs(cosines)
         loss = options.weight_positive * chosen_mean(pull, alike, counts[0])
         loss = loss + options.weight_negative * chosen_mean(push, chosen.unlike, counts[1])

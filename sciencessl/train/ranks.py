@@ -69,7 +69,7 @@ class Ranks:
         """
         if self.world == 1:
             return rows
-        everyone: Tensor = _GatherLearning.apply(rows, self)  # type: ignore[no-untyped-call]
+        everyone: Tensor = _GatherLearning.apply(rows, self)
         return everyone
 
     def from_first(self, function: Callable[[], T]) -> T:

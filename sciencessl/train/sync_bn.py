@@ -158,7 +158,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _moments(x: Tensor, ranks: Ranks, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), biased variance (C,) and number of rows and places over all ranks, float64; of those that a mask keeps.
+    """Mean (C,), biased variance (C,) and number of rows and places (those that a mask keeps) over all ranks, float64.
 
     A rank's own squares are taken around its own mean, and only these sums meet, in float64: float32 pixels far from
     zero would lose their spread in a sum of squares.

@@ -6,12 +6,15 @@ import argparse
 import dataclasses
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sciencessl.errors import RegistryError, did_you_mean
-from sciencessl.flags import attribute_docs, default_of, scale_settings, settings_text
+from sciencessl.flags import attribute_docs, default_of, settings_text
 from sciencessl.registry import MethodEntry, domains, load_method, method_entry, methods
 from sciencessl.verbs.output import DONE, add_json, emit
-from sciencessl.verbs.training import SCALE
+
+if TYPE_CHECKING:
+    from sciencessl.presets import Preset
 
 
 def fill_list(parser: argparse.ArgumentParser) -> None:
@@ -48,13 +51,29 @@ def _run_method(name: str, as_json: bool) -> int:
     documented = attribute_docs(kind.Options)
     options = [{"name": f"options.{field.name}", "default": default_of(field), "about": documented.get(field.name, "")}
                for field in dataclasses.fields(kind.Options)]
-    settings = settings_text(kind.Options, "options.", scale_settings(SCALE), f"scale {SCALE}")
-    text = "\n".join([
+    preset = _preset(name)
+    settings = settings_text(kind.Options, "options.", preset.settings if preset else {}, f"method {name}")
+    lines = [
         entry.title, f"  {entry.paper}; {entry.status}; {_views(entry)}; cost {entry.cost:.3g} of BYOL's  "
         f"[{entry.origin}]", settings or "  It has no settings of its own.",
-    ])
-    emit({**dataclasses.asdict(entry), "options": options}, as_json, text)
+    ]
+    if preset:
+        lines += ["", *_preset_lines(preset)]
+    emit({**dataclasses.asdict(entry), "options": options, "preset": preset and preset.settings}, as_json,
+         "\n".join(lines))
     return DONE
+
+
+def _preset(method: str) -> Preset | None:
+    from sciencessl.presets import presets
+
+    return next((found for found in presets() if (found.kind, found.name) == ("method", method)), None)
+
+
+def _preset_lines(preset: Preset, width: int = 110) -> list[str]:
+    """What the preset of a method sets, whether an option of the method or of its views, and why."""
+    values = ", ".join(f"{setting} {value}" for setting, value in preset.settings.items())
+    return textwrap.wrap(f"Its preset sets {values}.", width) + textwrap.wrap(preset.about, width)
 
 
 def methods_text(entries: Sequence[MethodEntry], width: int = 120) -> str:
@@ -73,9 +92,9 @@ def methods_text(entries: Sequence[MethodEntry], width: int = 120) -> str:
         lines.append(textwrap.fill(f"{e.title} ({e.paper}){origin}", width, initial_indent=starts[e.name],
                                    subsequent_indent=gap))
     legend = (
-        "cost: operations of a step with a large encoder over BYOL's. views: of a sample, that it needs; + where it learns "
-        "from more, small ones among them (multi-crop). status: verified in official code, reconstructed from the "
-        "paper, or ours. Settings of one: sciencessl methods NAME"
+        "cost: operations of a step with a large encoder over BYOL's. views: of a sample, that it needs; + where it "
+        "learns from more, small ones among them (multi-crop). status: verified in official code, reconstructed from "
+        "the paper, or ours. Settings of one: sciencessl methods NAME"
     )
     return "\n".join([*lines, "", textwrap.fill(legend, width)])
 

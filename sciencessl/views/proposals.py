@@ -95,8 +95,9 @@ def level_boxes(
         scores.append(_certainty(one, parts[usable]))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     certain = order[: int((np.concatenate(scores) > 0).sum())]
-    boxes: np.ndarray = np.concatenate(found)[certain]
-    return boxes.take(distinct(boxes, MOST_BOXES), axis=0)
+    everywhere: np.ndarray = np.concatenate(found)[certain]
+    best: np.ndarray = everywhere.take(distinct(everywhere, MOST_BOXES), axis=0)
+    return best
 
 
 def _parts(one: np.ndarray, level: float) -> np.ndarray:

@@ -38,7 +38,10 @@ def test_the_stride_is_the_one_that_timm_declares(name: str) -> None:
     assert plain_stride(built) == built.feature_info[-1]["reduction"] == 32
 
 
-@pytest.mark.parametrize(("side", "stride"), [(224, 32), (128, 32), (97, 32), (96, 16), (64, 16), (32, 8), (16, 4), (8, 4)])
+SIZES = [(224, 32), (128, 32), (97, 32), (96, 16), (64, 16), (32, 8), (16, 4), (8, 4)]
+
+
+@pytest.mark.parametrize(("side", "stride"), SIZES)
 def test_strides_are_taken_out_until_there_are_four_places(side: int, stride: int) -> None:
     """224 px keep the paper's 7 x 7; the stem's stride of 4 is never taken out, and at 8 px leaves 2 x 2."""
     built = build_backbone("regnetx_002", 3, 0)
@@ -46,7 +49,10 @@ def test_strides_are_taken_out_until_there_are_four_places(side: int, stride: in
     assert math.ceil(side / stride) >= 4 or stride == 4
 
 
-@pytest.mark.parametrize(("name", "stride"), [("resnet18", 4), ("resnet26", 8), ("regnetx_002", 16), ("regnetx_002", 8)])
+FINER = [("resnet18", 4), ("resnet26", 8), ("regnetx_002", 16), ("regnetx_002", 8)]
+
+
+@pytest.mark.parametrize(("name", "stride"), FINER)
 def test_the_places_of_the_architecture_keep_their_values(name: str, stride: int) -> None:
     """What a stride left out is added between them; so weights learned on the finer map are right for the plain one."""
     built = encoder(name)
@@ -71,7 +77,7 @@ def test_another_stride_and_the_plain_one_can_be_set_afterwards() -> None:
 
 
 def test_a_dilation_as_large_as_the_map_computes_the_middle_tap_alone() -> None:
-    """32 pixels at a stride of 8: four places, and taps four apart. Against the same taps on a map of zeros around it."""
+    """32 pixels at a stride of 8: four places, and taps four apart; against torch's dilated convolution."""
     built = encoder("regnetx_002")
     set_stride(built, 8)
     layer = built.s4.b2.conv2.conv

@@ -98,7 +98,7 @@ def test_a_mask_that_keeps_all_changes_nothing(name: str, norm: str) -> None:
             expected = second.forward_features(view())
         torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(y, expected.mean(dim=(2, 3)), rtol=1e-9, atol=1e-9)
-        statistics, others = (torch.cat([b.double().flatten() for b in built.buffers()]) if list(built.buffers()) else None
+        statistics, others = (torch.cat([y.new_zeros(1), *(b.double().flatten() for b in built.buffers())])
                               for built in (first, second))
         torch.testing.assert_close(statistics, others, rtol=1e-9, atol=1e-9)
 
@@ -122,8 +122,9 @@ def slow_convolution(x: np.ndarray, active: np.ndarray, layer: nn.Conv2d) -> np.
     around, step = layer.padding[0], layer.stride[0]
     wide = np.pad(x, ((0, 0), (0, 0), (around, around), (around, around)))
     y = np.zeros((len(x), len(weight), *active.shape[1:]))
+    taps = weight.shape[2]
     for image, row, column in np.argwhere(active):
-        patch = wide[image, :, row * step : row * step + weight.shape[2], column * step : column * step + weight.shape[3]]
+        patch = wide[image, :, row * step : row * step + taps, column * step : column * step + taps]
         y[image, :, row, column] = (weight * patch).sum(axis=(1, 2, 3)) + bias
     return y
 
@@ -151,8 +152,8 @@ def small() -> nn.Sequential:
     torch.manual_seed(0)
     built = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1),
-        SEModule(4, rd_channels=2), nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
+        SEModule(4, rd_channels=2), nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     ).double()  # fmt: skip
     for layer in (built[1], built[6]):
         nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -234,9 +235,8 @@ def learnt(ranks: Ranks, built: nn.Module) -> dict[str, Tensor]:
         y = built(keep(view()[part, :, :16, :16]))
     weights = torch.arange(5.0, dtype=torch.float64)
     (y @ weights + seen.last_map().square().sum(dim=(1, 2, 3))).sum().backward()
-    return {
-        **{name: ranks.sum(parameter.grad.clone()) for name, parameter in built.named_parameters()}, **built.state_dict(),
-    }
+    gradients = {f"{name} gradient": ranks.sum(parameter.grad.clone()) for name, parameter in built.named_parameters()}
+    return {**gradients, **built.state_dict()}
 
 
 def test_two_processes_with_unequally_many_kept_places_are_one() -> None:

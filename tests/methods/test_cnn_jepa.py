@@ -84,7 +84,7 @@ def test_the_grid_is_the_last_map_which_has_four_cells_a_side_or_more(side: int,
 def test_views_too_small_for_a_grid_are_refused_with_the_sizes_that_help() -> None:
     method = build("regnetx_002")
     method.check_views([(3, 32, 32)])
-    with pytest.raises(ConfigError, match=r"4 x 4 pixels.*view of 8 x 40 has 2 of them.*asks for 4.*13 pixels or more\."):
+    with pytest.raises(ConfigError, match=r"4 x 4 pixels.*of 8 x 40 has 2 of them.*for 4.*13 pixels or more\."):
         method.check_views([(3, 8, 40)])
     with pytest.raises(ConfigError, match=r"Use views of 13 pixels or more, or set --options\.grid 3\."):
         method.online([view(12)])

@@ -69,11 +69,25 @@ def taken(tensors: Any) -> int:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_memory_of_a_method_is_counted_and_its_parts_are_exact(name: str) -> None:
-    """Weights, target and buffers are those of the method; among more processes, no part shrinks."""
-    counted, network = memory(case_of(name))
+    """Weights, target and buffers are those of the method, with the rows of all processes as well."""
+    counted, network = memory(case_of(name), 8)
     assert counted.parameters == taken(p for p in network.parameters() if p.requires_grad)
     assert counted.target == taken(p for p in network.parameters() if not p.requires_grad)
     assert counted.buffers == taken(network.buffers())
-    among, _ = memory(case_of(name), 8)
-    assert (among.parameters, among.target, among.buffers) == (counted.parameters, counted.target, counted.buffers)
-    assert among.peak >= counted.peak
+    assert counted.activations + counted.temporaries > 0
+
+
+def test_a_longer_queue_takes_its_rows_and_nothing_else_that_stays() -> None:
+    case = case_of("moco_v2")
+    longer = dataclasses.replace(case, options=dataclasses.replace(case.options, queue=1212))
+    (short, _), (long, _) = memory(case), memory(longer)
+    assert long.buffers - short.buffers == 1200 * case.options.out * 4
+    assert (long.parameters, long.target) == (short.parameters, short.target)
+    assert long.peak > short.peak + 1200 * case.options.out * 4
+
+
+def test_negatives_of_all_processes_are_in_the_memory_of_each() -> None:
+    """Scores of the 16 views of a process with those of 64 processes, in place of its own, in float32."""
+    case = case_of("simclr")
+    (alone, _), (among, _) = memory(case), memory(case, 64)
+    assert among.peak - alone.peak >= 4 * 16 * 16 * (64 - 1)

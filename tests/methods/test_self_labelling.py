@@ -141,10 +141,10 @@ class _OneOfTwo:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gathered_pairs_of_two_processes_add_up_to_those_of_one(kind: type[Ccsl]) -> None:
+def test_pairs_of_two_processes_add_up_to_those_of_one(kind: type[Ccsl]) -> None:
     rng = np.random.default_rng(3)
     (p,), (t,) = outputs(rng, 1, rows=12, out=3), outputs(rng, 1, rows=12, out=3)
-    method = build(kind, out=3, gather=True, weight_negative=0.5, top=0)
+    method = build(kind, out=3, weight_negative=0.5, top=0)
     whole = method._pairs(p, t)["loss"].item()
     chosen = choose_pairs(method._scores(cross_cosines(p, t)), 0.8, 0.2)
     counts = [torch.stack([mask.chunk(2)[rank].sum() for mask in chosen]) for rank in (0, 1)]
@@ -167,14 +167,14 @@ def test_the_defaults_are_those_of_the_card() -> None:
         assert (options.theta_positive, options.theta_negative, options.top) == (0.8, 0.2, 1)
         assert (options.weight_positive, options.weight_negative, options.warmup) == (1.0, 0.0, 0.1)
         assert (options.hidden, options.out, options.tau_base, options.tau_schedule) == (512, 512, 0.996, "constant")
-        assert not options.gather
     assert CsslOptions().sharpness == 5.0
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"theta_negative": 0.8}, {"theta_positive": float("nan")}, {"weight_positive": -1.0},
-     {"weight_negative": float("inf")}, {"top": -1}, {"warmup": 1.5}, {"warmup": float("nan")}, {"tau_base": 2.0}],
+    [{"theta_negative": 0.8}, {"theta_positive": float("nan")}, {"theta_positive": 1.5}, {"theta_negative": -1.5},
+     {"weight_positive": -1.0}, {"weight_negative": float("inf")}, {"top": -1}, {"warmup": 1.5},
+     {"warmup": float("nan")}, {"tau_base": 2.0}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     for options in (CcslOptions, CsslOptions):

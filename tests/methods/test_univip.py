@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sciencessl.layers import preset_layers
 from sciencessl.errors import ConfigError
+from sciencessl.layers import preset_layers
 from sciencessl.losses.regression import negative_cosine
 from sciencessl.losses.transport import scene_marginals, transport_loss
 from sciencessl.methods.base import Online

@@ -31,3 +31,10 @@ def test_a_row_has_paper_formula_sentence_status_and_cost(name: str) -> None:
     assert cells[1]
     assert cells[2].endswith(".")
     assert cells[3:] == (kind.status, f"{kind.cost:.2f}")
+
+
+def test_the_classes_of_files_that_the_page_names_are_there() -> None:
+    named = set(re.findall(r"(\w+\.py):(\w+)", PAGE.read_text(encoding="utf-8")))
+    assert named
+    for file, kind in named:
+        assert load_method(f"{PAGE.parent / file}:{kind}").__name__ == kind

@@ -22,11 +22,9 @@ from sciencessl.testing.method_case import SIDE, Case, tiny_encoder
 SMALL = ByolOptions(hidden=12, out=5)
 WIDTHS = {
     "hidden": 12, "out": 5, "bottleneck": 4, "prototypes": 7, "queue": 12, "frozen_steps": 1, "drop_path": 0.0,
-    "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2, "gather": True,
-    "grid": 3,
+    "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2, "grid": 3,
 }
-"""Values of settings that make heads of tens of millions of weights small, for every method that has them; and pairs of
-all processes for ccsl and cssl, whose default, pairs of each process, is not the same on two as on one."""
+"""Values of settings that make heads of tens of millions of weights small, for every method that has them."""
 
 
 def narrow(name: str) -> Any:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from sciencessl.config import build_config
-from sciencessl.layers import Layer
 from sciencessl.domains.galaxy.views import GalaxyViews
 from sciencessl.errors import ConfigError
+from sciencessl.layers import Layer
 from sciencessl.methods.byol import ByolOptions
 from sciencessl.methods.labels_only import LabelsOnlyOptions
 from sciencessl.train import estimate
