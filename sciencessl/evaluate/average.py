@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ from sciencessl.train.checkpoint import checkpoints, read_checkpoint, steps_take
 from sciencessl.train.folder import COST, WEIGHTS, ModelCard, write_model
 from sciencessl.train.tensor_files import read_into, read_kinds
 
-Network = Literal["online", "target"]
-MODULES: Mapping[str, str] = {"online": "method.encoder.", "target": "method.target_encoder."}
-"""Network -> what its encoder is called in a checkpoint."""
+Network = Literal["exported", "online", "target"]
+MODULES: Mapping[str, str] = {"online": "encoder", "target": "target_encoder"}
+"""Network -> what a method calls its encoder."""
 
 ADDED = ("steps", "images_seen", "device_hours", "wall_seconds", "estimated_operations")
 """Of `cost.json`: what the runs took together."""
@@ -46,7 +46,7 @@ class AverageResult:
     Attributes:
         out: A folder that serves as a run.
         averaged: What it is the mean of, in words.
-        network: `online` or `target`.
+        network: `exported`, `online` or `target`.
         features: F.
         notes: What one should know of this mean.
     """
@@ -66,11 +66,11 @@ class _Source:
     run: Path
     card: ModelCard
     checkpoint: Path | None = None
-    network: str = "online"
+    module: str = ""
 
     def read(self) -> dict[str, Tensor]:
         if self.checkpoint is not None:
-            return _from_checkpoint(self.checkpoint, self.network)
+            return _from_checkpoint(self.checkpoint, self.module)
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -82,7 +82,9 @@ class _Source:
         return found
 
 
-def average(inputs: Sequence[str | Path], out: str | Path, last: int = 0, network: Network = "online") -> AverageResult:
+def average(
+    inputs: Sequence[str | Path], out: str | Path, last: int = 0, network: Network = "exported"
+) -> AverageResult:
     """Write the mean of encoders, each with equal weight, as a folder that `embed`, `transfer` and `export` take.
 
     Computed in float64 and kept in the dtype that the weights have. Whole numbers (counts of batches) are those of the
@@ -93,7 +95,9 @@ def average(inputs: Sequence[str | Path], out: str | Path, last: int = 0, networ
         inputs: Finished runs, or checkpoints of theirs, `RUN/checkpoints/step-00000200`.
         out: Folder to write, new or empty.
         last: Take so many last checkpoints of each run, not its exported encoder; 0 takes that.
-        network: `target` takes the target encoder of a method that has one, from the last checkpoint of each run.
+        network: `exported` takes the encoder that the run exports, in checkpoints too: of DINO the target, of most
+            others the online one. `online` and `target` ask for one of them; where it is not what the run exports, it
+            is read from the last checkpoint.
 
     Raises:
         ConfigError: For an unknown network, fewer than two encoders, one given twice, or encoders of different
@@ -105,8 +109,8 @@ def average(inputs: Sequence[str | Path], out: str | Path, last: int = 0, networ
     folder = local_path(out)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise RunError(f"{folder} exists and is not empty; choose another --out.")
-    if network not in MODULES:
-        raise ConfigError(unknown_name("network", network, MODULES))
+    if network not in get_args(Network):
+        raise ConfigError(unknown_name("network", network, get_args(Network)))
     if last < 0:
         raise ConfigError(f"--last {last}: give the number of checkpoints, 1 or more.")
     sources = [source for path in inputs for source in _sources(local_path(path, "RUN"), last, network)]
@@ -133,7 +137,7 @@ def _sources(path: Path, last: int, network: str) -> list[_Source]:
     if path.parent.name == "checkpoints":
         return [_of_checkpoint(path.parent.parent, path, read_card(path.parent.parent), network)]
     card = read_card(path)
-    if not last and network == "online":
+    if not last and MODULES.get(network, card.module) == card.module:
         return [_Source(str(path), path, card)]
     found, wanted = checkpoints(path), last or 1
     if len(found) < wanted:
@@ -148,17 +152,20 @@ def _of_checkpoint(run: Path, path: Path, card: ModelCard, network: str) -> _Sou
     """One checkpoint, with the card of its run as it was at that step."""
     content = read_checkpoint(path)
     steps, images = steps_taken(content), sum(part["samples"] for part in content["loader"])
-    which = ", target network" if network == "target" else ""
-    return _Source(f"{run} at step {steps}{which}", run, replace(card, steps=steps, images=images), path, network)
+    module = MODULES.get(network, card.module)
+    which = ", target network" if module == MODULES["target"] else ""
+    return _Source(f"{run} at step {steps}{which}", run, replace(card, steps=steps, images=images, module=module), path,
+                   module)
 
 
-def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
+def _from_checkpoint(path: Path, module: str) -> dict[str, Tensor]:
     """The encoder's tensors, whole, whatever world size and strategy they were written with."""
-    kinds, prefix = read_kinds(path), MODULES[network]
+    kinds, prefix = read_kinds(path), f"method.{module}."
     state = {name: torch.empty(kind.shape, dtype=kind.dtype)
              for name, kind in kinds.items() if name.startswith(prefix)}
     if not state:
-        raise RunError(f"{path}: the method of this run has no {network} encoder; leave --network out.")
+        words = module.replace("_", " ")
+        raise RunError(f"{path}: the method of this run has no {words}; leave --network out.")
     read_into(path, state, besides=tuple(name for name in kinds if name not in state))
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 

@@ -82,6 +82,7 @@ class ModelCard:
         probe_columns: Columns that only online probes read: it did not learn from them, but runs may be chosen by them.
         license: Of the weights of others that it started from, where it has a name; it holds for this encoder too.
         averaged: What it is the mean of, in words; none for an encoder that was trained.
+        module: What the method calls it: `encoder`, or `target_encoder` of a method that exports that.
         size: Side in pixels of the images that it is built for; 0 where its architecture takes any, or has the size
             that timm declares.
     """
@@ -108,6 +109,7 @@ class ModelCard:
     probe_columns: tuple[str, ...] = ()
     license: str = ""
     averaged: tuple[str, ...] = ()
+    module: str = "encoder"
     size: int = 0
 
 

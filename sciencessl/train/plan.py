@@ -371,5 +371,7 @@ def make_card(plan: Plan, steps: int) -> folder.ModelCard:
         norm=run.norm,
         probe_columns=tuple(dict.fromkeys(x for labels in plan.probes for x in labels.columns if x not in columns)),
         license=plan.initial.license if plan.initial else "",
+        # A head of labels reads what the online encoder makes of an image.
+        module="encoder" if plan.terms else plan.method.exports,
         size=int(getattr(plan.method.encoder, "input_px", 0)),
     )

@@ -347,12 +347,11 @@ def _ranks_words(plan: Plan) -> list[str]:
 
 def _export(run: Path, plan: Plan) -> None:
     """Write encoder and vote head of a finished run, also where it ended between its last checkpoint and this."""
-    # A head of labels reads what the online encoder makes of an image.
-    exported = plan.method.get_submodule("encoder" if plan.terms else plan.method.exports)
-    state, head = full_state(exported), joint_head(plan)
+    card = make_card(plan, plan.config.run.steps)
+    state, head = full_state(plan.method.get_submodule(card.module)), joint_head(plan)
     if head is not None:
         plan.ranks.from_first(lambda: write_vote_head(run, head))
-    plan.ranks.from_first(lambda: folder.write_model(run, make_card(plan, plan.config.run.steps), state))
+    plan.ranks.from_first(lambda: folder.write_model(run, card, state))
 
 
 @contextlib.contextmanager

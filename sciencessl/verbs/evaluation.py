@@ -265,8 +265,8 @@ def fill_average(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, which then serves as a run")
     parser.add_argument("--last", type=int, default=0, metavar="K",
                         help="average the last K checkpoints of each run (default: the encoder that it exported)")
-    parser.add_argument("--network", default="online", choices=("online", "target"),
-                        help="target: the moving average that BYOL keeps, from the last checkpoint (default: online)")
+    parser.add_argument("--network", default="exported", choices=("exported", "online", "target"),
+                        help="online, or target: the moving average that BYOL keeps (default: what the run exports)")
     add_json(parser)
 
 

@@ -227,6 +227,22 @@ def test_a_target_may_stand_alone(checkpointed: tuple[Path, list[Byol]], tmp_pat
     assert two.averaged[0] == f"{run} at step 20, target network"
 
 
+def test_what_a_run_exports_is_averaged_from_its_checkpoints_too(
+    checkpointed: tuple[Path, list[Byol]], tmp_path: Path
+) -> None:
+    run, methods = checkpointed
+    change(run, module="target_encoder")  # as of DINO
+    result = average([run], tmp_path / "mean", last=2)
+    assert result.averaged[0] == f"{run} at step 20, target network"
+    found, name = load_file(tmp_path / "mean" / WEIGHTS), "layer1.0.conv1.weight"
+    wanted = sum(method.target_encoder.state_dict()[name].double() for method in methods[1:]) / 2
+    assert torch.equal(found[name], wanted.float())
+    assert average([run], tmp_path / "target", network="target").averaged == (str(run),)
+    online = average([run], tmp_path / "online", last=2, network="online")
+    assert online.averaged[0] == f"{run} at step 20"
+    assert read_model(online.out).module == "encoder"
+
+
 def test_checkpoints_that_cannot_be_averaged(checkpointed: tuple[Path, list[Byol]], tmp_path: Path) -> None:
     run, methods = checkpointed
     with pytest.raises(RunError, match=r"has 3 checkpoints, and 4 are to be read\. .*--log\.keep_checkpoints"):
