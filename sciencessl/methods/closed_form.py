@@ -116,7 +116,7 @@ class VisserOptions(RegressionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rules.check_iterations(self.iterations)
+        rules.check_iterations(self.iterations, name="options.iterations")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class NsOptions(RegressionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rules.check_iterations(self.iterations, rules.MOST_ITERATIONS)
+        rules.check_iterations(self.iterations, rules.MOST_ITERATIONS, "options.iterations")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class LabelsOnly(Method):
     status: ClassVar[str] = "ours"
     cost: ClassVar[float] = 0.375
     n_views: ClassVar[int] = 1
+    multi_crop: ClassVar[bool] = False
     Options: ClassVar[type] = LabelsOnlyOptions
 
     def online(self, views: Sequence[Tensor]) -> Online:

@@ -119,10 +119,10 @@ class Mae(Method):
         rows, columns = self._grid(shapes[0][-2:])
         seen = self._seen(rows * columns)
         if not 1 <= seen < rows * columns:
+            ratio = f", or another --options.mask_ratio than {self.options.mask_ratio}" if rows * columns > 1 else ""
             raise ConfigError(
-                f"views of {shapes[0][-2]} x {shapes[0][-1]} pixels are {rows * columns} patches, of which MAE would "
-                f"show {seen}: set another --options.mask_ratio than {self.options.mask_ratio}, or a larger "
-                "--views.size."
+                f"views of {shapes[0][-2]} x {shapes[0][-1]} pixels are cut into {rows * columns} patch(es), of which "
+                f"MAE would show {seen} and hide the others. Set a larger --views.size{ratio}."
             )
 
     def _grid(self, sides: Sequence[int]) -> tuple[int, int]:

@@ -221,15 +221,15 @@ def spectral_norm(matrix: Tensor) -> Tensor:
     return largest.clamp(min=0.0).sqrt() * size
 
 
-def check_iterations(iterations: int, most: int | None = None) -> None:
-    """Refuse a number of iterations below 1, or above `most`.
+def check_iterations(iterations: int, most: int | None = None, name: str = "iterations") -> None:
+    """Refuse a number of iterations, by this name, below 1, or above `most`.
 
     Raises:
         ConfigError: Then.
     """
     if iterations < 1 or (most is not None and iterations > most):
         allowed = "1 or more" if most is None else f"1 to {most}; beyond, float32 is lost. The paper takes 7 or 9"
-        raise ConfigError(f"iterations is {iterations}; it must be {allowed}.")
+        raise ConfigError(f"{name} is {iterations}; it must be {allowed}.")
 
 
 def _coupled(gram: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:

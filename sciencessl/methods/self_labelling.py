@@ -30,8 +30,8 @@ class CcslOptions(ByolOptions):
         hidden: Width of the hidden layer of projector and predictor.
         out: Width of a projection.
         tau_schedule: As in BYOL; constant in the authors' code.
-        theta_positive: Two samples with a score of this or more are taken to be alike.
-        theta_negative: Those with this or less to be unlike; below `theta_positive`.
+        theta_positive: Two samples with a score of this or more are taken to be alike; at most 1.
+        theta_negative: Those with this or less to be unlike; below `theta_positive`, at least -1.
         weight_positive: Of the term that pulls alike samples together, 0 or more.
         weight_negative: Of the term that pushes unlike ones apart, 0 or more. The abstract claims attraction alone.
         top: Most alike samples of each sample, the best ones; 0 for no limit.
@@ -50,10 +50,11 @@ class CcslOptions(ByolOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.theta_negative < self.theta_positive:
+        if not -1.0 <= self.theta_negative < self.theta_positive <= 1.0:
             raise ConfigError(
                 f"options.theta_negative is {self.theta_negative}, options.theta_positive is {self.theta_positive}; "
-                "the first must be below the second. The authors' are 0.2 and 0.8."
+                "the first must be below the second, and both in [-1, 1]: a threshold outside is never met. The "
+                "authors' are 0.2 and 0.8."
             )
         for name in ("weight_positive", "weight_negative"):
             if not 0 <= getattr(self, name) < math.inf:

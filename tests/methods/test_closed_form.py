@@ -353,10 +353,10 @@ def test_presets_have_the_heads_and_the_target_of_byol() -> None:
     ("directset", {"tau_base": 1.5}, r"options\.tau_base"),
     ("lrp", {"ridge": float("inf")}, r"options\.ridge is inf; it must be 0 or more"),
     ("ne", {"momentum": 1.0}, r"options\.momentum is 1\.0; it must be in \[0, 1\)"),
-    ("visser", {"iterations": 0}, "iterations is 0; it must be 1 or more"),
-    ("ns", {"iterations": 21}, "iterations is 21; it must be 1 to 20; beyond, float32 is lost"),
-    ("ns2", {"iterations": 30}, "iterations is 30; it must be 1 to 20"),
-    ("stiefel", {"iterations": 0}, "iterations is 0; it must be 1 to 20"),
+    ("visser", {"iterations": 0}, r"options\.iterations is 0; it must be 1 or more"),
+    ("ns", {"iterations": 21}, r"options\.iterations is 21; it must be 1 to 20; beyond, float32 is lost"),
+    ("ns2", {"iterations": 30}, r"options\.iterations is 30; it must be 1 to 20"),
+    ("stiefel", {"iterations": 0}, r"options\.iterations is 0; it must be 1 to 20"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(name: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -26,3 +26,10 @@ def test_it_forwards_the_first_view_only_and_has_no_pair_loss() -> None:
 def test_it_needs_labels() -> None:
     with pytest.raises(ConfigError, match=r"labels.*labels_only.*--labels"):
         RunConfig(data="x", method="labels_only")
+
+
+def test_views_that_it_would_not_read_are_refused() -> None:
+    method = LabelsOnly(nn.Linear(3, 2), LabelsOnlyOptions(), torch.Generator())
+    method.check_views([(3, 8, 8)])
+    with pytest.raises(ConfigError, match=r"no use for more than 1 view.*--views.large-views 1 --views.small-views 0"):
+        method.check_views([(3, 8, 8), (3, 8, 8)])

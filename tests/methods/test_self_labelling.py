@@ -173,8 +173,9 @@ def test_the_defaults_are_those_of_the_card() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"theta_negative": 0.8}, {"theta_positive": float("nan")}, {"weight_positive": -1.0},
-     {"weight_negative": float("inf")}, {"top": -1}, {"warmup": 1.5}, {"warmup": float("nan")}, {"tau_base": 2.0}],
+    [{"theta_negative": 0.8}, {"theta_positive": float("nan")}, {"theta_positive": 1.5}, {"theta_negative": -1.5},
+     {"weight_positive": -1.0}, {"weight_negative": float("inf")}, {"top": -1}, {"warmup": 1.5},
+     {"warmup": float("nan")}, {"tau_base": 2.0}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     for options in (CcslOptions, CsslOptions):

@@ -168,10 +168,13 @@ def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, r
         (folder / "transfer.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
     run = tmp_path / "runs" / "byol-1"
     run.mkdir(parents=True)
-    cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device_hours": 0.017, "device": "cpu", "peak_memory_bytes": 2**30}
+    cost = {"steps": 9, "images_seen": 90, "wall_seconds": 60.0, "device_hours": 0.0167, "device": "cpu",
+            "peak_memory_bytes": 2**30}  # fmt: skip
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
+    (run / "metrics.jsonl").write_text('{"step": 2, "std": 0.1}\n{"step": 9, "std": 0.25}\n', encoding="utf-8")
     args = argparse.Namespace(study=tmp_path / "own.yaml", work=tmp_path)
     written = {"title": "Own", "about": "What it is.", "source": "set", "notes": "What else.",
+               "measures": ["std", "target_cosine"],
                "transfers": {"few": {"about": "Mind this."}, "one": {}}}
     page = "\n".join(study._page(written, args, [("prepare", ["prepare", "web", "/elsewhere/set"], "")]))
     assert "## few: a, b\n\nMind this.\n\n100 labels to draw from" in page
@@ -180,7 +183,7 @@ def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, r
     assert "further endpoint: hybrid frozen minus byol frozen" in page
     assert "- byol-1, byol-2: None." in page
     assert "sciencessl prepare web DATA/set" in page
-    assert "| byol-1 | 9 | 90 | 1.0 | cpu | 1.00 GiB |" in page
+    assert "| byol-1 | 9 | 90 | 1.0 | 0.017 | cpu | 1.00 GiB | 0.25 | |" in page
     assert "1 minutes of pretraining" in page
     assert (tmp_path / "own_few.png").read_bytes() == b"picture"
     assert not (tmp_path / "own_one.png").exists()  # one budget is no curve
