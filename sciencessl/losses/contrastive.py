@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import softplus
 
 from sciencessl.errors import ConfigError
 from sciencessl.losses.precision import full_precision
+from sciencessl.losses.regression import cosines, unit
 
 
 def nt_xent(views: Sequence[Tensor], keys: Sequence[Tensor], temperature: float, first: int = 0) -> Tensor:
@@ -49,7 +50,7 @@ def nt_xent(views: Sequence[Tensor], keys: Sequence[Tensor], temperature: float,
     own = _own(len(views[0]), samples, first, everyone.device)
     found = []
     for v, view in enumerate(views):
-        logits = _cosines(view, everyone, temperature)
+        logits = cosines(view, everyone) / temperature
         # Not -inf: where nobody else is in the batch, its logarithm of a sum would have no gradient.
         others = logits.masked_fill(own.repeat(1, len(keys)), torch.finfo(logits.dtype).min).logsumexp(dim=1)
         starts = [samples * key + first for key in range(len(keys)) if key != v]
@@ -82,7 +83,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
             "key a query, of the same width."
         )
     _check(queries, negatives, temperature, 1)
-    queries, keys = (normalize(rows, dim=1) for rows in full_precision(queries, keys.detach()))
+    queries, keys = (unit(rows) for rows in full_precision(queries, keys.detach()))
     with torch.autocast(queries.device.type, enabled=False):
         others = queries @ negatives.detach().to(queries).T / temperature
     return softplus(others.logsumexp(dim=1) - (queries * keys).sum(dim=1) / temperature)
@@ -108,15 +109,8 @@ def batch_nce(queries: Tensor, keys: Tensor, temperature: float, first: int = 0)
     Source: MoCo v3 (arXiv 2104.02057), equation 1 and its released code, without the factor 2 T.
     """
     _check(queries, keys, temperature, first + len(queries))
-    logits = _cosines(queries, keys.detach(), temperature)
+    logits = cosines(queries, keys.detach()) / temperature
     return logits.logsumexp(dim=1) - logits[:, first : first + len(queries)].diagonal()
-
-
-def _cosines(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    queries, keys = full_precision(queries, keys)
-    # Rounding is divided by T: in bfloat16, cosines of samples that are alike would be the same.
-    with torch.autocast(queries.device.type, enabled=False):
-        return normalize(queries, dim=1) @ normalize(keys, dim=1).T / temperature
 
 
 def _own(rows: int, samples: int, first: int, device: torch.device) -> Tensor:

@@ -11,11 +11,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from sciencessl.errors import ConfigError, unknown_name
 from sciencessl.losses.precision import full_precision
-from sciencessl.losses.regression import negative_cosine
+from sciencessl.losses.regression import negative_cosine, unit
 
 Centroid = Literal["ema", "cos", "squared"]
 CENTROIDS: tuple[Centroid, ...] = get_args(Centroid)
@@ -52,10 +51,10 @@ def centroid_attraction(online: Tensor, targets: Tensor, form: Centroid = "ema")
             "(B, V, D) and (B, W, D)."
         )
     online, targets = full_precision(online, targets.detach())
-    centre = normalize(targets, dim=2).mean(dim=1)
+    centre = unit(targets).mean(dim=1)
     if form == "ema":
         return (2.0 + 2.0 * negative_cosine(online, centre.unsqueeze(1).expand_as(online))).mean(dim=1)
-    own = normalize(online, dim=2).mean(dim=1)
+    own = unit(online).mean(dim=1)
     return (own - centre).square().sum(dim=1) if form == "squared" else 1.0 + negative_cosine(own, centre)
 
 
@@ -81,8 +80,8 @@ def singular_spread(rows: Tensor, epsilon: float = EPSILON) -> Tensor:
     (rows,) = full_precision(rows)
     number, width = rows.shape
     with torch.autocast(rows.device.type, enabled=False):
-        unit = normalize(rows, dim=1)
-        gram = unit.T @ unit if width <= number else unit @ unit.T
+        units = unit(rows)
+        gram = units.T @ units if width <= number else units @ units.T
         squares: Tensor = torch.linalg.eigvalsh(torch.nan_to_num(gram, 0.0, 0.0, 0.0)).clamp(min=0.0)
     return 1.0 - (squares + epsilon).sqrt().sum() / math.sqrt(number * min(number, width))
 

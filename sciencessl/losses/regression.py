@@ -1,4 +1,4 @@
-"""Cosine regression of a target projection: negative cosine, and BYOL's 2 - 2 cos."""
+"""Unit vectors and cosines by one rule, and cosine regression of a target projection: BYOL's 2 - 2 cos."""
 
 from __future__ import annotations
 
@@ -14,26 +14,56 @@ SQUARED_NORM_FLOOR = 1e-12
 """Squared norms below this count as this: a zero vector has cosine 0 with everything and a finite gradient."""
 
 
-def _normalise(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors of length 1, (..., D) in their own dtype; a zero vector stays one.
+
+    Source: BYOL (arXiv 2006.07733); `x * rsqrt(max(|x|^2, 1e-12))` as in its released code.
+    """
     return vectors * vectors.square().sum(dim=-1, keepdim=True).clamp(min=SQUARED_NORM_FLOOR).rsqrt()
 
 
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of each vector of one set with each of another; gradient reaches both.
+
+    Args:
+        first: (..., M, D), any floating dtype.
+        second: (..., N, D), any floating dtype.
+
+    Returns:
+        (..., M, N) in [-1, 1] up to rounding, float32 at least, under autocast too: in bfloat16 the cosines of samples
+        that are alike would be the same.
+
+    Raises:
+        ConfigError: When the widths differ.
+
+    Source: ours.
+    """
+    if first.shape[-1] != second.shape[-1]:
+        raise ConfigError(
+            f"cosines: vectors have shapes {tuple(first.shape)} and {tuple(second.shape)}; the last numbers must be "
+            "equal. Give predictor and target projector the same output width."
+        )
+    first, second = full_precision(first, second)
+    with torch.autocast(first.device.type, enabled=False):
+        return unit(first) @ unit(second).mT
+
+
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    """Minus the cosine of the angle between the rows of two matrices.
+    """Minus the cosine of the angle between the vectors of two sets, one by one.
 
     Gradient reaches both arguments; detach the one that must not learn. float32 at least, under autocast too.
 
     Args:
-        prediction: (B, D), any floating dtype.
-        target: (B, D), any floating dtype.
+        prediction: (..., D), any floating dtype.
+        target: (..., D), any floating dtype.
 
     Returns:
-        (B,) in [-1, 1]: -1 where the two point the same way. Rounding beyond that range is cut off.
+        (...) in [-1, 1]: -1 where the two point the same way. Rounding beyond that range is cut off.
 
     Raises:
         ConfigError: When the shapes differ (they would broadcast silently otherwise).
 
-    Source: BYOL (arXiv 2006.07733); the l2 norm `x * rsqrt(max(|x|^2, 1e-12))` as in its released code.
+    Source: BYOL (arXiv 2006.07733).
     """
     if prediction.shape != target.shape:
         raise ConfigError(
@@ -41,7 +71,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
             "be equal. Give predictor and target projector the same output width."
         )
     prediction, target = full_precision(prediction, target)
-    return -(_normalise(prediction) * _normalise(target)).sum(dim=-1).clamp(min=-1.0, max=1.0)
+    return -(unit(prediction) * unit(target)).sum(dim=-1).clamp(min=-1.0, max=1.0)
 
 
 def cross_view_cosine(queries: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

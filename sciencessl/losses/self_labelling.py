@@ -6,10 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
-
-from sciencessl.errors import ConfigError
-from sciencessl.losses.precision import full_precision
 
 
 class Pairs(NamedTuple):
@@ -22,31 +18,6 @@ class Pairs(NamedTuple):
 
     alike: Tensor
     unlike: Tensor
-
-
-def cross_cosines(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Cosine of each prediction with each target; gradient reaches the predictions alone.
-
-    Args:
-        predictions: (B, D), any floating dtype.
-        targets: (N, D), any floating dtype.
-
-    Returns:
-        (B, N) in [-1, 1] up to rounding, float32 at least, under autocast too.
-
-    Raises:
-        ConfigError: When the widths differ.
-
-    Source: ours (the matrix S of CCSL's card, arXiv 2204.04545).
-    """
-    if predictions.ndim != 2 or targets.ndim != 2 or predictions.shape[1] != targets.shape[1]:
-        raise ConfigError(
-            f"cross cosines: predictions have shape {tuple(predictions.shape)} and targets {tuple(targets.shape)}; "
-            "expected (B, D) and (N, D). Give predictor and target projector the same output width."
-        )
-    predictions, targets = full_precision(predictions, targets.detach())
-    with torch.autocast(predictions.device.type, enabled=False):
-        return normalize(predictions, dim=1) @ normalize(targets, dim=1).T
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from sciencessl.errors import ConfigError
 from sciencessl.losses.precision import full_precision
+from sciencessl.losses.regression import cosines, unit
 
 
 @torch.no_grad()
@@ -33,8 +33,8 @@ def scene_marginals(instances: Tensor, scenes: Sequence[Tensor]) -> Tensor:
     Source: UniVIP (arXiv 2203.06965).
     """
     instances, *views = full_precision(instances, *scenes)
-    mean = torch.stack([normalize(view, dim=1) for view in views]).mean(dim=0)
-    weights = (normalize(instances, dim=2) * mean[:, None]).sum(dim=2).clamp(min=0.0)
+    mean = torch.stack([unit(view) for view in views]).mean(dim=0)
+    weights = (unit(instances) * mean[:, None]).sum(dim=2).clamp(min=0.0)
     total = weights.sum(dim=1, keepdim=True)
     # Where all are zero, a division would be NaN even if it were not chosen.
     some = total > 0
@@ -78,14 +78,8 @@ def transport_plan(costs: Tensor, rows: Tensor, columns: Tensor, epsilon: float,
     for _ in range(iterations):
         u = a - (kernel + v[:, :, None]).logsumexp(dim=1)
         v = b - (kernel + u[:, None, :]).logsumexp(dim=2)
-    return (kernel + v[:, :, None] + u[:, None, :]).exp()
-
-
-def cosines(first: Tensor, second: Tensor) -> Tensor:
-    """(B, M, D) and (B, N, D) -> (B, M, N) cosines, float32 at least under autocast too; gradient reaches both."""
-    first, second = full_precision(first, second)
-    with torch.autocast(first.device.type, enabled=False):
-        return (normalize(first, dim=2) @ normalize(second, dim=2).mT).clamp(min=-1.0, max=1.0)
+    # The last v has rows sum to their masses: said so, no rounding of large logarithms is blown up by an exponential.
+    return rows[:, :, None] * (kernel + u[:, None, :]).softmax(dim=2)
 
 
 def transport_loss(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sciencessl.errors import ConfigError
-from sciencessl.losses.regression import negative_cosine
+from sciencessl.losses.regression import cross_view_cosine
 from sciencessl.methods.base import Method, Online, PairLoss, mlp
 from sciencessl.optim.scaling import scaled_momentum
 from sciencessl.optim.schedules import target_momentum
@@ -93,13 +93,9 @@ class Byol(Method):
     def pair_loss(self, online: Online, targets: Sequence[Tensor]) -> PairLoss:
         """Each target predicted from every other view, their mean, and both targets summed; the label scale is the
         mean negative cosine."""
-        second, first = (
-            torch.stack([negative_cosine(p, z) for v, p in enumerate(online.predictions) if v != large]).mean(dim=0)
-            for large, z in enumerate(targets)
-        )
+        cosine = cross_view_cosine(online.predictions, targets)
         # 2 - 2 cos in each direction, written on the negative cosine that the label term needs as well.
-        rows = (2.0 + 2.0 * first) + (2.0 + 2.0 * second)
-        return PairLoss(rows.sum(), (0.5 * (first + second)).detach().sum(), len(first))
+        return PairLoss((4.0 + 4.0 * cosine).sum(), cosine.detach().sum(), len(cosine))
 
     def at_batch(self, batch: int) -> None:
         """Scale the momentum from `tau_batch` to this batch; the lowest one, at the start, decides what is refused."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sciencessl.errors import ConfigError
-from sciencessl.losses.self_labelling import best_of_row, choose_pairs, chosen_mean, cross_cosines
+from sciencessl.losses.regression import cosines
+from sciencessl.losses.self_labelling import best_of_row, choose_pairs, chosen_mean
 from sciencessl.methods.base import Online, PairLoss
 from sciencessl.methods.byol import Byol, ByolOptions
 
@@ -128,12 +129,12 @@ class Ccsl(Byol):
         options, ranks = self.options, self.ranks
         first = ranks.rank * len(targets)
         everyone = ranks.gather(targets)
-        cosines = cross_cosines(predictions, everyone)
-        scores = self._scores(cosines.detach())
+        found = cosines(predictions, everyone.detach())
+        scores = self._scores(found.detach())
         chosen = choose_pairs(scores, options.theta_positive, options.theta_negative, first)
         alike = best_of_row(scores, chosen.alike, options.top)
         counts = ranks.sum(torch.stack([alike.sum(), chosen.unlike.sum()]))
-        pull, push = self._costs(cosines)
+        pull, push = self._costs(found)
         loss = options.weight_positive * chosen_mean(pull, alike, counts[0])
         loss = loss + options.weight_negative * chosen_mean(push, chosen.unlike, counts[1])
         shares = {name: mask.sum() / len(everyone) for name, mask in zip(("alike", "unlike"), chosen, strict=True)}

@@ -66,7 +66,7 @@ class Cropping:
 
 @dataclass(frozen=True)
 class InstanceViews(TrainViews):
-    """Views 0 and 1 are scenes, then come K crops of what lies in both, then the same K crops anew, then small views.
+    """Views 0 and 1 are scenes, then come K crops of what lies in both, then the same K crops anew.
 
     Two scenes are drawn until K proposals lie wholly in both, `TRIES` times at most; K of them are taken at random.
     Else the last pair whose overlap has room for a box is kept, with the proposals inside it, and `random_boxes` in the
@@ -94,19 +94,16 @@ class InstanceViews(TrainViews):
         scenes, boxes = self.draw(given, framed[:SCENES], shape, generators[:SCENES])
         frames = scenes + [
             view.around(box, shape, rng) for view, box, rng in
-            zip(framed[SCENES:], [*boxes, *boxes], generators[SCENES : len(framed)], strict=True)
+            zip(framed[SCENES:], [*boxes, *boxes], generators[SCENES:], strict=True)
         ]
-        images = [
-            view.look(given, frame, rng)
-            for view, frame, rng in zip(framed, frames, generators[: len(framed)], strict=True)
+        return [
+            Sample({self.field: view.look(given, frame, rng)}, sample.meta, sample.id, sample.index)
+            for view, frame, rng in zip(framed, frames, generators, strict=True)
         ]
-        small = zip(self.pipelines[len(framed) :], generators[len(framed) :], strict=True)
-        images += [pipeline(given, rng) for pipeline, rng in small]
-        return [Sample({self.field: image}, sample.meta, sample.id, sample.index) for image in images]
 
     @cached_property
     def _framed(self) -> list[Callable[[Any], Framed]]:
-        return [_framing(pipeline) for pipeline in self.pipelines[: SCENES + 2 * self.instances]]
+        return [_framing(pipeline) for pipeline in self.pipelines]
 
     def draw(
         self, given: Any, scenes: list[Framed], shape: tuple[int, ...], generators: list[np.random.Generator]

@@ -92,7 +92,7 @@ def multi_crop_views(
     pipeline: Callable[[int, Pair, int], ImageView],
     aspect: Pair = (1.0, 1.0),
 ) -> TrainViews:
-    """The large views that settings ask for, crops of instances twice, and small views, in this order.
+    """The large views that settings ask for, and small views or crops of instances, twice, after them.
 
     Source: SwAV (arXiv 2006.09882) for small views; for instances see `InstanceViews`.
 
@@ -113,7 +113,7 @@ def multi_crop_views(
     from sciencessl.views.proposals import LEAST_SHARE, picture_boxes
 
     instances = [(settings.instance_size, settings.area, 0)] * (2 * settings.instances)
-    pipelines = tuple(pipeline(*crop) for crop in large + instances + small)
+    pipelines = tuple(pipeline(*crop) for crop in large + instances)
     least = max(least, settings.instance_size / LEAST_SHARE)
     return InstanceViews(field, pipelines, {field: least}, settings.instances, picture_boxes)
 

@@ -108,7 +108,8 @@ def _parts(one: np.ndarray, level: float) -> np.ndarray:
 
 def _certainty(one: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(N,) by how many standard deviations of a map its mean in boxes is above that around them."""
-    sums = cv2.integral(one.astype(np.float64))
+    one = one.astype(np.float64)  # squares of large values overflow in single precision
+    sums = cv2.integral(one)
     margin = (boxes[:, 2:] - boxes[:, :2] + 3) // 4
     high = np.array(one.shape[::-1])
     around = np.column_stack([np.maximum(boxes[:, :2] - margin, 0), np.minimum(boxes[:, 2:] + margin, high)])

@@ -64,13 +64,14 @@ class CropViews:
         small_views: Small views beside the large ones, for multi-crop methods.
         small_size: Side of a small view in pixels.
         small_area: Smallest and largest crop area of small views, as a fraction of the image.
-        instances: Crops of objects in the overlap of the two large views, each made twice, after these, for UniVIP.
+        instances: Crops of objects in the overlap of the two large views, each made twice, after these, in place of
+            small views; for UniVIP.
         instance_size: Side of such a crop in pixels.
         plain: No pixel value is changed: views are cropped and mirrored (and turned, where no direction is up), as for
             methods that predict what is masked.
 
     Raises:
-        ConfigError: For a value that breaks its rule in `RULES`.
+        ConfigError: For a value that breaks its rule in `RULES`, and for instances beside other than two large views.
     """
 
     size: int = 64
@@ -89,4 +90,10 @@ class CropViews:
             raise ConfigError(
                 f"views.instances is {self.instances} and views.large_views {self.large_views}; instances lie in the "
                 "overlap of two large views. Set --views.large_views 2, or --views.instances 0."
+            )
+        if self.instances and self.small_views:
+            # Where both are of one size, a method that counts its views would take the ones for the others.
+            raise ConfigError(
+                f"views.instances is {self.instances} and views.small_views {self.small_views}; no method compares "
+                "both. Set --views.small_views 0, or --views.instances 0."
             )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciencessl.errors import ConfigError
-from sciencessl.losses.regression import byol_regression, cross_view_cosine, negative_cosine
+from sciencessl.losses.regression import byol_regression, cosines, cross_view_cosine, negative_cosine
 
 
 def numbers(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -91,6 +91,31 @@ def test_float64_stays_under_autocast() -> None:
 def test_shapes_that_would_broadcast_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(4, 6\).*\(1, 6\)"):
         negative_cosine(torch.ones(4, 6), torch.ones(1, 6))
+
+
+def test_cosines_of_two_sets_equal_numpy() -> None:
+    for shapes in (((5, 4), (3, 4)), ((2, 5, 4), (2, 3, 4))):
+        first, second = numbers(shapes[0], 1), numbers(shapes[1], 2)
+        units = [x.numpy() / np.linalg.norm(x.numpy(), axis=-1, keepdims=True) for x in (first, second)]
+        np.testing.assert_allclose(cosines(7 * first, 0.1 * second), units[0] @ units[1].swapaxes(-1, -2), atol=1e-14)
+    with pytest.raises(ConfigError, match=r"shapes \(3, 2\) and \(3, 4\)"):
+        cosines(torch.zeros(3, 2), torch.zeros(3, 4))
+
+
+def test_cosines_of_two_sets_stay_in_single_precision_under_autocast() -> None:
+    first, second = numbers((5, 64), 1).bfloat16(), numbers((3, 64), 2).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cosines(first, second)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), cosines(first.double(), second.double()), rtol=0, atol=1e-6)
+
+
+def test_a_vector_of_almost_no_length_is_not_blown_up() -> None:
+    """A defect elsewhere: with a floor of 1e-12 the gradient at zero is 1e12 times that of a unit vector."""
+    first = torch.zeros(1, 3, requires_grad=True)
+    cosines(first, torch.ones(1, 3)).sum().backward()
+    assert first.grad is not None
+    assert 0 < float(first.grad.abs().max()) <= 1e6
 
 
 def test_each_target_is_compared_with_all_views_but_its_own() -> None:

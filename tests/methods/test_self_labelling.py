@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sciencessl.errors import ConfigError
-from sciencessl.losses.self_labelling import choose_pairs, cross_cosines
+from sciencessl.losses.regression import cosines
+from sciencessl.losses.self_labelling import choose_pairs
 from sciencessl.methods.byol import Byol
 from sciencessl.methods.self_labelling import Ccsl, CcslOptions, Cssl, CsslOptions
 from tests.methods.tiny import build, gradients, loss_of, outputs, predicted, train, unit, views
@@ -146,7 +147,7 @@ def test_pairs_of_two_processes_add_up_to_those_of_one(kind: type[Ccsl]) -> None
     (p,), (t,) = outputs(rng, 1, rows=12, out=3), outputs(rng, 1, rows=12, out=3)
     method = build(kind, out=3, weight_negative=0.5, top=0)
     whole = method._pairs(p, t)["loss"].item()
-    chosen = choose_pairs(method._scores(cross_cosines(p, t)), 0.8, 0.2)
+    chosen = choose_pairs(method._scores(cosines(p, t)), 0.8, 0.2)
     counts = [torch.stack([mask.chunk(2)[rank].sum() for mask in chosen]) for rank in (0, 1)]
     parts = []
     for rank in (0, 1):

@@ -56,12 +56,11 @@ def clutter(seed: int, side: int = 120) -> np.ndarray:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_instances_follow_the_scenes_twice_and_small_views_come_last(domain: str) -> None:
-    views = pixels(made(domain, size=48, instance_size=16, small_views=1, small_size=24), clutter(0))
-    assert [view.shape for view in views] == [(48, 48, 3)] * 2 + [(16, 16, 3)] * (2 * K) + [(24, 24, 3)]
-    again, other = (pixels(made(domain, size=48, instance_size=16), clutter(0), number) for number in (0, 1))
-    assert all(np.array_equal(a, b) for a, b in zip(views, again, strict=False))
-    assert not any(np.array_equal(a, b) for a, b in zip(views, other, strict=False))
+def test_instances_follow_the_scenes_twice(domain: str) -> None:
+    views, again, other = (pixels(made(domain, size=48, instance_size=16), clutter(0), n) for n in (0, 0, 1))
+    assert [view.shape for view in views] == [(48, 48, 3)] * 2 + [(16, 16, 3)] * (2 * K)
+    assert all(np.array_equal(a, b) for a, b in zip(views, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(views, other, strict=True))
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -207,3 +206,9 @@ def test_images_are_decoded_large_enough_for_the_smallest_box() -> None:
 def test_instances_need_two_large_views(large: int) -> None:
     with pytest.raises(ConfigError, match=rf"views\.instances is 4 and views\.large_views {large}; .*large_views 2"):
         CropViews(instances=4, large_views=large)
+
+
+def test_small_views_are_never_taken_for_instances() -> None:
+    """Two instances twice and four small views of one size are as many as four instances twice."""
+    with pytest.raises(ConfigError, match=r"views\.instances is 2 and views\.small_views 4; .*small_views 0, or"):
+        CropViews(instances=2, small_views=4)

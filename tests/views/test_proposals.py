@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sciencessl.views.boxes import allowed, distinct, iou
-from sciencessl.views.proposals import least_side, picture_boxes
+from sciencessl.views.proposals import least_side, level_boxes, picture_boxes
 
 
 def painted(seed: int, side: int = 200, objects: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +56,16 @@ def test_the_same_image_has_the_same_boxes_and_is_left_alone() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 300, 3), (32, 32, 3), (200, 200, 1)])
 def test_a_flat_picture_has_none(shape: tuple[int, int, int]) -> None:
     assert picture_boxes(np.full(shape, 77, np.uint8)).shape == (0, 4)
+
+
+def test_maps_of_any_scale_have_the_same_boxes() -> None:
+    one = np.zeros((32, 32), np.float32)
+    one[8:18, 10:22] = 1
+    expected = level_boxes([one], [[0.5]], one.shape)
+    assert expected.tolist() == [[10, 8, 22, 18]]
+    for scale in (1e-30, 1e30):
+        scaled = one * np.float32(scale)
+        assert np.array_equal(level_boxes([scaled], [[0.5 * scale]], one.shape), expected)
 
 
 def test_boxes_grow_with_the_picture() -> None:
