@@ -44,8 +44,8 @@ class Queue(nn.Module):
         self._held: list[Tensor] = []
 
     def hold(self, rows: Tensor, ranks: Ranks = ALONE) -> None:
-        """Hold (N, D) rows of any length back until the step is done, with those of all other processes, in the order of
-        the ranks; without gradient (a survey) nothing is held and nothing said."""
+        """Hold (N, D) rows of any length back until the step is done, behind them those of the next ranks; every rank
+        must call this. Without gradient (a survey) nothing is held, and nothing said to other ranks."""
         if torch.is_grad_enabled():
             self._held.append(normalize(ranks.gather(rows).to(self.rows), dim=1))
 
