@@ -36,7 +36,7 @@ class DirectOptions(ByolOptions):
             the predictor the identity, which is no predictor.
         freq: Steps from one predictor to the next; F is averaged in each. In between the predictor rests (ours: the
             released code takes gradient steps there).
-        centred: Whether the mean of the projections is taken off their correlation.
+        centred: Take each step's mean off its correlation (ours: the released code takes an averaged mean off F).
     """
 
     hidden: int = 512
@@ -323,8 +323,8 @@ class _Edge(ClosedForm):
 
 
 class Lrp(_Edge):
-    """The least-squares predictor of each step: the reference of the others, and unstable while projections have low
-    rank. It is cut off where that rank ends, so any batch gives one (ours)."""
+    """The least-squares predictor of each step: the reference of the others, unstable while projections have low rank. It
+    is cut off where that rank ends (ours); near there P hangs on rounding, and so on the number of processes."""
 
     title: ClassVar[str] = "LRP: BYOL's predictor set to the step's linear regression of targets on projections"
     uses_targets: ClassVar[bool] = True

@@ -105,8 +105,7 @@ class Moby(Byol):
             losses = [info_nce(p, key, queue.rows, self.options.temperature) for p in queries]
             found.append(torch.stack(losses).mean(dim=0))
             alike += [normalize(p.detach().to(queue.rows), dim=1) @ queue.rows.mean(dim=0) for p in queries]
-            if torch.is_grad_enabled():  # else the step is only surveyed
-                queue.hold(self.ranks.gather(key))
+            queue.hold(key, self.ranks)
         rows = torch.stack(found).sum(dim=0)
         scale = cross_view_cosine(predictions, targets).detach().sum()
         return PairLoss(rows.sum(), scale, len(rows), {"negatives": torch.stack(alike).mean(dim=0).sum()})

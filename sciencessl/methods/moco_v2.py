@@ -56,8 +56,9 @@ class MocoV2(Byol):
     """Query encoder and projector; key encoder and projector, their moving average; a queue of keys. No predictor.
 
     `L = mean_B -log [exp(q k / T) / (exp(q k / T) + sum over the queue of exp(q n / T))]`, q the projection of one view
-    and k that of another by the key encoder (equation 1), of length 1; a mean over both directions, or the second
-    view's key alone with `symmetric` off. Small views, where there are any, are further queries (ours).
+    and k that of another by the key encoder (equation 1), of length 1; a mean over both directions, where the
+    demonstration has a sum (ours), or the second view's key alone with `symmetric` off. Small views, where there are
+    any, are further queries (ours).
 
     The key encoder runs in training mode on the statistics of the whole batch, of all processes, as targets do
     everywhere here (ours). The paper shuffles samples between the batch norms of several GPUs instead, so that a query
@@ -97,7 +98,7 @@ class MocoV2(Byol):
         """`info_nce` of each key and each other view that asks, their mean; the label scale is the mean negative cosine
         of the same pairs."""
         # Sample by sample, so that micro-batches and processes fill the queue in one order.
-        self.queue.hold(self.ranks.gather(torch.stack(list(targets), dim=1)).flatten(0, 1))
+        self.queue.hold(torch.stack(list(targets), dim=1).flatten(0, 1), self.ranks)
         options, queries = self.options, online.projections
         pairs = [
             (q, key) for own, key in enumerate(targets) for v, q in enumerate(queries)

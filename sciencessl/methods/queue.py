@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sciencessl.errors import ConfigError
+from sciencessl.train.ranks import ALONE, Ranks
 
 
 class Queue(nn.Module):
@@ -16,8 +17,8 @@ class Queue(nn.Module):
     not see each other's rows, and one that is only surveyed leaves nothing. Any number of rows may enter at a time,
     more than the queue has too: the newest stay.
 
-    Rows have to be those of all processes (`ranks.gather`), in one order, so that every process has the same queue; it
-    is then the one that a single process would have. All state is the buffer, so a run goes on exactly.
+    Every process has the same queue, the one that a single process would have. All state is the buffer, so a run goes
+    on exactly.
 
     Before the first steps have filled it, the queue holds random unit rows, as in the released code of MoCo.
 
@@ -42,10 +43,11 @@ class Queue(nn.Module):
         self.register_buffer("rows", normalize(torch.randn(size, width, generator=generator), dim=1))
         self._held: list[Tensor] = []
 
-    def hold(self, rows: Tensor) -> None:
-        """Hold (N, D) rows of any length back until the step is done; without gradient (a survey) nothing is held."""
+    def hold(self, rows: Tensor, ranks: Ranks = ALONE) -> None:
+        """Hold (N, D) rows of any length back until the step is done, behind them those of the next ranks; every rank
+        must call this. Without gradient (a survey) nothing is held, and nothing said to other ranks."""
         if torch.is_grad_enabled():
-            self._held.append(normalize(rows.detach().to(self.rows), dim=1))
+            self._held.append(normalize(ranks.gather(rows).to(self.rows), dim=1))
 
     @torch.no_grad()
     def advance(self) -> None:

@@ -11,6 +11,8 @@ from torch.nn.functional import normalize
 
 from sciencessl.errors import ConfigError
 from sciencessl.methods.queue import Queue
+from sciencessl.testing.method_ranks import on_ranks
+from sciencessl.train.ranks import Ranks
 
 
 def build(size: int = 5, seed: int = 0) -> Queue:
@@ -93,3 +95,21 @@ def test_a_loaded_queue_goes_on_as_the_saved_one() -> None:
 def test_a_queue_for_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="its size is 0; it must be 1 or more"):
         build(size=0)
+
+
+def test_every_process_has_the_queue_of_one_and_a_survey_says_nothing() -> None:
+    rows = numbered(0.1, 0.2, 0.3, 0.4)
+    whole = build()
+    whole.hold(rows)
+    whole.advance()
+
+    def advanced(ranks: Ranks) -> Tensor:
+        queue = build()
+        if ranks.first:  # a call to the other process would wait for it
+            with torch.no_grad():
+                queue.hold(rows, ranks)
+        queue.hold(rows[2 * ranks.rank :][:2], ranks)
+        queue.advance()
+        return queue.rows
+
+    assert all(torch.equal(found, whole.rows) for found in on_ranks(advanced))
