@@ -59,7 +59,8 @@ def test_thresholds_are_met_by_equality() -> None:
 def test_no_pair_costs_zero_and_has_zero_gradient() -> None:
     """A defect elsewhere: the mean of an empty selection is NaN, and one batch without pairs ends a run."""
     found = cosines(P, T).requires_grad_()
-    loss = chosen_mean(2 - 2 * found, torch.zeros(3, 3, dtype=torch.bool))
+    alike, _ = choose_pairs(found, 1.01, 0.2)
+    loss = chosen_mean(2 - 2 * found, alike)
     loss.backward()
     assert loss.item() == 0
     assert found.grad is not None

@@ -70,7 +70,7 @@ def test_the_loss_is_that_of_the_card() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(Ccsl, {"theta_positive": 1.01, "warmup": 0.0}), (Ccsl, {}), (Cssl, {}),
+    [(Ccsl, {"theta_positive": 1.0, "warmup": 0.0}), (Ccsl, {}), (Cssl, {}),
      (Cssl, {"weight_positive": 0.0, "warmup": 0.0})],
 )  # fmt: skip
 def test_without_pairs_weights_or_warm_up_it_is_byol_to_the_last_bit(kind: type[Ccsl], options: dict[str, Any]) -> None:
