@@ -323,8 +323,8 @@ class _Edge(ClosedForm):
 
 
 class Lrp(_Edge):
-    """The least-squares predictor of each step: the reference of the others, unstable while projections have low rank. It
-    is cut off where that rank ends (ours); near there P hangs on rounding, and so on the number of processes."""
+    """The least-squares predictor of each step: the reference of the others, unstable while projections have low rank.
+    It is cut off where that rank ends (ours); near there P hangs on rounding, and so on the number of processes."""
 
     title: ClassVar[str] = "LRP: BYOL's predictor set to the step's linear regression of targets on projections"
     uses_targets: ClassVar[bool] = True
