@@ -17,7 +17,7 @@ import yaml
 
 from sciencessl.data.phases import read_phases
 from sciencessl.errors import ConfigError, did_you_mean
-from sciencessl.layers import Layer, leaf_names, read_yaml
+from sciencessl.layers import Layer, leaf_names, read_yaml, recipes
 from sciencessl.setting_groups import ComputeConfig, LogConfig, Norm, OptimConfig, SamplingConfig, require
 
 LENGTHS = ("epochs", "steps", "minutes")
@@ -190,7 +190,8 @@ def build_config(
             if name in known:
                 origin[name], merged[name] = layer.name, value
             elif not (layer.name.startswith("method ") and name.startswith("views.")):
-                raise ConfigError(f"{layer.name}: no setting named {name!r}{_whose(name)}.{_known(name, known)}")
+                said = f"{layer.name}: no setting named {name!r}{_whose(name)}."
+                raise ConfigError(said + _help(layer.name, name, known))
     values = nest(merged)
     if isinstance(values.get("data"), str):
         values["data"] = store_paths(values["data"])
@@ -204,8 +205,10 @@ def _whose(name: str) -> str:
     return {"views": " for the domain of this run", "options": " for this method"}.get(name.partition(".")[0], "")
 
 
-def _known(name: str, known: set[str]) -> str:
-    """What is near an unknown setting: the closest name, or else all of its group."""
+def _help(layer: str, name: str, known: set[str]) -> str:
+    """What is near an unknown setting: the closest name, or else all of its group; what to do where a recipe has it."""
+    if layer in [f"recipe/{recipe}" for recipe in recipes()]:  # no typing error: tests hold its names
+        return " The recipe is for others: copy its settings (`sciencessl presets`) into a file and leave that one out."
     group = name.rpartition(".")[0]
     near = sorted(other for other in known if other.rpartition(".")[0] == group)
     return did_you_mean(name, known) or f" Settings beside it: {', '.join(near) or 'none'}."

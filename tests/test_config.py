@@ -251,6 +251,13 @@ def test_wrong_types_and_names_are_named(flags: dict[str, Any], message: str) ->
         build(flags)
 
 
+def test_a_recipe_for_another_method_says_what_to_do() -> None:
+    layers = preset_layers("laptop", "labels_only", "galaxy", ["recipe/small_photos"])
+    words = r"^recipe/small_photos: no setting named 'options.tau_base' for this method\. The recipe is for others"
+    with pytest.raises(ConfigError, match=words):
+        build_config(layers, LabelsOnlyOptions, GalaxyViews, {"data": "x", "steps": 1})
+
+
 def test_the_file_that_set_a_wrong_value_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("optim: {base_lrr: 3}\n")
