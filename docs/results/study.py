@@ -32,6 +32,9 @@ HERE = Path(__file__).resolve().parent
 OURS = ("store", "seeds", "about", "runs")
 """Options of methods and transfers that are for this script and not for the command."""
 
+MOST_CURVES = 16
+"""Where there are more, scores at the largest budget are drawn in place of curves, which nobody could tell apart."""
+
 TIMES = "times.json"
 """Wall seconds of every command that has finished, summed over the calls that it took."""
 
@@ -197,7 +200,10 @@ def _section(name: str, result: TransferResult, args: argparse.Namespace, about:
     yield ""
     if len({row.budget for row in result.rows}) > 1:
         picture = args.study.with_name(f"{args.study.stem}_{name}.png")
-        shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
+        if len({(row.encoder, row.arm) for row in result.rows}) > MOST_CURVES:
+            _dots(result, picture)
+        else:
+            shutil.copyfile(args.work / "transfers" / name / "curve.png", picture)
         yield f"![few-label curves of {result.task}]({picture.name})"
         yield ""
     yield from _table(result)
@@ -212,6 +218,34 @@ def _section(name: str, result: TransferResult, args: argparse.Namespace, about:
     yield ""
     yield from (f"- {names}: {sentence}" for names, sentence in result.said().items())
     yield from (f"- {note}" for note in result.notes)
+
+
+def _dots(result: TransferResult, picture: Path) -> None:
+    """Scores of every encoder at the largest budget with their intervals, the best on top; one panel an arm, in each a
+    band for the interval of what never learned."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    budget = result.rows[-1].budget
+    rows = [row for row in result.rows if row.budget == budget]
+    blank = next((row for row in rows if row.arm == "random"), None)
+    arms = [arm for arm in dict.fromkeys(row.arm for row in rows) if arm != "random"]
+    figure, panels = plt.subplots(1, len(arms), sharex=True, layout="constrained", squeeze=False,
+                                  figsize=(4.5 * len(arms), 0.8 + 0.22 * len(rows) / len(arms)))
+    for panel, arm in zip(panels[0], arms, strict=True):
+        own = sorted((row for row in rows if row.arm == arm), key=lambda row: row.score)
+        reach = [[row.score - row.low for row in own], [row.high - row.score for row in own]]
+        panel.errorbar([row.score for row in own], range(len(own)), xerr=reach, fmt="o", ms=4, lw=1)
+        panel.set_yticks(range(len(own)), [row.encoder for row in own], fontsize=8)
+        if blank is not None:
+            panel.axvspan(blank.low, blank.high, color="0.85", label="random encoders")
+            panel.legend(loc="lower right", fontsize=8)
+        panel.set_title(f"{arm}, {budget}", fontsize=10)
+        panel.set_xlabel(result.metric.replace("_", " "))
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
 
 
 def _table(result: TransferResult) -> Iterator[str]:

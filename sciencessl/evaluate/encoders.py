@@ -23,6 +23,7 @@ from sciencessl.store.format import digest
 from sciencessl.store.reader import Store
 from sciencessl.store.remote import local_path
 from sciencessl.train.folder import MODEL, WEIGHTS, ModelCard, read_model
+from sciencessl.views.settings import FURTHER
 
 ENOUGH_FOR_WORKERS = 2048
 """Samples below which starting a loader process takes longer than decoding them here."""
@@ -67,9 +68,13 @@ class Encoder:
 
     @property
     def input(self) -> str:
-        """Digest of how its input is made: encoders of one input can share decoded images."""
+        """Digest of how its input is made: encoders of one input can share decoded images, and what never learned.
+
+        How many views a method compares does not enter.
+        """
         card = self.card
-        values = (card.domain, card.field, card.channels, card.stats, sorted(card.views.items()))
+        views = sorted((name, value) for name, value in card.views.items() if name not in FURTHER)
+        values = (card.domain, card.field, card.channels, card.stats, views)
         return digest(repr(values).encode())
 
 

@@ -52,6 +52,10 @@ def check_views(settings: Any) -> None:
             raise ConfigError(f"views.{entry.name} is {value}; it must be {RULES[entry.name][1]}.")
 
 
+FURTHER = frozenset({"large_views", "small_views", "small_size", "small_area", "instances", "instance_size"})
+"""Settings of the views beside the first one: neither it nor the evaluated view hangs on them."""
+
+
 @dataclass(frozen=True)
 class CropViews:
     """How many views of a sample there are, how large, and how much of it they show; a domain extends it.

@@ -138,6 +138,18 @@ def test_a_random_encoder_is_a_function_of_its_number(run: Path) -> None:
         random_encoder(card, 0, "branch")
 
 
+def test_runs_that_differ_in_how_many_views_they_compared_share_their_input(run: Path) -> None:
+    encoder = run_encoder(run)
+
+    def seen(**views: object) -> str:
+        return replace(encoder, card=replace(encoder.card, views={**encoder.card.views, **views})).input
+
+    for changed in ({"large_views": 3}, {"instances": 4, "small_views": 0}, {"small_views": 4, "small_size": 16}):
+        assert seen(**changed) == encoder.input
+    assert seen(plain=True) != encoder.input
+    assert seen(size=48) != encoder.input
+
+
 def test_encoders_that_never_learned_have_the_norms_of_the_run_or_batch_norm_in_place_of_none(run: Path) -> None:
     card = run_encoder(run).card
     cards = {norm: replace(card, norm=norm) for norm in ("batch", "group_ws", "none")}

@@ -159,6 +159,21 @@ def test_aims_are_judged_by_the_table(study: ModuleType, result: TransferResult)
     assert over == ("Met: +0.050, +0.020, +0.050 by pretraining seed, +0.040 [-0.010, +0.090] together, not resolved.")
 
 
+def test_scores_of_many_encoders_are_drawn_in_place_of_curves(
+    tmp_path: Path, study: ModuleType, result: TransferResult
+) -> None:
+    few = replace(result, rows=(*result.rows, replace(result.rows[0], budget="50")))
+    rows = [_row(f"method-{i}", arm, 0.5 + i / 100) for i in range(10) for arm in ("knn", "frozen")]
+    many = replace(few, rows=tuple(replace(row, budget=budget) for budget in ("50", "100")
+                                   for row in (*rows, _row("random", "random", 0.5))))
+    (tmp_path / "transfers" / "few").mkdir(parents=True)
+    (tmp_path / "transfers" / "few" / "curve.png").write_bytes(b"picture")
+    args = argparse.Namespace(study=tmp_path / "own.yaml", work=tmp_path)
+    for found, drawn in ((few, False), (many, True)):
+        list(study._section("few", found, args, ""))
+        assert (tmp_path / "own_few.png").read_bytes().startswith(b"\x89PNG") == drawn
+
+
 def test_the_page_holds_table_and_endpoints(tmp_path: Path, study: ModuleType, result: TransferResult) -> None:
     two = replace(result, rows=(*result.rows, replace(result.rows[0], budget="50")))
     for name, found in (("few", two), ("one", result)):
