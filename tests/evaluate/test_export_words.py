@@ -73,7 +73,7 @@ def test_the_evaluation_view_is_told_with_its_settings(card: ModelCard) -> None:
     domain = load_domain("galaxy")
     text = readme(card, domain, "timm", "x")
     assert f"- `evaluation_window` = {card.views['evaluation_window']}: Side of the centred window" in text
-    assert "- `size` = 32: Side of a view in pixels." in text
+    assert "- `size` = 32: Side of a large view in pixels." in text
     assert "`area`" not in text
     # A function made from another has words of its own that are none of the views'.
     assert "partial" not in readme(card, replace(domain, views=partial(domain.views)), "timm", "x")
