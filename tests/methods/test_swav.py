@@ -16,28 +16,11 @@ from sciencessl.optim.groups import parameter_groups
 from sciencessl.optim.lars import LARS
 from sciencessl.samples import Batch
 from sciencessl.train.step import Network, Recipe, Wrapped, train_step
+from tests.methods.crops import FEATURES, Encoder
 
-BATCH, FEATURES, HIDDEN, OUT, PROTOTYPES = 6, 5, 9, 4, 7
+BATCH, HIDDEN, OUT, PROTOTYPES = 6, 9, 4, 7
 SIDES = (8, 8, 4, 4, 4)
 """Two large crops and three small ones."""
-
-
-class Encoder(nn.Module):
-    """Crops of any size to features; remembers how many it was given at once."""
-
-    num_features = FEATURES
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(FEATURES, 3, 3, 3, generator=generator))
-        self.norm = nn.BatchNorm2d(FEATURES)
-        self.given: list[tuple[int, ...]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.given.append(tuple(x.shape))
-        y: Tensor = self.norm(nn.functional.conv2d(x, self.weight)).relu().mean(dim=(2, 3))
-        return y
 
 
 def build(seed: int = 1, **options: Any) -> Swav:
